@@ -1,0 +1,154 @@
+// Package session holds the protocol state machines of the server: Ingress (SMTP and
+// LMTP server, RFC 5321, RFC 2033), Provider (ODMR before the turn, RFC 2645) and
+// Reversed (SMTP client after the turn).
+//
+// A machine is pure: octets and completions in, reply octets and actions out. It has no
+// socket, no clock, no disk, no goroutine and no lock; it never blocks and never panics
+// on what a peer sends. It imports codec and internal/mail only.
+//
+// Contract with the driver (package engine):
+//
+//   - All calls for one machine come from one event loop, never two at once.
+//   - After each call the driver performs Output: it walks Acts in order and writes Reply
+//     once. Where an action concerns the octet stream (ActBody, ActTurn, ActStartTLS,
+//     ActClose) its At says before which octet of Reply it stands.
+//   - Every action with a ticket is answered by exactly one Done with that ticket, in any
+//     order, perhaps at once (but never from within the call that emitted it), unless the
+//     connection has ended, in which case none come.
+//   - Input consumes what it can and returns how many octets; it consumes nothing while an
+//     action that it must wait for is in flight. The driver keeps the rest, calls Input
+//     again after Done or when more has arrived, and never with an empty slice. A return of
+//     0 without a pending action means "need more".
+//   - Slices handed to a machine are valid during the call only, except where said otherwise.
+//     Output and what it points to belong to the driver until the next call.
+//   - Deadline is asked after each call; the driver calls Tick when it has passed.
+package session
+
+import "odmr/internal/mail"
+
+// Time is Unix time in nanoseconds, always given by the driver.
+type Time = int64
+
+// Never is the Deadline of a machine that waits for nothing.
+const Never Time = 1<<63 - 1
+
+// Session is one protocol state machine.
+type Session interface {
+	// Start begins the dialogue: a server's greeting, a client's timer.
+	Start(now Time, out *Output)
+	// Input consumes octets from the peer and returns how many.
+	Input(now Time, b []byte, out *Output) int
+	// Done brings the outcome of the action with that ticket. Result is valid during the call only.
+	Done(now Time, ticket uint32, r *Result, out *Output)
+	// Tick says that Deadline has passed.
+	Tick(now Time, out *Output)
+	// Deadline is when Tick is due, or Never.
+	Deadline() Time
+	// Progress says that the peer took some of the octets that were waiting for it.
+	Progress(now Time)
+	// Stop asks for an orderly end: the running transaction may finish, then 421 (server) or QUIT (client).
+	Stop(now Time, out *Output)
+	// End says that the connection is gone or about to be closed by the driver. Only ActSettle
+	// and ActDiscard may be emitted, and no Done will come. It is the last call.
+	End(now Time, out *Output)
+}
+
+// Output is what a machine wants done. The driver empties and reuses it.
+type Output struct {
+	Reply []byte   // octets for the peer, in order
+	Acts  []Action // in order
+}
+
+// Reset empties o and keeps its memory, letting go of what the actions point to.
+func (o *Output) Reset() {
+	o.Reply = o.Reply[:0]
+	clear(o.Acts)
+	o.Acts = o.Acts[:0]
+}
+
+// Kind says what an Action asks for.
+type Kind uint8
+
+const (
+	// ActBegin announces an incoming message of about Size octets. Result: Refusal, or ID.
+	ActBegin Kind = iota + 1
+	// ActRoute asks whether mail for Domain is held here. Result: Refusal (550 5.1.2, 451 4.4.3) or nil.
+	ActRoute
+	// ActAppend stores Data (mail.ChunkSize octets of body in wire form), not yet durable.
+	// The machine must not touch Data until Done. Result: Refusal or nil.
+	ActAppend
+	// ActCommit makes the message durable: Data is the last piece of the body, Envelopes has one
+	// entry per customer domain. Both must stay untouched until Done. Result: Refusal or nil.
+	ActCommit
+	// ActDiscard forgets the message begun. It has no ticket.
+	ActDiscard
+
+	// ActAuth starts (Mechanism set) or continues (Mechanism empty) a SASL exchange with the
+	// decoded response Data; HasData tells an absent initial response from an empty one. Result:
+	// Refusal, or Challenge to send on, or AuthDone with Account.
+	ActAuth
+	// ActAuthAbort gives up the running SASL exchange ("*"). It has no ticket.
+	ActAuthAbort
+	// ActAcquire asks for the lease of Domains (lower-case, not checked for access; empty means all
+	// of Account's). Result: Refusal 450, 451, 453 without enhanced code as RFC 2645 5.2.1 says, or
+	// nil with Domains and Waiting: the lease is then held by the connection.
+	ActAcquire
+	// ActStartTLS begins a TLS handshake after Reply[:At] has been written in clear. No ticket: the
+	// driver tells the machine by Done with ticket 0 once the handshake is complete.
+	ActStartTLS
+	// ActTurn makes the Reversed machine of the leased domains take over after Reply[:At].
+	// It is the last action of a Provider.
+	ActTurn
+
+	// ActPrefetch asks for up to Messages deliveries whose first segments take about Size octets.
+	// Result: Items (none: dry for now) or Refusal (the store failed).
+	ActPrefetch
+	// ActBody writes the body of Item at this place of the stream, in wire form, or with
+	// the dot-stuffing taken out if Plain. If the store fails half-way the driver closes the
+	// connection: there is no other safe way out (RFC 5321 4.1.1.4).
+	ActBody
+	// ActSettle records Outcomes (parallel to the envelope's recipients) of Item, which is gone for
+	// the machine. Outcomes is retained. Result: Refusal if the settlement could not be made durable.
+	ActSettle
+
+	// ActClose closes the connection after Reply[:At] has been written; Reason is for the log.
+	ActClose
+)
+
+// Action is one thing that a machine wants done. Which fields count depends on Kind.
+type Action struct {
+	Kind      Kind
+	Ticket    uint32 // answered by exactly one Done; 0 where the Kind has none
+	At        int    // octets of Output.Reply that go before this action
+	Item      uint32 // ActBody, ActSettle: the Item's Handle
+	Messages  int    // ActPrefetch
+	Size      int64  // ActBegin, ActPrefetch: octets
+	Plain     bool   // ActBody
+	HasData   bool   // ActAuth
+	InDoubt   bool   // ActSettle
+	Domain    string // ActRoute
+	Mechanism string // ActAuth
+	Reason    string // ActClose
+	Data      []byte // ActAppend, ActCommit, ActAuth
+	Domains   []string
+	Envelopes []mail.Envelope // ActCommit
+	Outcomes  []mail.Outcome  // ActSettle
+}
+
+// Result is the outcome of one action. Which fields count depends on the action's Kind.
+type Result struct {
+	Refusal   *mail.Refusal // nil: it worked
+	ID        mail.ID       // ActBegin
+	Challenge []byte        // ActAuth: decoded challenge to send on; may be empty
+	AuthDone  bool          // ActAuth: the exchange succeeded
+	Account   string        // ActAuth: the authenticated account
+	Domains   []string      // ActAcquire: the leased domains
+	Waiting   int64         // ActAcquire: messages waiting
+	Items     []Item        // ActPrefetch
+}
+
+// Item is a message that the driver holds ready for a Reversed machine.
+type Item struct {
+	Handle   uint32         // names it in ActBody and ActSettle
+	Envelope *mail.Envelope // valid until ActSettle of this Item
+}

@@ -1,0 +1,67 @@
+// Package account knows the customers: their names, secrets and domains, and how they
+// prove who they are (SASL, RFC 4422, through go-sasl's sasl.Server).
+//
+// Secrets are never kept in plain text: an account holds CRAM-MD5 contexts (the two
+// inner states of HMAC-MD5, RFC 2195) and SCRAM-SHA-256 keys (RFC 5802).
+package account
+
+import "errors"
+
+var (
+	// ErrUnknown says that there is no such account. It never reaches the wire as such: a peer
+	// sees the same reply, after the same work, as for a wrong secret.
+	ErrUnknown = errors.New("account: no such account")
+	// ErrNoAccess says that the account may not collect one of the domains (RFC 2645 5.2.1: 450).
+	ErrNoAccess = errors.New("account: domain not accessible to this account")
+	// ErrUnavailable says that the directory cannot answer now (451, 454; never 535).
+	ErrUnavailable = errors.New("account: directory unavailable")
+)
+
+// Directory is where accounts are looked up. It is safe for concurrent use. Domains are
+// lower-case A-labels throughout.
+type Directory interface {
+	// NonBlocking reports whether the methods below answer from memory, so that an event loop
+	// may call them.
+	NonBlocking() bool
+	// Collectable reports whether some account may collect domain.
+	Collectable(domain string) (bool, error)
+	// Lookup returns the account of that name, or ErrUnknown.
+	Lookup(name string) (*Account, error)
+	// Authorize returns the domains that account may collect: all of wanted or, if wanted is
+	// empty, all that the account has. One inaccessible domain makes it ErrNoAccess.
+	Authorize(account string, wanted []string) ([]string, error)
+}
+
+// Account is one customer. It must not be changed once it is in a Directory.
+type Account struct {
+	Name    string
+	Domains []string // sorted, lower-case A-labels
+	// OwnHostname lets a lone ATRN argument that is not one of Domains mean "all domains":
+	// fetchmail without fetchdomains sends its own host name.
+	OwnHostname bool
+	CRAMMD5     *CRAMMD5Context // nil: CRAM-MD5 is not possible for this account
+	SCRAMSHA256 *SCRAMKeys      // nil: SCRAM-SHA-256 is not possible for this account
+}
+
+// CRAMMD5Context holds what HMAC-MD5 makes of a secret: the MD5 chaining states after the
+// inner and the outer padded key.
+type CRAMMD5Context struct {
+	Inner, Outer [16]byte
+}
+
+// SCRAMKeys are the stored form of a password for SCRAM-SHA-256 (RFC 5802 3).
+type SCRAMKeys struct {
+	Salt       []byte
+	Iterations int
+	StoredKey  [32]byte
+	ServerKey  [32]byte
+}
+
+// Exchange is one SASL exchange on the server's side.
+type Exchange interface {
+	// Next takes the client's decoded response (nil: no initial response) and returns the next
+	// challenge, or done. An error is a refusal: ErrUnavailable is temporary, others are final.
+	Next(response []byte) (challenge []byte, done bool, err error)
+	// Account is who authenticated, valid once Next has returned done.
+	Account() string
+}
