@@ -18,7 +18,9 @@
 //   - Input consumes what it can and returns how many octets; it consumes nothing while an
 //     action that it must wait for is in flight. The driver keeps the rest, calls Input
 //     again after Done or when more has arrived, and never with an empty slice. A return of
-//     0 without a pending action means "need more".
+//     0 without a pending action means "need more". A return between 0 and len(b) without a
+//     pending action means "write Reply first, then call again with the rest": a machine may stop
+//     early so that a peer that pipelines without reading cannot make Reply grow.
 //   - Slices handed to a machine are valid during the call only, except where said otherwise.
 //     Output and what it points to belong to the driver until the next call.
 //   - Deadline is asked after each call; the driver calls Tick when it has passed.
@@ -72,7 +74,9 @@ type Kind uint8
 const (
 	// ActBegin announces an incoming message of about Size octets. Result: Refusal, or ID.
 	ActBegin Kind = iota + 1
-	// ActRoute asks whether mail for Domain is held here. Result: Refusal (550 5.1.2, 451 4.4.3) or nil.
+	// ActRoute asks whether mail for Domain is held here. Domain is in lower-case as far as it is
+	// ASCII; it may hold U-labels, which the driver turns into A-labels. Result: Refusal (550 5.1.2,
+	// 451 4.4.3) or nil with Domain, the customer domain in lower-case A-labels (empty: as asked).
 	ActRoute
 	// ActAppend stores Data (mail.ChunkSize octets of body in wire form), not yet durable.
 	// The machine must not touch Data until Done. Result: Refusal or nil.
@@ -80,7 +84,8 @@ const (
 	// ActCommit makes the message durable: Data is the last piece of the body, Envelopes has one
 	// entry per customer domain. Both must stay untouched until Done. Result: Refusal or nil.
 	ActCommit
-	// ActDiscard forgets the message begun. It has no ticket.
+	// ActDiscard forgets the message begun. It has no ticket. From End it may come while an
+	// ActBegin or ActAppend is still under way (never an ActCommit): it takes effect after that.
 	ActDiscard
 
 	// ActAuth starts (Mechanism set) or continues (Mechanism empty) a SASL exchange with the
@@ -142,6 +147,7 @@ type Result struct {
 	Challenge []byte        // ActAuth: decoded challenge to send on; may be empty
 	AuthDone  bool          // ActAuth: the exchange succeeded
 	Account   string        // ActAuth: the authenticated account
+	Domain    string        // ActRoute: the customer domain; empty: as asked
 	Domains   []string      // ActAcquire: the leased domains
 	Waiting   int64         // ActAcquire: messages waiting
 	Items     []Item        // ActPrefetch
