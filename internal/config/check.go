@@ -1,0 +1,71 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Mechanisms are the SASL mechanisms that can be offered, in the order of preference.
+var Mechanisms = []string{"SCRAM-SHA-256", "CRAM-MD5"}
+
+// check finds what no single value shows.
+func (l *loader) check() {
+	l.checkServer()
+	l.checkListeners()
+	l.checkMechanisms()
+	if l.cfg.WindowBytes > l.cfg.PrefetchMemory {
+		l.problem("window-bytes", fmt.Sprintf("%s is more than all sessions may hold together (--prefetch-memory %s)",
+			l.cfg.WindowBytes, l.cfg.PrefetchMemory))
+	}
+}
+
+func (l *loader) checkServer() {
+	if l.cfg.Hostname != "" && !isHostname(l.cfg.Hostname) {
+		l.problem("hostname", fmt.Sprintf("%q is not a host name (RFC 5321 2.3.5)", l.cfg.Hostname))
+	}
+	for flag, path := range map[string]string{"data": l.cfg.Data, "accounts": l.cfg.Accounts} {
+		if path == "" {
+			l.problem(flag, "is empty")
+		}
+	}
+}
+
+// checkListeners reports addresses given twice, and a server that would listen nowhere.
+func (l *loader) checkListeners() {
+	if len(l.cfg.ODMRListen)+len(l.cfg.SMTPListen)+len(l.cfg.LMTPListen) == 0 {
+		l.problem("odmr-listen", "nothing to serve: --odmr-listen, --smtp-listen and --lmtp-listen are all empty")
+	}
+	taken := map[Listen]string{}
+	for _, f := range []struct {
+		flag  string
+		addrs []Listen
+	}{
+		{"odmr-listen", l.cfg.ODMRListen},
+		{"smtp-listen", l.cfg.SMTPListen},
+		{"lmtp-listen", l.cfg.LMTPListen},
+		{"admin-listen", l.cfg.AdminListen},
+	} {
+		for _, addr := range f.addrs {
+			if other, ok := taken[addr]; ok && !addr.Any() {
+				l.problem(f.flag, fmt.Sprintf("%q is taken by --%s already", addr, other))
+			}
+			taken[addr] = f.flag
+		}
+	}
+}
+
+func (l *loader) checkMechanisms() {
+	seen := map[string]bool{}
+	for _, m := range l.cfg.SASLMechanisms {
+		if !contains(Mechanisms, m) {
+			l.problem("sasl-mechanisms", fmt.Sprintf("%q is none of %s", m, strings.Join(Mechanisms, ", ")))
+		}
+		if seen[m] {
+			l.problem("sasl-mechanisms", fmt.Sprintf("%q is named twice", m))
+		}
+		seen[m] = true
+	}
+	if len(l.cfg.SASLMechanisms) == 0 && len(l.cfg.ODMRListen) > 0 {
+		l.problem("sasl-mechanisms", "is empty: no customer could log in")
+	}
+}

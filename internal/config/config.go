@@ -1,0 +1,78 @@
+// Package config is the one table of odmrd's flags: a tagged struct from which --help, the
+// README's table, the environment names, the configuration file, --print-config and
+// validation all come. A setting that is not a field of Config does not exist.
+//
+// Where a value comes from, strongest first: the flag, the environment variable ODMRD_…
+// (the flag's name in capitals, - as _), the YAML file named by --config (the flag's name as
+// key), the default. Load reports every problem of a configuration at once, each with the
+// flag's name and where the value came from; it never stops at the first.
+//
+// The package reads its arguments, its environment and that one file. It must never open a
+// socket or a store, and nothing here changes after Load has returned.
+package config
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/alecthomas/kong"
+)
+
+// Config is the configuration of odmrd. Tags: help, placeholder and group as in kong; default
+// is the text that would be given as the flag; min and max bound the value, in the same text
+// form; file:"-" keeps a flag out of the environment, the file and --print-config.
+type Config struct {
+	Help        bool   `group:"run" file:"-" help:"Show this help and exit."`
+	Version     bool   `group:"run" file:"-" help:"Show the version and exit."`
+	ConfigFile  string `group:"run" file:"-" name:"config" placeholder:"FILE" help:"YAML file with flag names as keys. A flag on the command line or in the environment wins over it; an unknown key is an error."`
+	PrintConfig bool   `group:"run" file:"-" help:"Show the effective configuration as YAML, fit to be given back with --config, and exit."`
+
+	Hostname string `group:"server" placeholder:"NAME" help:"Name in greetings, EHLO, Received fields and CRAM-MD5 challenges. Customers' logs show it, so give the public name; without it the machine's host name is used."`
+	Data     string `group:"server" default:"/var/lib/odmr" placeholder:"DIR" help:"Directory of the queue and the control socket, made if missing (mode 0700). Held mail lives here: ext4 or xfs with journalling, on a disk that keeps what it has synced."`
+	Accounts string `group:"server" default:"/etc/odmr/accounts.yaml" placeholder:"FILE" help:"Accounts file, written by odmrctl and read again when it changes or on SIGHUP."`
+
+	ODMRListen  []Listen `group:"listen" name:"odmr-listen" default:":366" placeholder:"ADDR" help:"Addresses (host:port) for customers: ODMR with ATRN. 366 is the port of RFC 2645 and needs CAP_NET_BIND_SERVICE; port 0 takes a free one; empty switches the listener off."`
+	SMTPListen  []Listen `group:"listen" name:"smtp-listen" default:"127.0.0.1:2525" placeholder:"ADDR" help:"Addresses for MTAs that hand in mail over SMTP. Local by default because mail is taken without a password; empty is off."`
+	LMTPListen  []Listen `group:"listen" name:"lmtp-listen" default:"127.0.0.1:2424" placeholder:"ADDR" help:"Addresses for MTAs that hand in mail over LMTP, with a reply per recipient. Local by default for the same reason; empty is off."`
+	AdminListen []Listen `group:"listen" default:"127.0.0.1:8366" placeholder:"ADDR" help:"Addresses of the HTTP server with /metrics, /healthz, /readyz and /debug/pprof. It asks for no password, so keep it local; empty is off."`
+
+	TrustedNetworks []netip.Prefix `group:"mail" default:"127.0.0.0/8,::1/128" placeholder:"CIDR" help:"Networks whose clients may hand in mail; all others are refused with 550 5.7.1. Only this machine by default; empty trusts nobody."`
+	MaxMessageSize  Size           `group:"mail" default:"50MiB" min:"64KiB" max:"2GiB" help:"Largest message taken, in octets before dot-stuffing, announced with SIZE. Larger ones are refused with 552; 50MiB passes what large mailbox providers pass."`
+	MaxRecipients   int            `group:"mail" default:"${max_recipients}" min:"100" max:"100000" help:"Recipients of one message; more are refused with 452 and come in another transaction. RFC 5321 asks for at least 100."`
+
+	SASLMechanisms []string `group:"login" name:"sasl-mechanisms" default:"${mechanisms}" placeholder:"NAME" help:"SASL mechanisms offered to customers, in this order. RFC 2645 makes CRAM-MD5 mandatory and fetchmail uses nothing else; leave it out only where every customer has something stronger."`
+
+	MaxSessions    int  `group:"memory" default:"20000" min:"1" max:"1000000" help:"Connections at once over all listeners; more get 421. Each costs a file descriptor, so the limit of open files must leave room for them."`
+	Loops          int  `group:"memory" default:"0" min:"0" max:"256" help:"Event loops; 0 means one per CPU, which suits nearly every machine."`
+	Workers        int  `group:"memory" default:"0" min:"0" max:"65536" help:"Goroutines for whatever blocks (disk, TLS handshakes); 0 lets the server choose. More workers mean more commits per disk sync."`
+	PrefetchMemory Size `group:"memory" default:"256MiB" min:"4MiB" max:"1TiB" help:"Memory for bodies on their way to customers, all sessions together, in octets. A session that finds none left waits its turn, so slow customers cannot take more."`
+	IngestMemory   Size `group:"memory" default:"256MiB" min:"4MiB" max:"1TiB" help:"Memory for bodies on their way to the disk, all sessions together, in octets. When it is used up reading pauses, and senders wait."`
+	WindowMessages int  `group:"memory" default:"32" min:"1" max:"1000" help:"Messages of one session that are fetched ahead or wait for their settlement. A larger window hides longer lines; after a crash at most so many are sent twice."`
+	WindowBytes    Size `group:"memory" default:"1MiB" min:"256KiB" max:"1GiB" help:"Octets that one session fetches ahead of the customer. One message is always fetched, whatever its size, in pieces."`
+	MinFreeSpace   Size `group:"memory" default:"1GiB" min:"0" max:"1PiB" help:"Free space of the data directory's file system below which new mail gets 452 4.3.1 while draining goes on, in octets. It keeps room for compaction; 0 waits for the disk to be really full."`
+
+	LoginTimeout     time.Duration `group:"time" default:"${login_timeout}" min:"1s" max:"1h" help:"How long a customer may take from connecting to being authenticated. Strangers should not hold connections for long."`
+	CommandTimeout   time.Duration `group:"time" default:"${command_timeout}" min:"1s" max:"24h" help:"How long a server session waits for the peer's next command (RFC 5321 4.5.3.2.7)."`
+	GreetingTimeout  time.Duration `group:"time" default:"${greeting_timeout}" min:"1s" max:"24h" help:"How long to wait for the customer's 220 after the turn (RFC 5321 4.5.3.2.1); some servers greet late on purpose."`
+	EnvelopeTimeout  time.Duration `group:"time" default:"${envelope_timeout}" min:"1s" max:"24h" help:"How long to wait for the reply to EHLO, MAIL or RCPT (RFC 5321 4.5.3.2.2, 4.5.3.2.3)."`
+	DataInitTimeout  time.Duration `group:"time" default:"${data_init_timeout}" min:"1s" max:"24h" help:"How long to wait for the reply to DATA (RFC 5321 4.5.3.2.4)."`
+	DataBlockTimeout time.Duration `group:"time" default:"${data_block_timeout}" min:"1s" max:"24h" help:"How long a peer may take to accept, or to send, a further piece of a body (RFC 5321 4.5.3.2.5)."`
+	DataDoneTimeout  time.Duration `group:"time" default:"${data_done_timeout}" min:"1s" max:"24h" help:"How long to wait for the reply to the final dot (RFC 5321 4.5.3.2.6); content filters take minutes, and giving up early sends the message twice."`
+	QuitTimeout      time.Duration `group:"time" default:"${quit_timeout}" min:"1s" max:"1h" help:"How long to wait for the reply to QUIT; nothing depends on it."`
+	ShutdownGrace    time.Duration `group:"time" default:"30s" min:"0s" max:"1h" help:"How long running transactions may go on after SIGTERM before their connections are closed. Nothing is lost either way; a cut transaction is done again."`
+
+	LogLevel  string `group:"log" default:"info" placeholder:"LEVEL" choices:"trace,debug,info,warn,error" help:"Least level that is logged (on standard error): trace, debug, info, warn or error. info gives one line per session and per message."`
+	LogFormat string `group:"log" default:"json" placeholder:"FORMAT" choices:"json,console" help:"json for machines, console for people."`
+}
+
+// groups are the headings of --help and of the README's table, in order.
+var groups = []kong.Group{
+	{Key: "run", Title: "General"},
+	{Key: "server", Title: "Server"},
+	{Key: "listen", Title: "Listeners", Description: "Each of these may be repeated, or name several addresses separated by commas."},
+	{Key: "mail", Title: "Incoming mail"},
+	{Key: "login", Title: "Customers' login"},
+	{Key: "memory", Title: "Capacity"},
+	{Key: "time", Title: "Time-outs"},
+	{Key: "log", Title: "Log"},
+}

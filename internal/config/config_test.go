@@ -1,0 +1,264 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+)
+
+// source gives args, an environment and one file x.yaml.
+func source(file string, env map[string]string, args ...string) Source {
+	disk := fstest.MapFS{"x.yaml": {Data: []byte(file)}}
+	return Source{
+		Args:     args,
+		Getenv:   func(name string) (string, bool) { v, ok := env[name]; return v, ok },
+		ReadFile: disk.ReadFile,
+		Hostname: func() (string, error) { return "mx.isp.example", nil },
+	}
+}
+
+func load(t *testing.T, src Source) *Config {
+	t.Helper()
+	cfg, err := Load(src)
+	if err != nil {
+		t.Fatalf("Load: %v", err)
+	}
+	return cfg
+}
+
+// problems loads a configuration that must be refused and returns its problems as text lines.
+func problems(t *testing.T, src Source) string {
+	t.Helper()
+	_, err := Load(src)
+	var p Problems
+	if !errors.As(err, &p) {
+		t.Fatalf("Load: %v, want Problems", err)
+	}
+	lines := make([]string, len(p))
+	for i := range p {
+		lines[i] = p[i].String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestDefaults(t *testing.T) {
+	cfg := load(t, source("", nil))
+	if cfg.Hostname != "mx.isp.example" || cfg.MaxMessageSize != 50<<20 || cfg.DataDoneTimeout != 10*time.Minute ||
+		!reflect.DeepEqual(cfg.ODMRListen, []Listen{":366"}) || cfg.LogFormat != "json" {
+		t.Errorf("unexpected defaults: %+v", cfg)
+	}
+	want := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	if !reflect.DeepEqual(cfg.TrustedNetworks, want) {
+		t.Errorf("TrustedNetworks = %v, want %v", cfg.TrustedNetworks, want)
+	}
+}
+
+func TestPrecedence(t *testing.T) {
+	file := "max-recipients: 201\nlog-level: warn\nsmtp-listen: ['127.0.0.1:1', '[::1]:1']\n"
+	env := map[string]string{"ODMRD_MAX_RECIPIENTS": "202", "ODMRD_LMTP_LISTEN": "127.0.0.1:2,127.0.0.1:3"}
+	for _, c := range []struct {
+		name string
+		args []string
+		env  map[string]string
+		want int
+	}{
+		{"default", nil, nil, 1000},
+		{"file", []string{"--config", "x.yaml"}, nil, 201},
+		{"environment over file", []string{"--config=x.yaml"}, env, 202},
+		{"flag over environment", []string{"--config=x.yaml", "--max-recipients", "203"}, env, 203},
+		{"flag over file", []string{"--max-recipients=203", "--config=x.yaml"}, nil, 203},
+	} {
+		if cfg := load(t, source(file, c.env, c.args...)); cfg.MaxRecipients != c.want {
+			t.Errorf("%s: MaxRecipients = %d, want %d", c.name, cfg.MaxRecipients, c.want)
+		}
+	}
+	cfg := load(t, source(file, env, "--config=x.yaml"))
+	if !reflect.DeepEqual(cfg.SMTPListen, []Listen{"127.0.0.1:1", "[::1]:1"}) ||
+		!reflect.DeepEqual(cfg.LMTPListen, []Listen{"127.0.0.1:2", "127.0.0.1:3"}) {
+		t.Errorf("lists: smtp %v, lmtp %v", cfg.SMTPListen, cfg.LMTPListen)
+	}
+}
+
+func TestListenFlagsRepeatAndMayBeEmpty(t *testing.T) {
+	cfg := load(t, source("", map[string]string{"ODMRD_ADMIN_LISTEN": ""},
+		"--odmr-listen", "127.0.0.1:0", "--odmr-listen=[::1]:0", "--smtp-listen", "", "--lmtp-listen="))
+	if !reflect.DeepEqual(cfg.ODMRListen, []Listen{"127.0.0.1:0", "[::1]:0"}) {
+		t.Errorf("ODMRListen = %v", cfg.ODMRListen)
+	}
+	if len(cfg.SMTPListen)+len(cfg.LMTPListen)+len(cfg.AdminListen) != 0 {
+		t.Errorf("not switched off: %v %v %v", cfg.SMTPListen, cfg.LMTPListen, cfg.AdminListen)
+	}
+	if cfg := load(t, source("smtp-listen: []\nlmtp-listen: ''\n", nil, "--config=x.yaml")); len(cfg.SMTPListen)+len(cfg.LMTPListen) != 0 {
+		t.Errorf("not switched off by the file: %v %v", cfg.SMTPListen, cfg.LMTPListen)
+	}
+}
+
+func TestAllProblemsAtOnce(t *testing.T) {
+	file := "loops: many\nno-such-key: 1\nquit-timeout: 30\nwindow-messages:\nhelp: true\nlog-format: {a: b}\n"
+	env := map[string]string{"ODMRD_MAX_SESSIONS": "0"}
+	got := problems(t, source(file, env, "--config=x.yaml", "--bogus", "7", "stray", "--log-level=loud",
+		"--max-message-size", "5X", "--trusted-networks=10.0.0.1/8,foo", "--workers", "--data=", "--version=1"))
+	for _, want := range []string{
+		`--bogus: there is no such flag; --help lists them`,
+		`"stray" is not a flag, and odmrd takes nothing else`,
+		`--version: takes no value`,
+		`--config: x.yaml:2: unknown key "no-such-key"`,
+		`--config: x.yaml:5: key "help" has no meaning in a file`,
+		`--data: is empty`,
+		`--trusted-networks: "10.0.0.1/8" is not a network: bits after the first 8 are set; 10.0.0.0/8?`,
+		`--trusted-networks: "foo" is not a network: write address/bits, as 192.0.2.0/24`,
+		`--max-message-size: "5X" is not a size: write a whole number with B, KiB, MiB, GiB, TiB, PiB or kB, MB, GB, TB, PB`,
+		`--max-sessions: "0" is out of range: 1 to 1000000 (from environment variable ODMRD_MAX_SESSIONS)`,
+		`--loops: "many" is not a whole number (from x.yaml:1)`,
+		`--workers: has no value`,
+		`--window-messages: x.yaml:4: has no value; write [] or "" for none`,
+		`--quit-timeout: "30" is not a duration: write a number with ms, s, m or h, as 90s or 1h30m (from x.yaml:3)`,
+		`--log-level: "loud" is none of trace, debug, info, warn, error`,
+		`--log-format: x.yaml:6: is a mapping, where a value or a list is wanted`,
+	} {
+		if !strings.Contains("\n"+got+"\n", "\n"+want+"\n") {
+			t.Errorf("missing: %s", want)
+		}
+	}
+	if n := strings.Count(got, "\n") + 1; n != 16 {
+		t.Errorf("%d problems, want 16:\n%s", n, got)
+	}
+}
+
+func TestProblemsAcrossFlags(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--odmr-listen=", "--smtp-listen=", "--lmtp-listen="},
+			"--odmr-listen: nothing to serve: --odmr-listen, --smtp-listen and --lmtp-listen are all empty"},
+		{[]string{"--smtp-listen=127.0.0.1:25", "--admin-listen=127.0.0.1:25"},
+			`--admin-listen: "127.0.0.1:25" is taken by --smtp-listen already`},
+		{[]string{"--hostname=not a name"}, `--hostname: "not a name" is not a host name (RFC 5321 2.3.5)`},
+		{[]string{"--sasl-mechanisms=PLAIN-TEXT"}, `--sasl-mechanisms: "PLAIN-TEXT" is none of ` + strings.Join(Mechanisms, ", ")},
+		{[]string{"--sasl-mechanisms=CRAM-MD5,CRAM-MD5"}, `--sasl-mechanisms: "CRAM-MD5" is named twice`},
+		{[]string{"--sasl-mechanisms="}, "--sasl-mechanisms: is empty: no customer could log in"},
+		{[]string{"--window-bytes=8MiB", "--prefetch-memory=4MiB"},
+			"--window-bytes: 8MiB is more than all sessions may hold together (--prefetch-memory 4MiB)"},
+		{[]string{"--config=missing.yaml"}, "--config: open missing.yaml: file does not exist"},
+	} {
+		if got := problems(t, source("", nil, c.args...)); got != c.want {
+			t.Errorf("%v:\n got %s\nwant %s", c.args, got, c.want)
+		}
+	}
+	if got := problems(t, source("a: [", nil, "--config=x.yaml")); !strings.HasPrefix(got, "--config: x.yaml: ") {
+		t.Errorf("broken YAML: %s", got)
+	}
+}
+
+func TestHelpAndVersionWorkWithABrokenConfiguration(t *testing.T) {
+	cfg := load(t, source("", nil, "--loops=x", "--help"))
+	if !cfg.Help {
+		t.Error("Help is not set")
+	}
+}
+
+// TestPrintRoundTrip gives every flag a value other than its default, prints the configuration
+// and reads it back.
+func TestPrintRoundTrip(t *testing.T) {
+	args := []string{"--hostname=a.example", "--data=/tmp/a b: c", "--accounts=true", "--odmr-listen=[::1]:0,:7",
+		"--smtp-listen=", "--lmtp-listen=localhost:24", "--admin-listen=", "--trusted-networks=2001:db8::/32",
+		"--max-message-size=65537B", "--max-recipients=100", "--sasl-mechanisms=CRAM-MD5", "--max-sessions=7",
+		"--loops=3", "--workers=9", "--prefetch-memory=5MB", "--ingest-memory=5GiB", "--window-messages=2",
+		"--window-bytes=300kB", "--min-free-space=0", "--login-timeout=1m30s", "--command-timeout=1h",
+		"--greeting-timeout=1500ms", "--envelope-timeout=61m", "--data-init-timeout=1s", "--data-block-timeout=2s",
+		"--data-done-timeout=3s", "--quit-timeout=4s", "--shutdown-grace=0s", "--log-level=error", "--log-format=console"}
+	cfg := load(t, source("", nil, args...))
+	standard := load(t, source("", nil))
+	v, d := reflect.ValueOf(*cfg), reflect.ValueOf(*standard)
+	for i := 0; i < v.NumField(); i++ {
+		f := v.Type().Field(i)
+		if f.Tag.Get("file") != "-" && reflect.DeepEqual(v.Field(i).Interface(), d.Field(i).Interface()) {
+			t.Errorf("%s has its default: the round trip shows nothing for it", f.Name)
+		}
+	}
+	for _, c := range []*Config{cfg, standard} {
+		var text, again bytes.Buffer
+		if err := WriteYAML(&text, c); err != nil {
+			t.Fatal(err)
+		}
+		back := load(t, source(text.String(), nil, "--config=x.yaml"))
+		back.ConfigFile = ""
+		if !reflect.DeepEqual(back, c) {
+			t.Errorf("read back\n%+v\nwant\n%+v\nfrom\n%s", back, c, text.String())
+		}
+		if err := WriteYAML(&again, back); err != nil || again.String() != text.String() {
+			t.Errorf("printed again (error %v):\n%s\nfirst:\n%s", err, again.String(), text.String())
+		}
+	}
+}
+
+// TestEveryFlagIsDocumented holds the flag table to its rules.
+func TestEveryFlagIsDocumented(t *testing.T) {
+	var help, table bytes.Buffer
+	if err := errors.Join(Usage(&help), WriteTable(&table)); err != nil {
+		t.Fatal(err)
+	}
+	l, err := newLoader(Source{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range l.flags() {
+		if !strings.Contains(help.String(), "--"+f.Name) || !strings.Contains(table.String(), "`--"+f.Name+"`") {
+			t.Errorf("--%s is missing from --help or the table", f.Name)
+		}
+		if inFile(f) && !strings.Contains(help.String(), "["+envName(f.Name)+"]") {
+			t.Errorf("--%s: --help does not show %s", f.Name, envName(f.Name))
+		}
+		if f.Group == nil || len(f.Help) < 20 || !strings.HasSuffix(f.Help, ".") {
+			t.Errorf("--%s: no group, or help that is no sentence: %q", f.Name, f.Help)
+		}
+		numeric := f.Target.Kind() == reflect.Int || f.Target.Kind() == reflect.Int64
+		if numeric && (f.Tag.Get("min") == "" || f.Tag.Get("max") == "") {
+			t.Errorf("--%s has no bounds: everything has a limit", f.Name)
+		}
+	}
+}
+
+func TestSize(t *testing.T) {
+	for _, c := range []struct {
+		in   string
+		want Size
+		out  string
+	}{
+		{"0", 0, "0"}, {"1", 1, "1B"}, {"50MiB", 50 << 20, "50MiB"}, {"50 mib", 50 << 20, "50MiB"},
+		{"1000kB", 1e6, "1MB"}, {"1024KiB", 1 << 20, "1MiB"}, {"1025B", 1025, "1025B"}, {"2TB", 2e12, "2TB"},
+	} {
+		var s Size
+		if err := s.UnmarshalText([]byte(c.in)); err != nil || s != c.want || s.String() != c.out {
+			t.Errorf("%q: %d (%s), %v; want %d (%s)", c.in, s, s, err, c.want, c.out)
+		}
+	}
+	for _, in := range []string{"", "MiB", "-1", "+1", "1.5GiB", "5M", "1KiBB", "9223372036854775808", "9007199254740992KiB", "1 0"} {
+		var s Size
+		if err := s.UnmarshalText([]byte(in)); err == nil {
+			t.Errorf("%q was taken as %d", in, s)
+		}
+	}
+}
+
+func TestListen(t *testing.T) {
+	for _, in := range []string{":366", "127.0.0.1:0", "[::1]:25", "[fe80::1%eth0]:25", "localhost:2525", "mail.isp.example:65535"} {
+		var l Listen
+		if err := l.UnmarshalText([]byte(in)); err != nil || string(l) != in {
+			t.Errorf("%q: %q, %v", in, l, err)
+		}
+	}
+	for _, in := range []string{"", "25", "127.0.0.1", "::1:25", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:025",
+		"127.0.0.1:smtp", "300.1.2.3:25", "a b:25", "-a:25"} {
+		var l Listen
+		if err := l.UnmarshalText([]byte(in)); err == nil {
+			t.Errorf("%q was taken", in)
+		}
+	}
+}

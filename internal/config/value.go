@@ -1,0 +1,135 @@
+package config
+
+import (
+	"encoding"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+)
+
+// texts splits what a source gave for a flag into the texts of its elements. Only a list may
+// be empty: a blank text means "none" there.
+func texts(value any, target reflect.Value) []string {
+	if target.Kind() != reflect.Slice {
+		return []string{fmt.Sprint(value)}
+	}
+	if list, ok := value.([]any); ok {
+		out := make([]string, 0, len(list))
+		for _, v := range list {
+			out = append(out, fmt.Sprint(v))
+		}
+		return out
+	}
+	text := strings.TrimSpace(fmt.Sprint(value))
+	if text == "" {
+		return nil
+	}
+	out := strings.Split(text, ",")
+	for i := range out {
+		out[i] = strings.TrimSpace(out[i])
+	}
+	return out
+}
+
+var (
+	errNumber   = errors.New("not a whole number")
+	errDuration = errors.New("not a duration: write a number with ms, s, m or h, as 90s or 1h30m")
+	errPrefix   = errors.New("not a network: write address/bits, as 192.0.2.0/24")
+)
+
+// parse reads the text form of one element into target and checks it against the flag's tags.
+// Errors read on from "… is".
+func parse(text string, flag *kong.Flag, target reflect.Value) error {
+	if err := parseText(text, target); err != nil {
+		return err
+	}
+	if choices := flag.Tag.Get("choices"); choices != "" && !contains(strings.Split(choices, ","), text) {
+		return fmt.Errorf("none of %s", strings.ReplaceAll(choices, ",", ", "))
+	}
+	low, high := flag.Tag.Get("min"), flag.Tag.Get("max")
+	if low == "" {
+		return nil
+	}
+	least, most := reflect.New(target.Type()).Elem(), reflect.New(target.Type()).Elem()
+	if err := errors.Join(parseText(low, least), parseText(high, most)); err != nil {
+		return fmt.Errorf("not comparable with min and max: %w", err)
+	}
+	if target.Int() < least.Int() || target.Int() > most.Int() {
+		return fmt.Errorf("out of range: %s to %s", low, high)
+	}
+	return nil
+}
+
+func parseText(text string, target reflect.Value) error {
+	switch p := target.Addr().Interface().(type) {
+	case *netip.Prefix:
+		return parsePrefix(text, p)
+	case encoding.TextUnmarshaler:
+		return p.UnmarshalText([]byte(text))
+	case *time.Duration:
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			return errDuration
+		}
+		*p = d
+	case *int:
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return errNumber
+		}
+		*p = n
+	case *string:
+		*p = text
+	default:
+		return fmt.Errorf("of type %s, which no flag can have", target.Type())
+	}
+	return nil
+}
+
+// parsePrefix refuses bits beyond the prefix length: they are a slip more often than not.
+func parsePrefix(text string, p *netip.Prefix) error {
+	prefix, err := netip.ParsePrefix(text)
+	if err != nil {
+		return errPrefix
+	}
+	if prefix != prefix.Masked() {
+		return fmt.Errorf("not a network: bits after the first %d are set; %s?", prefix.Bits(), prefix.Masked())
+	}
+	*p = prefix
+	return nil
+}
+
+func contains(list []string, s string) bool {
+	for _, v := range list {
+		if v == s {
+			return true
+		}
+	}
+	return false
+}
+
+// format is the inverse of parseText.
+func format(v reflect.Value) string {
+	if d, ok := v.Interface().(time.Duration); ok {
+		return formatDuration(d)
+	}
+	return fmt.Sprint(v.Interface())
+}
+
+// formatDuration leaves out the zero parts that Duration.String writes: 5m, not 5m0s.
+func formatDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
