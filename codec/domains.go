@@ -1,0 +1,268 @@
+package codec
+
+import (
+	"bytes"
+	"unicode/utf8"
+)
+
+// Classes of octets.
+const (
+	classLDH   = 1 << iota // letter, digit, hyphen
+	classAtext             // RFC 5322 3.2.3 atext
+	classXchar             // RFC 3461 4 xchar: printable, not blank, "+", "="
+	classValue             // RFC 5321 4.1.2 esmtp-value: printable, not blank, "="
+	classAlnum             // letter or digit
+	classUpHex             // 0-9 A-F
+	classQchar             // RFC 6533 3 QCHAR: printable, not blank, "+", "=", "\"
+	classDtext             // RFC 5321 4.1.3 dcontent: printable, not blank, "[", "\", "]"
+)
+
+var classes = func() (t [256]uint8) {
+	for c := 0x21; c <= 0x7e; c++ {
+		t[c] |= classValue | classXchar | classQchar | classDtext
+		letter := 'a' <= c|0x20 && c|0x20 <= 'z'
+		digit := '0' <= c && c <= '9'
+		if letter || digit {
+			t[c] |= classLDH | classAlnum | classAtext
+		}
+		if digit || 'A' <= c && c <= 'F' {
+			t[c] |= classUpHex
+		}
+	}
+	t['-'] |= classLDH
+	for _, c := range []byte("!#$%&'*+-/=?^_`{|}~") {
+		t[c] |= classAtext
+	}
+	t['='] &^= classValue | classXchar | classQchar
+	t['+'] &^= classXchar | classQchar
+	t['\\'] &^= classQchar | classDtext
+	t['['] &^= classDtext
+	t[']'] &^= classDtext
+	return t
+}()
+
+// lower maps A-Z to a-z and leaves all else.
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		c += 'a' - 'A'
+	}
+	return c
+}
+
+// AppendLower appends s to dst with the ASCII letters in lower case; octets from 0x80 stay.
+func AppendLower(dst, s []byte) []byte {
+	for _, c := range s {
+		dst = append(dst, lower(c))
+	}
+	return dst
+}
+
+// EqualFold compares a and b; ASCII letters count the same in either case.
+func EqualFold(a, b []byte) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if lower(a[i]) != lower(b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// isFold is EqualFold against a text that is in upper case already.
+func isFold(b []byte, upper string) bool {
+	if len(b) != len(upper) {
+		return false
+	}
+	for i, c := range b {
+		if 'a' <= c && c <= 'z' {
+			c -= 'a' - 'A'
+		}
+		if c != upper[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// ValidDomain reports whether b is a domain name of one label or more in ASCII: letters, digits and
+// hyphens, no hyphen at either end of a label, labels of at most MaxLabel, all of at most MaxDomain
+// octets, no dot at the end (RFC 5321 4.1.2, RFC 1035 2.3.1).
+func ValidDomain(b []byte) bool { return validDomain(b, isLDH) }
+
+// ValidDomainUTF8 is ValidDomain with U-labels (RFC 6531 3.3): a label may hold any valid UTF-8
+// beyond ASCII but controls and the dots of other scripts. It does not do IDNA's checks.
+func ValidDomainUTF8(b []byte) bool { return validDomain(b, isULabelRune) }
+
+// validMailDomain is ValidDomainUTF8 with underscores, which senders' host names have in practice;
+// what stands behind a MAIL FROM that an MX has accepted is not for a relay to refuse.
+func validMailDomain(b []byte) bool {
+	return validDomain(b, func(r rune) bool { return r == '_' || isULabelRune(r) })
+}
+
+func isLDH(r rune) bool { return r < utf8.RuneSelf && classes[r]&classLDH != 0 }
+
+func isULabelRune(r rune) bool {
+	switch {
+	case r < utf8.RuneSelf:
+		return classes[r]&classLDH != 0
+	case r < 0xa0: // C1 controls
+		return false
+	case r == '\u3002' || r == '\uff0e' || r == '\uff61': // IDNA takes them for dots
+		return false
+	}
+	return true
+}
+
+// validDomain walks the labels; ok judges their characters. A label counts by characters, for a
+// U-label is longer in octets than the A-label that the limit is meant for.
+func validDomain(b []byte, ok func(rune) bool) bool {
+	if len(b) == 0 || len(b) > MaxDomain {
+		return false
+	}
+	label := 0        // characters of the label so far
+	last := byte('.') // the octet before, a dot at the start
+	for i := 0; i < len(b); {
+		c := b[i]
+		if c == '.' {
+			if label == 0 || last == '-' {
+				return false
+			}
+			label, last = 0, c
+			i++
+			continue
+		}
+		r, size := rune(c), 1
+		if c >= utf8.RuneSelf {
+			if r, size = utf8.DecodeRune(b[i:]); size == 1 {
+				return false
+			}
+		}
+		if label++; label > MaxLabel || !ok(r) || label == 1 && c == '-' {
+			return false
+		}
+		last = c
+		i += size
+	}
+	return label > 0 && last != '-'
+}
+
+// validLiteral reports whether b, brackets included, is an address literal (RFC 5321 4.1.3).
+func validLiteral(b []byte) bool {
+	if len(b) < 3 || len(b) > MaxDomain || b[0] != '[' || b[len(b)-1] != ']' {
+		return false
+	}
+	in := b[1 : len(b)-1]
+	tag := bytes.IndexByte(in, ':')
+	if tag < 0 {
+		return validIPv4(in)
+	}
+	if isFold(in[:tag], "IPV6") {
+		return validIPv6(in[tag+1:])
+	}
+	// General-address-literal: a tag in LDH that ends in a letter or digit, and dcontent.
+	if tag == 0 || in[tag-1] == '-' || tag == len(in)-1 {
+		return false
+	}
+	return all(in[:tag], classLDH) && all(in[tag+1:], classDtext)
+}
+
+// all reports whether every octet of b is of the class.
+func all(b []byte, class uint8) bool {
+	for _, c := range b {
+		if classes[c]&class == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func validIPv4(b []byte) bool {
+	for part := 0; ; part++ {
+		value, digits := 0, 0
+		for digits < len(b) && digits < 3 && '0' <= b[digits] && b[digits] <= '9' {
+			value = value*10 + int(b[digits]-'0')
+			digits++
+		}
+		if digits == 0 || value > 255 {
+			return false
+		}
+		b = b[digits:]
+		if part == 3 {
+			return len(b) == 0
+		}
+		if len(b) == 0 || b[0] != '.' {
+			return false
+		}
+		b = b[1:]
+	}
+}
+
+// validIPv6 checks the groups: eight, or fewer with one "::", the last two perhaps in IPv4 form.
+func validIPv6(b []byte) bool {
+	groups, gap := 0, false
+	if len(b) >= 2 && b[0] == ':' && b[1] == ':' {
+		gap, b = true, b[2:]
+	}
+	for len(b) > 0 {
+		digits := 0
+		for digits < len(b) && isHex(b[digits]) {
+			digits++
+		}
+		if digits < len(b) && b[digits] == '.' {
+			return validIPv4(b) && (groups == 6 || gap && groups < 6)
+		}
+		if digits == 0 || digits > 4 {
+			return false
+		}
+		groups++
+		if b = b[digits:]; len(b) == 0 {
+			break
+		}
+		if b[0] != ':' || len(b) == 1 {
+			return false
+		}
+		if b = b[1:]; b[0] == ':' {
+			if gap {
+				return false
+			}
+			gap, b = true, b[1:]
+		}
+	}
+	return groups == 8 || gap && groups < 8
+}
+
+func isHex(c byte) bool { return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'f' }
+
+// ParseATRN appends the domains of an ATRN argument to dst and returns it: aliases of arg, in their
+// order, as written. No argument is no domain, which means all of the customer's (RFC 2645 5.2.1).
+// Blanks after a comma are forgiven. An error is a *SyntaxError; with ErrATRNOneLabel the list
+// comes along whole, with any other dst comes back as it was.
+func ParseATRN(arg []byte, dst [][]byte) ([][]byte, error) {
+	if len(arg) == 0 {
+		return dst, nil
+	}
+	list, short := dst, false
+	for {
+		item, rest, more := bytes.Cut(arg, comma)
+		if !ValidDomain(item) {
+			return dst, ErrATRN
+		}
+		// RFC 2645 5.2.1: domain = sub-domain 1*("." sub-domain)
+		if bytes.IndexByte(item, '.') < 0 {
+			short = true
+		}
+		list = append(list, item)
+		if !more {
+			break
+		}
+		arg = skipBlanks(rest)
+	}
+	if short {
+		return list, ErrATRNOneLabel
+	}
+	return list, nil
+}
+
+var comma = []byte{','}
