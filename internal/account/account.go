@@ -25,10 +25,12 @@ type Directory interface {
 	NonBlocking() bool
 	// Collectable reports whether some account may collect domain.
 	Collectable(domain string) (bool, error)
-	// Lookup returns the account of that name, or ErrUnknown.
+	// Lookup returns the account of that name or, when there is none, the account that may collect
+	// the domain of that name (customers log in with either); otherwise ErrUnknown.
 	Lookup(name string) (*Account, error)
 	// Authorize returns the domains that account may collect: all of wanted or, if wanted is
-	// empty, all that the account has. One inaccessible domain makes it ErrNoAccess.
+	// empty, all that the account has. One inaccessible domain makes it ErrNoAccess; an account removed
+	// since it authenticated is ErrUnknown. See AccessRefusal.
 	Authorize(account string, wanted []string) ([]string, error)
 }
 
@@ -60,7 +62,7 @@ type SCRAMKeys struct {
 // Exchange is one SASL exchange on the server's side.
 type Exchange interface {
 	// Next takes the client's decoded response (nil: no initial response) and returns the next
-	// challenge, or done. An error is a refusal: ErrUnavailable is temporary, others are final.
+	// challenge, or done. An error is a refusal and ends the exchange: see AuthRefusal.
 	Next(response []byte) (challenge []byte, done bool, err error)
 	// Account is who authenticated, valid once Next has returned done.
 	Account() string
