@@ -1,0 +1,115 @@
+package account
+
+import (
+	"fmt"
+	"sort"
+)
+
+// Table is a Directory in memory. It never changes and needs no lock.
+type Table struct {
+	accounts []*Account // sorted by name
+	names    map[string]*Account
+	domains  map[string]*Account
+}
+
+var _ Directory = (*Table)(nil)
+
+// NewTable makes a Table. Two accounts with one name or one domain are an error. The
+// accounts must not be changed afterwards.
+func NewTable(accounts ...*Account) (*Table, error) {
+	t := &Table{
+		accounts: append([]*Account(nil), accounts...),
+		names:    make(map[string]*Account, len(accounts)),
+		domains:  make(map[string]*Account, len(accounts)),
+	}
+	for _, a := range accounts {
+		if err := a.validate(); err != nil {
+			return nil, err
+		}
+		if t.names[a.Name] != nil {
+			return nil, fmt.Errorf("account %q exists twice", a.Name)
+		}
+		t.names[a.Name] = a
+		for _, d := range a.Domains {
+			if other := t.domains[d]; other != nil {
+				return nil, fmt.Errorf("domain %s belongs to account %q and to account %q", d, other.Name, a.Name)
+			}
+			t.domains[d] = a
+		}
+	}
+	sort.Slice(t.accounts, func(i, j int) bool { return t.accounts[i].Name < t.accounts[j].Name })
+	return t, nil
+}
+
+// validate checks what a file's syntax cannot get wrong but a program can.
+func (a *Account) validate() error {
+	if err := CheckName(a.Name); err != nil {
+		return err
+	}
+	if len(a.Domains) == 0 {
+		return fmt.Errorf("account %q has no domain", a.Name)
+	}
+	for i, d := range a.Domains {
+		if canon, err := ParseDomain(d); err != nil {
+			return err
+		} else if canon != d {
+			return fmt.Errorf("domain %q is not written as %s", d, canon)
+		}
+		if i > 0 && a.Domains[i-1] >= d {
+			return fmt.Errorf("the domains of account %q are not sorted, or one is there twice", a.Name)
+		}
+	}
+	return nil
+}
+
+// NonBlocking is always true.
+func (t *Table) NonBlocking() bool { return true }
+
+// Accounts returns all accounts, sorted by name. The slice must not be changed.
+func (t *Table) Accounts() []*Account { return t.accounts }
+
+// Domains returns how many domains there are.
+func (t *Table) Domains() int { return len(t.domains) }
+
+// Collectable reports whether some account may collect domain.
+func (t *Table) Collectable(domain string) (bool, error) { return t.domains[domain] != nil, nil }
+
+// Lookup returns the account of that name or, when there is none, the account that has name
+// as one of its domains: many customers log in with their domain. Names are case-sensitive,
+// domains are not.
+func (t *Table) Lookup(name string) (*Account, error) {
+	if a := t.names[name]; a != nil {
+		return a, nil
+	}
+	if len(name) <= maxDomain {
+		if d, err := ParseDomain(name); err == nil && t.domains[d] != nil {
+			return t.domains[d], nil
+		}
+	}
+	return nil, ErrUnknown
+}
+
+// Authorize returns the domains that account may collect: wanted itself, or all of the
+// account's. The slice must not be changed. An account that has been removed since it
+// authenticated is ErrUnknown.
+func (t *Table) Authorize(account string, wanted []string) ([]string, error) {
+	a := t.names[account]
+	if a == nil {
+		return nil, ErrUnknown
+	}
+	if len(wanted) == 0 { // RFC 2645 5.2.1: no argument means every domain of the customer
+		return a.Domains, nil
+	}
+	for _, d := range wanted {
+		owner := t.domains[d]
+		if owner == a {
+			continue
+		}
+		// The leniency for a host's own name never covers what is another customer's.
+		if a.OwnHostname && len(wanted) == 1 && owner == nil {
+			return a.Domains, nil
+		}
+		return nil, fmt.Errorf("%w: %s", ErrNoAccess, clip(d))
+	}
+	return wanted, nil
+}
