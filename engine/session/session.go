@@ -110,10 +110,13 @@ const (
 	ActPrefetch
 	// ActBody writes the body of Item at this place of the stream, in wire form, or with
 	// the dot-stuffing taken out if Plain. If the store fails half-way the driver closes the
-	// connection: there is no other safe way out (RFC 5321 4.1.1.4).
+	// connection: there is no other safe way out (RFC 5321 4.1.1.4). It may come more than once for
+	// one Item: recipients beyond what the customer takes at a time (RFC 5321 4.5.3.1.10) go in a
+	// further transaction, for which the driver opens the body anew.
 	ActBody
 	// ActSettle records Outcomes (parallel to the envelope's recipients) of Item, which is gone for
-	// the machine. Outcomes is retained. Result: Refusal if the settlement could not be made durable.
+	// the machine. Outcomes is retained. Reason, if any, is for the log. Result: Refusal if the
+	// settlement could not be made durable.
 	ActSettle
 
 	// ActClose closes the connection after Reply[:At] has been written; Reason is for the log.
@@ -133,7 +136,7 @@ type Action struct {
 	InDoubt   bool   // ActSettle
 	Domain    string // ActRoute
 	Mechanism string // ActAuth
-	Reason    string // ActClose
+	Reason    string // ActClose, ActSettle
 	Data      []byte // ActAppend, ActCommit, ActAuth
 	Domains   []string
 	Envelopes []mail.Envelope // ActCommit
