@@ -2,11 +2,11 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
-)
 
-// Mechanisms are the SASL mechanisms that can be offered, in the order of preference.
-var Mechanisms = []string{"SCRAM-SHA-256", "CRAM-MD5"}
+	"odmr/internal/account"
+)
 
 // check finds what no single value shows.
 func (l *loader) check() {
@@ -56,9 +56,10 @@ func (l *loader) checkListeners() {
 
 func (l *loader) checkMechanisms() {
 	seen := map[string]bool{}
+	known := account.Implemented()
 	for _, m := range l.cfg.SASLMechanisms {
-		if !contains(Mechanisms, m) {
-			l.problem("sasl-mechanisms", fmt.Sprintf("%q is none of %s", m, strings.Join(Mechanisms, ", ")))
+		if !slices.Contains(known, m) {
+			l.problem("sasl-mechanisms", fmt.Sprintf("%q is none of %s", m, strings.Join(known, ", ")))
 		}
 		if seen[m] {
 			l.problem("sasl-mechanisms", fmt.Sprintf("%q is named twice", m))

@@ -29,7 +29,7 @@ type Config struct {
 
 	Hostname string `group:"server" placeholder:"NAME" help:"Name in greetings, EHLO, Received fields and CRAM-MD5 challenges. Customers' logs show it, so give the public name; without it the machine's host name is used."`
 	Data     string `group:"server" default:"/var/lib/odmr" placeholder:"DIR" help:"Directory of the queue and the control socket, made if missing (mode 0700). Held mail lives here: ext4 or xfs with journalling, on a disk that keeps what it has synced."`
-	Accounts string `group:"server" default:"/etc/odmr/accounts.yaml" placeholder:"FILE" help:"Accounts file, written by odmrctl and read again when it changes or on SIGHUP."`
+	Accounts string `group:"server" default:"/etc/odmr/accounts" placeholder:"FILE" help:"Accounts file, written by odmrctl and read again when it changes or on SIGHUP."`
 
 	ODMRListen  []Listen `group:"listen" name:"odmr-listen" default:":366" placeholder:"ADDR" help:"Addresses (host:port) for customers: ODMR with ATRN. 366 is the port of RFC 2645 and needs CAP_NET_BIND_SERVICE; port 0 takes a free one; empty switches the listener off."`
 	SMTPListen  []Listen `group:"listen" name:"smtp-listen" default:"127.0.0.1:2525" placeholder:"ADDR" help:"Addresses for MTAs that hand in mail over SMTP. Local by default because mail is taken without a password; empty is off."`

@@ -13,6 +13,7 @@ import (
 	kongyaml "github.com/alecthomas/kong-yaml"
 	"gopkg.in/yaml.v3"
 
+	"odmr/internal/account"
 	"odmr/internal/mail"
 )
 
@@ -135,7 +136,7 @@ func newLoader(src Source) (*loader, error) {
 func defaults() kong.Vars {
 	return kong.Vars{
 		"max_recipients":     fmt.Sprint(mail.MaxRecipients),
-		"mechanisms":         strings.Join(Mechanisms, ","),
+		"mechanisms":         strings.Join(account.Implemented(), ","),
 		"login_timeout":      formatDuration(mail.TimeoutLogin),
 		"command_timeout":    formatDuration(mail.TimeoutCommand),
 		"greeting_timeout":   formatDuration(mail.TimeoutGreeting),

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -49,7 +50,7 @@ func parse(text string, flag *kong.Flag, target reflect.Value) error {
 	if err := parseText(text, target); err != nil {
 		return err
 	}
-	if choices := flag.Tag.Get("choices"); choices != "" && !contains(strings.Split(choices, ","), text) {
+	if choices := flag.Tag.Get("choices"); choices != "" && !slices.Contains(strings.Split(choices, ","), text) {
 		return fmt.Errorf("none of %s", strings.ReplaceAll(choices, ",", ", "))
 	}
 	low, high := flag.Tag.Get("min"), flag.Tag.Get("max")
@@ -103,15 +104,6 @@ func parsePrefix(text string, p *netip.Prefix) error {
 	}
 	*p = prefix
 	return nil
-}
-
-func contains(list []string, s string) bool {
-	for _, v := range list {
-		if v == s {
-			return true
-		}
-	}
-	return false
 }
 
 // format is the inverse of parseText.
