@@ -1,0 +1,122 @@
+# The commands of the house. `make help` lists them.
+#
+#   ODMR_INTEROP   required: a missing fetchmail, postfix, swaks or promtool fails the tests;
+#                  otherwise what is missing is skipped by name
+#   FUZZTIME       for each fuzz target of `make fuzz` (default 30s)
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+GO       ?= go
+FUZZTIME ?= 30s
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unversioned)
+LDFLAGS  := -X main.version=$(VERSION)
+
+# Packages whose tests run under the race detector: all in which goroutines share something.
+RACE := engine internal/account internal/admin internal/metrics queue
+
+# What the interop tests talk to.
+INTEROP_PACKAGES := fetchmail postfix swaks openssl prometheus
+
+## help: show this list
+.PHONY: help
+help:
+	@sed -n 's/^## /  make /p' $(MAKEFILE_LIST)
+
+## run: start a server with an example account, hand mail in, collect it, keep serving
+.PHONY: run
+run: build
+	@$(GO) run ./internal/demo --bin bin
+
+## build: bin/odmrd, bin/odmrctl, bin/odmrget
+.PHONY: build
+build:
+	@mkdir -p bin
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+## test: everything: unit, scenario, conformance, fuzz seeds, crash seeds, race, binaries, interop
+.PHONY: test
+test: interop-packages
+	@race="$$($(GO) list $(patsubst %,./%/...,$(RACE)))"; \
+	plain="$$($(GO) list ./... | grep -vxF "$$race" || true)"; \
+	echo "# tests"; \
+	$(GO) test -skip '^TestInterop' $$plain; \
+	if [ "$$($(GO) env CGO_ENABLED)" = 1 ] && command -v gcc >/dev/null; then \
+		echo "# tests under the race detector"; \
+		$(GO) test -race -skip '^TestInterop' $$race; \
+	elif [ "$${ODMR_INTEROP:-}" = required ]; then \
+		echo "the race detector needs gcc"; exit 1; \
+	else \
+		echo "# tests (no gcc: without the race detector)"; \
+		$(GO) test -skip '^TestInterop' $$race; \
+	fi
+	@$(MAKE) --no-print-directory interop
+
+## interop: only the tests against fetchmail, postfix, swaks and promtool
+.PHONY: interop
+interop: interop-packages
+	@echo "# tests against other programs"; \
+	log="$$(mktemp)"; trap 'rm -f "$$log"' EXIT; \
+	$(GO) test -count=1 -v -run '^TestInterop' $$($(GO) list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./...) \
+		| tee "$$log" | grep -Ev '^=== |no tests to run|^(PASS|ok .*\[no tests to run\])$$'; \
+	if grep -q -- '--- SKIP: ' "$$log"; then \
+		echo; echo "skipped here:"; \
+		sed -n 's/^ *--- SKIP: \([^ ]*\).*/  \1/p' "$$log"; \
+		sed -n '/--- SKIP: /{n;s/^ *[^ ]*: /    /p;}' "$$log" | sort -u; \
+	else \
+		echo "nothing was skipped"; \
+	fi
+
+# As root on Debian the interop tests' programs are installed, without starting any service.
+.PHONY: interop-packages
+interop-packages:
+	@missing=""; \
+	for p in fetchmail:fetchmail postfix:postfix swaks:swaks openssl:openssl promtool:prometheus gcc:gcc; do \
+		PATH="$$PATH:/usr/sbin" command -v "$${p%%:*}" >/dev/null || missing="$$missing $${p##*:}"; \
+	done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "not installed:$$missing (needs root on Debian); the tests that need them are skipped"; exit 0; \
+	fi; \
+	echo "installing$$missing"; \
+	policy=/usr/sbin/policy-rc.d; own=""; \
+	if [ ! -e $$policy ]; then own=1; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; fi; \
+	trap '[ -z "$$own" ] || rm -f '$$policy EXIT; \
+	export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1; \
+	apt-get -qq update; \
+	apt-get -qq install --no-install-recommends -y $$missing >/dev/null
+
+## check: gofmt, go vet, staticcheck, go mod tidy -diff, the rules of the house
+.PHONY: check
+check:
+	@echo "# gofmt"; bad="$$(gofmt -l $$($(GO) list -f '{{.Dir}}' ./...))"; [ -z "$$bad" ] || { echo "$$bad"; exit 1; }
+	@echo "# go vet"; $(GO) vet ./...
+	@echo "# staticcheck"; $(GO) tool staticcheck ./...
+	@echo "# go mod tidy"; $(GO) mod tidy -diff
+	@echo "# rules"; $(GO) test ./internal/tidy
+
+## crash: kill -9 and crashed disks, many more rounds than in make test
+.PHONY: crash
+crash:
+	ODMR_CRASH=long $(GO) test -count=1 -timeout 60m -run 'Crash' -v ./...
+
+## fuzz: every fuzz target in turn, FUZZTIME each
+.PHONY: fuzz
+fuzz:
+	@for p in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' "$$p" | grep '^Fuzz' || true); do \
+			echo "# $$p $$f"; \
+			$(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x "$$p"; \
+		done; \
+	done
+
+## flags: write the table of flags into README.md again
+.PHONY: flags
+flags:
+	$(GO) test ./internal/config -run TestReadme -update
+
+## clean: remove what the build made
+.PHONY: clean
+clean:
+	rm -rf bin
