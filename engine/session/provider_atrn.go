@@ -1,0 +1,60 @@
+package session
+
+import (
+	"errors"
+
+	"odmr/codec"
+)
+
+// atrn takes the ATRN command (RFC 2645 5.2.1). Which domains the customer may collect is the
+// directory's business, so a well-formed domain of one label is asked for like any other:
+// it is 450 there, or a host name that the account is allowed to send.
+func (p *Provider) atrn(arg []byte, out *Output) {
+	list, err := codec.ParseATRN(arg, p.list[:0])
+	if err != nil && !errors.Is(err, codec.ErrATRNOneLabel) {
+		p.syntax(err, out)
+		return
+	}
+	p.begin(Action{Kind: ActAcquire, Domains: distinctDomains(list)}, out)
+	clear(list) // aliases of the input
+	p.list = list[:0]
+}
+
+// distinctDomains returns the domains in lower case, in their order, each once.
+func distinctDomains(list [][]byte) []string {
+	if len(list) == 0 {
+		return nil
+	}
+	domains := make([]string, 0, len(list))
+	seen := make(map[string]struct{}, len(list))
+	var buf []byte
+	for _, d := range list {
+		buf = codec.AppendLower(buf[:0], d)
+		if _, dup := seen[string(buf)]; dup {
+			continue
+		}
+		s := string(buf)
+		seen[s] = struct{}{}
+		domains = append(domains, s)
+	}
+	return domains
+}
+
+// acquired answers ATRN. A refusal leaves all as it was: the customer may send ATRN again, or QUIT.
+func (p *Provider) acquired(now Time, r *Result, out *Output) {
+	p.deadline = now + Time(p.cfg.CommandTimeout)
+	switch {
+	case p.early: // what was acquired goes back when the connection closes
+		p.end(&odmrEarlyATRN, "data behind ATRN", out)
+	case r.Refusal != nil:
+		// RFC 2645 5.2.1: 450, 451 and 453 as they are; one line, for fetchmail reads no more.
+		out.Reply = codec.AppendReply(out.Reply, r.Refusal.Code, r.Refusal.Enhanced, r.Refusal.Text)
+		if r.Refusal.Code != 451 && r.Refusal.Code != 453 { // our trouble, or no mail: nobody's fault
+			p.countError(out)
+		}
+	default:
+		p.reply(&odmrTurning, out)
+		p.state, p.reason, p.deadline = providerTurned, "turn", Never
+		out.Acts = append(out.Acts, Action{Kind: ActTurn, At: len(out.Reply)})
+	}
+}
