@@ -11,7 +11,7 @@ const (
 	classAtext             // RFC 5322 3.2.3 atext
 	classXchar             // RFC 3461 4 xchar: printable, not blank, "+", "="
 	classValue             // RFC 5321 4.1.2 esmtp-value: printable, not blank, "="
-	classAlnum             // letter or digit
+	classHost              // letter, digit, hyphen, underscore
 	classUpHex             // 0-9 A-F
 	classQchar             // RFC 6533 3 QCHAR: printable, not blank, "+", "=", "\"
 	classDtext             // RFC 5321 4.1.3 dcontent: printable, not blank, "[", "\", "]"
@@ -23,13 +23,14 @@ var classes = func() (t [256]uint8) {
 		letter := 'a' <= c|0x20 && c|0x20 <= 'z'
 		digit := '0' <= c && c <= '9'
 		if letter || digit {
-			t[c] |= classLDH | classAlnum | classAtext
+			t[c] |= classLDH | classHost | classAtext
 		}
 		if digit || 'A' <= c && c <= 'F' {
 			t[c] |= classUpHex
 		}
 	}
-	t['-'] |= classLDH
+	t['-'] |= classLDH | classHost
+	t['_'] |= classHost
 	for _, c := range []byte("!#$%&'*+-/=?^_`{|}~") {
 		t[c] |= classAtext
 	}
@@ -89,63 +90,59 @@ func isFold(b []byte, upper string) bool {
 // ValidDomain reports whether b is a domain name of one label or more in ASCII: letters, digits and
 // hyphens, no hyphen at either end of a label, labels of at most MaxLabel, all of at most MaxDomain
 // octets, no dot at the end (RFC 5321 4.1.2, RFC 1035 2.3.1).
-func ValidDomain(b []byte) bool { return validDomain(b, isLDH) }
+func ValidDomain(b []byte) bool { return validDomain(b, classLDH, false) }
 
 // ValidDomainUTF8 is ValidDomain with U-labels (RFC 6531 3.3): a label may hold any valid UTF-8
 // beyond ASCII but controls and the dots of other scripts. It does not do IDNA's checks.
-func ValidDomainUTF8(b []byte) bool { return validDomain(b, isULabelRune) }
+func ValidDomainUTF8(b []byte) bool { return validDomain(b, classLDH, true) }
 
 // validMailDomain is ValidDomainUTF8 with underscores, which senders' host names have in practice;
 // what stands behind a MAIL FROM that an MX has accepted is not for a relay to refuse.
-func validMailDomain(b []byte) bool {
-	return validDomain(b, func(r rune) bool { return r == '_' || isULabelRune(r) })
-}
+func validMailDomain(b []byte) bool { return validDomain(b, classHost, true) }
 
-func isLDH(r rune) bool { return r < utf8.RuneSelf && classes[r]&classLDH != 0 }
-
-func isULabelRune(r rune) bool {
-	switch {
-	case r < utf8.RuneSelf:
-		return classes[r]&classLDH != 0
-	case r < 0xa0: // C1 controls
-		return false
-	case r == '\u3002' || r == '\uff0e' || r == '\uff61': // IDNA takes them for dots
-		return false
-	}
-	return true
-}
-
-// validDomain walks the labels; ok judges their characters. A label counts by characters, for a
-// U-label is longer in octets than the A-label that the limit is meant for.
-func validDomain(b []byte, ok func(rune) bool) bool {
+// validDomain walks the labels: octets of the class, and, if uLabels, what isULabelRune takes. A label
+// counts by characters, for a U-label is longer in octets than the A-label that the limit is meant for.
+func validDomain(b []byte, class uint8, uLabels bool) bool {
 	if len(b) == 0 || len(b) > MaxDomain {
 		return false
 	}
 	label := 0        // characters of the label so far
 	last := byte('.') // the octet before, a dot at the start
 	for i := 0; i < len(b); {
-		c := b[i]
-		if c == '.' {
+		c, size := b[i], 1
+		switch {
+		case c == '.':
 			if label == 0 || last == '-' {
 				return false
 			}
-			label, last = 0, c
-			i++
-			continue
-		}
-		r, size := rune(c), 1
-		if c >= utf8.RuneSelf {
-			if r, size = utf8.DecodeRune(b[i:]); size == 1 {
+			label = -1
+		case c == '-' && label == 0:
+			return false
+		case classes[c]&class != 0:
+		case uLabels && c >= utf8.RuneSelf:
+			var r rune
+			if r, size = utf8.DecodeRune(b[i:]); size == 1 || !isULabelRune(r) {
 				return false
 			}
+		default:
+			return false
 		}
-		if label++; label > MaxLabel || !ok(r) || label == 1 && c == '-' {
+		if label++; label > MaxLabel {
 			return false
 		}
 		last = c
 		i += size
 	}
 	return label > 0 && last != '-'
+}
+
+// isULabelRune judges a character beyond ASCII.
+func isULabelRune(r rune) bool {
+	switch r {
+	case '\u3002', '\uff0e', '\uff61': // IDNA takes them for dots
+		return false
+	}
+	return r >= 0xa0 // below are the C1 controls
 }
 
 // validLiteral reports whether b, brackets included, is an address literal (RFC 5321 4.1.3).

@@ -41,7 +41,7 @@ func (p *Params) Get(key string) (Param, bool) {
 }
 
 // parse reads the parameters behind a path; check judges the values. The first fault in the line counts.
-func (p *Params) parse(b []byte, check func(*Param) *SyntaxError) error {
+func (p *Params) parse(b []byte, check func(Param) *SyntaxError) error {
 	for {
 		var word []byte
 		if word, b = cutWord(b); len(word) == 0 {
@@ -59,7 +59,7 @@ func (p *Params) parse(b []byte, check func(*Param) *SyntaxError) error {
 		if p.n == MaxParams {
 			return ErrParamCount
 		}
-		if err := check(&param); err != nil {
+		if err := check(param); err != nil {
 			return err
 		}
 		p.list[p.n] = param
@@ -94,7 +94,7 @@ func parseParam(word []byte) (p Param, ok bool) {
 }
 
 // checkMailParam checks the values of the MAIL parameters that are known here.
-func checkMailParam(p *Param) *SyntaxError {
+func checkMailParam(p Param) *SyntaxError {
 	var err error
 	switch {
 	case p.Is("SIZE"):
@@ -123,7 +123,7 @@ func checkMailParam(p *Param) *SyntaxError {
 }
 
 // checkRcptParam checks the values of the RCPT parameters that are known here.
-func checkRcptParam(p *Param) *SyntaxError {
+func checkRcptParam(p Param) *SyntaxError {
 	switch {
 	case p.Is("NOTIFY"):
 		if _, err := ParseNotify(p.Value); err != nil {

@@ -165,7 +165,7 @@ func skipRoute(b []byte) (int, bool) {
 // anywhere: large mobile providers gave out addresses such as "a..b.", and a relay that refuses
 // them only loses mail. RFC 6531 3.3 adds the octets beyond ASCII.
 func scanLocal(b []byte) int {
-	if b = b[:min(len(b), MaxPath+2)]; len(b) > 0 && b[0] == '"' {
+	if len(b) > 0 && b[0] == '"' {
 		return scanQuoted(b)
 	}
 	i := 0

@@ -144,8 +144,8 @@ func cutNumber3(b []byte) (number int, rest []byte, ok bool) {
 	return number, b[i:], i > 0
 }
 
-// CutKeyword splits an EHLO line's text into its keyword, which compares by Is-like folding
-// (EqualFold), and its parameters.
+// CutKeyword splits the text of an EHLO line into keyword, to be compared by EqualFold, and
+// parameters (RFC 5321 4.1.1.1).
 func CutKeyword(text []byte) (keyword, params []byte) {
 	keyword, params = cutWord(text)
 	return keyword, trimBlanks(params)
