@@ -49,7 +49,9 @@ type Config struct {
 	IngestMemory   Size `group:"memory" default:"256MiB" min:"4MiB" max:"1TiB" help:"Memory for bodies on their way to the disk, all sessions together, in octets. When it is used up reading pauses, and senders wait."`
 	WindowMessages int  `group:"memory" default:"32" min:"1" max:"1000" help:"Messages of one session that are fetched ahead or wait for their settlement. A larger window hides longer lines; after a crash at most so many are sent twice."`
 	WindowBytes    Size `group:"memory" default:"1MiB" min:"256KiB" max:"1GiB" help:"Octets that one session fetches ahead of the customer. One message is always fetched, whatever its size, in pieces."`
-	MinFreeSpace   Size `group:"memory" default:"1GiB" min:"0" max:"1PiB" help:"Free space of the data directory's file system below which new mail gets 452 4.3.1 while draining goes on, in octets. It keeps room for compaction; 0 waits for the disk to be really full."`
+	StoreCache     Size `group:"memory" default:"64MiB" min:"1MiB" max:"1TiB" help:"Memory of the queue's block cache, in octets. Mail is written once and read once, so that a larger cache gains little."`
+	StoreMemtable  Size `group:"memory" default:"128MiB" min:"1MiB" max:"2GiB" help:"Size of one of the queue's memtables, in octets; up to eight exist while a flush lags behind. Mail collected before its memtable is flushed never costs more than the log."`
+	MinFreeSpace   Size `group:"memory" default:"512MiB" min:"1MiB" max:"1PiB" help:"Free space on the data directory's disk below which new mail gets 452 4.3.1, while draining goes on, in octets. It keeps room for the log and for compactions, which free space."`
 
 	LoginTimeout     time.Duration `group:"time" default:"${login_timeout}" min:"1s" max:"1h" help:"How long a customer may take from connecting to being authenticated. Strangers should not hold connections for long."`
 	CommandTimeout   time.Duration `group:"time" default:"${command_timeout}" min:"1s" max:"24h" help:"How long a server session waits for the peer's next command (RFC 5321 4.5.3.2.7)."`

@@ -172,7 +172,7 @@ func TestPrintRoundTrip(t *testing.T) {
 		"--smtp-listen=[::1]:0,:7", "--lmtp-listen=localhost:24", "--admin-listen=", "--trusted-networks=2001:db8::/32",
 		"--max-message-size=65537B", "--max-recipients=100", "--sasl-mechanisms=", "--max-sessions=7",
 		"--loops=3", "--workers=9", "--prefetch-memory=5MB", "--ingest-memory=5GiB", "--window-messages=2",
-		"--window-bytes=300kB", "--min-free-space=0", "--login-timeout=1m30s", "--command-timeout=1h",
+		"--window-bytes=300kB", "--min-free-space=3MB", "--store-cache=2MiB", "--store-memtable=4MiB", "--login-timeout=1m30s", "--command-timeout=1h",
 		"--greeting-timeout=1500ms", "--envelope-timeout=61m", "--data-init-timeout=1s", "--data-block-timeout=2s",
 		"--data-done-timeout=3s", "--quit-timeout=4s", "--shutdown-grace=0s", "--log-level=error", "--log-format=console"}
 	cfg := load(t, source("", nil, args...))
