@@ -57,8 +57,3 @@ type IngressPeer struct {
 	// Trusted clients may hand in mail; all others get 550 5.7.1 to MAIL.
 	Trusted bool
 }
-
-// NewIngress returns the machine of one incoming session. cfg is shared and kept.
-func NewIngress(cfg *IngressConfig, peer IngressPeer) *Ingress {
-	return &Ingress{cfg: cfg, peer: peer}
-}

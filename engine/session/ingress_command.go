@@ -1,0 +1,192 @@
+package session
+
+import (
+	"odmr/codec"
+)
+
+// ingressStates is a set of states.
+type ingressStates uint8
+
+func ingressIn(states ...ingressState) (set ingressStates) {
+	for _, st := range states {
+		set |= 1 << st
+	}
+	return set
+}
+
+func (set ingressStates) has(st ingressState) bool { return set&(1<<st) != 0 }
+
+// Sets of states in which commands arrive (ingressData is none: there, all is content).
+var (
+	ingressAnywhere = ingressIn(ingressHello, ingressReady, ingressMail, ingressRcpt, ingressBdat)
+)
+
+// ingressCommand is one row of the command table. A command is first judged by states (503), then by
+// check, which may refuse and changes nothing, then carried out by apply.
+type ingressCommand struct {
+	states ingressStates
+	// last: what a client glues behind this command before it has seen the reply is content
+	// (RFC 2920 3.1 lets it come last in a group only). If the command is refused and no command
+	// follows, what follows was content: the session ends, lest a line of it be taken for a
+	// command. The other commands that RFC 2920 wants last (EHLO, VRFY, NOOP, QUIT) do no
+	// harm elsewhere, and are answered in order.
+	last  bool
+	check func(s *Ingress, arg []byte) *reply // nil: nothing to refuse
+	apply func(s *Ingress, arg []byte, out *Output)
+}
+
+// ingressTable has a row for every verb that is known; a verb without apply is refused by its check.
+var ingressTable = [codec.NumVerbs]ingressCommand{
+	codec.VerbUnknown:  {states: ingressAnywhere, check: refuseUnknown},
+	codec.VerbEHLO:     {states: ingressAnywhere, check: checkHelloSMTP, apply: applyEHLO},
+	codec.VerbHELO:     {states: ingressAnywhere, check: checkHelloSMTP, apply: applyHELO},
+	codec.VerbLHLO:     {states: ingressAnywhere, check: checkHelloLMTP, apply: applyLHLO},
+	codec.VerbMAIL:     {states: ingressIn(ingressReady), check: checkMail, apply: applyMail},
+	codec.VerbRCPT:     {states: ingressIn(ingressMail, ingressRcpt), check: checkRcpt, apply: applyRcpt},
+	codec.VerbDATA:     {states: ingressIn(ingressMail, ingressRcpt), check: checkData, apply: applyData, last: true},
+	codec.VerbBDAT:     {states: ingressIn(ingressRcpt, ingressBdat), apply: applyBdat},
+	codec.VerbRSET:     {states: ingressAnywhere, check: checkNoArgument, apply: applyRset},
+	codec.VerbNOOP:     {states: ingressAnywhere, apply: applyNoop}, // RFC 5321 4.1.1.9: an argument is ignored
+	codec.VerbVRFY:     {states: ingressAnywhere, check: checkVrfy, apply: applyVrfy},
+	codec.VerbHELP:     {states: ingressAnywhere, apply: applyHelp},
+	codec.VerbQUIT:     {states: ingressAnywhere, check: checkNoArgument, apply: applyQuit},
+	codec.VerbEXPN:     {states: ingressAnywhere, check: refuseNotOffered},
+	codec.VerbAUTH:     {states: ingressAnywhere, check: refuseNotOffered},
+	codec.VerbSTARTTLS: {states: ingressAnywhere, check: refuseNotOffered},
+	codec.VerbATRN:     {states: ingressAnywhere, check: refuseNotOffered},
+	codec.VerbETRN:     {states: ingressAnywhere, check: refuseNotOffered},
+	codec.VerbTURN:     {states: ingressAnywhere, check: refuseNotOffered},
+}
+
+// command handles one command.
+func (s *Ingress) command(verb codec.Verb, arg []byte, out *Output) {
+	if s.early && verb == codec.VerbUnknown {
+		s.end(out, replyEarlyContent, "content before 354")
+		return
+	}
+	s.early = false
+	if verb == codec.VerbBDAT {
+		s.bdat(arg, out)
+		return
+	}
+	row := &ingressTable[verb]
+	if refusal := s.judge(row, arg); refusal != nil {
+		s.early = row.last
+		s.refuse(out, refusal)
+		return
+	}
+	row.apply(s, arg, out)
+}
+
+// judge says why a command is refused, or nil.
+func (s *Ingress) judge(row *ingressCommand, arg []byte) *reply {
+	if !row.states.has(s.state) {
+		return replyBadSequence
+	}
+	if row.check == nil {
+		return nil
+	}
+	refusal := row.check(s, arg)
+	if refusal != nil {
+		s.forgetLine()
+	}
+	return refusal
+}
+
+// bdat begins a chunk. Its octets follow whether it is refused or not (RFC 3030 2), and where
+// their number cannot be read nobody can tell content from commands any more.
+func (s *Ingress) bdat(arg []byte, out *Output) {
+	size, last, err := codec.ParseBDAT(arg)
+	if err != nil {
+		s.end(out, replySyntax(err), "BDAT without a size")
+		return
+	}
+	row := &ingressTable[codec.VerbBDAT]
+	s.chunk = ingressChunk{reading: true, last: last, size: size, left: size, refusal: s.judge(row, arg)}
+	if s.chunk.refusal == nil {
+		row.apply(s, arg, out)
+	}
+	if size == 0 {
+		s.endChunk(out)
+		return
+	}
+	s.expect(s.cfg.DataTimeout)
+}
+
+func refuseUnknown(*Ingress, []byte) *reply    { return replyUnknown }
+func refuseNotOffered(*Ingress, []byte) *reply { return replyNotOffered }
+
+func checkNoArgument(_ *Ingress, arg []byte) *reply {
+	if len(arg) > 0 {
+		return replyNoArgument
+	}
+	return nil
+}
+
+func checkHelloSMTP(s *Ingress, arg []byte) *reply {
+	if s.cfg.Mode == IngressLMTP {
+		return replySayLHLO
+	}
+	return checkHello(arg)
+}
+
+func checkHelloLMTP(s *Ingress, arg []byte) *reply {
+	if s.cfg.Mode != IngressLMTP {
+		return replySayEHLO
+	}
+	return checkHello(arg)
+}
+
+func checkHello(arg []byte) *reply {
+	name, err := codec.ParseHello(arg)
+	if err != nil || isHigh(name) { // RFC 6531 3.7.1: A-labels only, for SMTPUTF8 was not negotiated yet
+		return (*reply)(codec.ErrHello)
+	}
+	return nil
+}
+
+// isHigh reports whether b is not ASCII.
+func isHigh(b []byte) bool {
+	for _, c := range b {
+		if c >= 0x80 {
+			return true
+		}
+	}
+	return false
+}
+
+func applyEHLO(s *Ingress, arg []byte, out *Output) { s.greet(codec.VerbEHLO, arg, out) }
+func applyHELO(s *Ingress, arg []byte, out *Output) { s.greet(codec.VerbHELO, arg, out) }
+func applyLHLO(s *Ingress, arg []byte, out *Output) { s.greet(codec.VerbLHLO, arg, out) }
+
+// greet takes the client's name; a transaction that was open is dropped (RFC 5321 4.1.4).
+func (s *Ingress) greet(verb codec.Verb, arg []byte, out *Output) {
+	name, _ := codec.ParseHello(arg)
+	s.name = append(s.name[:0], name...)
+	s.hello = verb
+	s.state = ingressReady
+	s.drop(out)
+	s.expect(s.cfg.CommandTimeout)
+	if verb == codec.VerbHELO {
+		out.Reply = codec.AppendReply(out.Reply, 250, "", s.cfg.Hostname)
+		return
+	}
+	out.Reply = appendIngressEHLO(out.Reply, s.cfg.Hostname, s.cfg.MaxMessageSize)
+}
+
+func applyRset(s *Ingress, _ []byte, out *Output) {
+	s.drop(out)
+	s.say(out, replyOK)
+}
+
+func applyNoop(s *Ingress, _ []byte, out *Output) { s.say(out, replyOK) }
+func applyHelp(s *Ingress, _ []byte, out *Output) { s.say(out, replyHelp) }
+func applyVrfy(s *Ingress, _ []byte, out *Output) { s.say(out, replyVerify) }
+func applyQuit(s *Ingress, _ []byte, out *Output) { s.end(out, replyBye, "QUIT") }
+
+func checkVrfy(_ *Ingress, arg []byte) *reply {
+	if len(arg) == 0 {
+		return replyVerifyWhom
+	}
+	return nil
+}
