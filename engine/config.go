@@ -101,6 +101,9 @@ type Config struct {
 	Workers        int            // goroutines reading from the store at once; 0: DefaultWorkers
 	PrefetchMemory int64          // octets of body held ready for customers, over all sessions; 0: DefaultPrefetchMemory
 	IngestMemory   int64          // octets of body on their way in, over all sessions; 0: DefaultIngestMemory
+	MaxRecipients  int            // per message; 0: mail.MaxRecipients
+	WindowMessages int            // messages of one customer's session that wait to be settled; 0: session.ReversedWindowMessages
+	WindowBytes    int64          // their octets on the wire; 0: session.ReversedWindowBytes
 	Timeouts       Timeouts
 	Logger         zerolog.Logger
 	Observer       Observer // nil: nobody looks
@@ -165,6 +168,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Workers < 0 {
 		bad("Workers: %d is negative", c.Workers)
+	}
+	if c.MaxRecipients < 0 || c.WindowMessages < 0 || c.WindowBytes < 0 {
+		bad("MaxRecipients, WindowMessages, WindowBytes: must not be negative")
 	}
 	if c.PrefetchMemory != 0 && c.PrefetchMemory < minMemory {
 		bad("PrefetchMemory: %d is less than %d", c.PrefetchMemory, minMemory)
