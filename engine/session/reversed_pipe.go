@@ -19,7 +19,7 @@ const (
 	awaitQuit
 )
 
-var reversedKindNames = [...]string{"the turn (greeting)", "EHLO", "HELO", "MAIL", "RCPT", "DATA",
+var reversedKindNames = [...]string{"the turn", "EHLO", "HELO", "MAIL", "RCPT", "DATA",
 	"the final dot", "a lone dot", "BDAT LAST", "RSET", "QUIT"}
 
 func (k reversedKind) String() string { return reversedKindNames[k] }
@@ -126,6 +126,7 @@ type reversedTx struct {
 	mailCode  int // 0: not answered
 	mailReply string
 	begun     Time
+	resets    int64       // RSET commands written before
 	next      *reversedTx // among the free
 }
 
@@ -268,7 +269,7 @@ func (r *Reversed) newTx(now Time, m *reversedMsg) *reversedTx {
 		r.freeTx = t.next
 		*t = reversedTx{rcpts: t.rcpts[:0]}
 	}
-	t.msg, t.begun = m, now
+	t.msg, t.begun, t.resets = m, now, r.stats.Resets
 	n := min(len(m.todo), r.caps.rcptMax)
 	for _, i := range m.todo[:n] {
 		t.rcpts = append(t.rcpts, reversedRcpt{index: i})

@@ -92,7 +92,7 @@ func (r *Reversed) replyMail(now Time, a reversedAwait, rep *codec.Reply, out *O
 		r.answerRcpt(t, a.rcpt, rep)
 		if r.cur == t && t.hopeless() {
 			r.cur = nil
-			r.needReset = true
+			r.resetBehind(t)
 			r.seal(t, rep, out)
 		}
 	case awaitData:
@@ -102,7 +102,7 @@ func (r *Reversed) replyMail(now Time, a reversedAwait, rep *codec.Reply, out *O
 		r.seal(t, rep, out)
 	case awaitFinal, awaitChunk:
 		if a.kind == awaitChunk && rep.Code >= 400 && !t.mailRefused() { // RFC 3030 2
-			r.needReset = true
+			r.resetBehind(t)
 		}
 		r.adapt(now, t, rep.Code)
 		r.seal(t, rep, out)
@@ -146,7 +146,9 @@ func (r *Reversed) answerRcpt(t *reversedTx, i int32, rep *codec.Reply) {
 func (r *Reversed) answerData(now Time, t *reversedTx, rep *codec.Reply, out *Output) {
 	switch {
 	case rep.Code >= 400:
-		r.needReset = !t.mailRefused()
+		if !t.mailRefused() {
+			r.resetBehind(t)
+		}
 		r.seal(t, rep, out)
 	case t.hopeless(): // RFC 2920 3.1
 		out.Reply = append(out.Reply, ".\r\n"...)
@@ -158,8 +160,34 @@ func (r *Reversed) answerData(now Time, t *reversedTx, rep *codec.Reply, out *Ou
 		r.putBack(t)
 		r.close(out, r.reason)
 	default:
+		r.carry(t) // first, so that they go before the next message
 		r.writeDot(now, t, out)
 	}
+}
+
+// carry takes the recipients beyond what the peer takes at a time out of t; they go in a
+// further transaction of the message.
+func (r *Reversed) carry(t *reversedTx) {
+	m, kept := t.msg, t.rcpts[:0]
+	for i := range t.rcpts {
+		if t.rcpts[i].state == rcptExcess {
+			m.todo = append(m.todo, t.rcpts[i].index)
+		} else {
+			kept = append(kept, t.rcpts[i])
+		}
+	}
+	if len(kept) == len(t.rcpts) {
+		return
+	}
+	t.rcpts, t.answered = kept, len(kept)
+	if !m.queued {
+		r.ready.put(m)
+	}
+}
+
+// resetBehind notes that the peer may have a transaction open behind t, unless RSET was written since.
+func (r *Reversed) resetBehind(t *reversedTx) {
+	r.needReset = r.needReset || t.resets == r.stats.Resets
 }
 
 // putBack makes t's message one that was not begun, for End to find.
@@ -179,11 +207,12 @@ func (r *Reversed) seal(t *reversedTx, last *codec.Reply, out *Output) {
 	if t.mailCode == 503 && !m.retried && t.accepted == 0 && last.Code != 421 {
 		// RFC 5321 4.1.4: not about the message. It goes again, at its old place.
 		m.retried = true
-		r.needReset = true
+		r.resetBehind(t)
 		for i := range t.rcpts {
 			m.todo = append(m.todo, t.rcpts[i].index)
 		}
 	} else {
+		r.carry(t)
 		r.record(t, last)
 	}
 	r.dropTx(t)
@@ -219,8 +248,6 @@ func (r *Reversed) record(t *reversedTx, last *codec.Reply) {
 			*o = mail.Outcome{Status: mail.OutcomeDeferred, Reply: t.mailReply}
 		case t.mailRefused():
 			*o = mail.Outcome{Status: reversedStatus(t.mailCode), Reply: t.mailReply}
-		case c.state == rcptExcess:
-			m.todo = append(m.todo, c.index)
 		default:
 			*o = mail.Outcome{Status: reversedStatus(c.code), Reply: c.reply}
 		}

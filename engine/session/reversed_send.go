@@ -23,7 +23,7 @@ func (r *Reversed) fetch(out *Output) {
 		return
 	}
 	for r.ending == reversedRunning && !r.unread && !r.drained && len(r.fetches) < reversedMaxFetches {
-		idle := r.ready.head == nil && r.pipe.len() == 0 && r.cur == nil
+		idle := r.ready.head == nil && r.cur == nil && (r.pipe.len() == 0 || r.state == reversedHello)
 		if r.dry && (!idle || len(r.fetches) > 0) {
 			return // ask again once all is answered: mail that came meanwhile is still picked up
 		}
