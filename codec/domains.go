@@ -14,12 +14,11 @@ const (
 	classHost              // letter, digit, hyphen, underscore
 	classUpHex             // 0-9 A-F
 	classQchar             // RFC 6533 3 QCHAR: printable, not blank, "+", "=", "\"
-	classDtext             // RFC 5321 4.1.3 dcontent: printable, not blank, "[", "\", "]"
 )
 
 var classes = func() (t [256]uint8) {
 	for c := 0x21; c <= 0x7e; c++ {
-		t[c] |= classValue | classXchar | classQchar | classDtext
+		t[c] |= classValue | classXchar | classQchar
 		letter := 'a' <= c|0x20 && c|0x20 <= 'z'
 		digit := '0' <= c && c <= '9'
 		if letter || digit {
@@ -36,9 +35,7 @@ var classes = func() (t [256]uint8) {
 	}
 	t['='] &^= classValue | classXchar | classQchar
 	t['+'] &^= classXchar | classQchar
-	t['\\'] &^= classQchar | classDtext
-	t['['] &^= classDtext
-	t[']'] &^= classDtext
+	t['\\'] &^= classQchar
 	return t
 }()
 
@@ -158,11 +155,7 @@ func validLiteral(b []byte) bool {
 	if isFold(in[:tag], "IPV6") {
 		return validIPv6(in[tag+1:])
 	}
-	// General-address-literal: a tag in LDH that ends in a letter or digit, and dcontent.
-	if tag == 0 || in[tag-1] == '-' || tag == len(in)-1 {
-		return false
-	}
-	return all(in[:tag], classLDH) && all(in[tag+1:], classDtext)
+	return false // the registry of tags has no other
 }
 
 // all reports whether every octet of b is of the class.
@@ -208,7 +201,7 @@ func validIPv6(b []byte) bool {
 			digits++
 		}
 		if digits < len(b) && b[digits] == '.' {
-			return validIPv4(b) && (groups == 6 || gap && groups < 6)
+			return validIPv4(b) && (groups == 6 && !gap || gap && groups < 6)
 		}
 		if digits == 0 || digits > 4 {
 			return false
@@ -227,7 +220,7 @@ func validIPv6(b []byte) bool {
 			gap, b = true, b[1:]
 		}
 	}
-	return groups == 8 || gap && groups < 8
+	return groups == 8 && !gap || gap && groups < 8
 }
 
 func isHex(c byte) bool { return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'f' }

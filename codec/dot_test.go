@@ -333,6 +333,27 @@ func TestUnstuffer(t *testing.T) {
 	}
 }
 
+// TestContentAtEveryPlace puts one remarkable octet at every place of texts of all lengths up to some
+// machine words, for the walkers look at many octets at once.
+func TestContentAtEveryPlace(t *testing.T) {
+	const longest = 150
+	for _, odd := range []byte{0, 0x80, 0xff, '\r', '\n'} {
+		for length := 1; length <= longest; length++ {
+			for place := range length {
+				b := bytes.Repeat([]byte{'x'}, length)
+				b[place] = odd
+				var s DataScanner
+				s.Next(b)
+				s.Next([]byte("x"))
+				want := Content{NUL: odd == 0, EightBit: odd >= 0x80, BareCR: odd == '\r', BareLF: odd == '\n'}
+				if s.Content != want {
+					t.Fatalf("%#x at %d of %d: %+v", odd, place, length, s.Content)
+				}
+			}
+		}
+	}
+}
+
 // TestReset walks two messages with one value each.
 func TestReset(t *testing.T) {
 	var (
