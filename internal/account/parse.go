@@ -76,6 +76,7 @@ func Parse(path string, data []byte) (*Document, error) {
 			}
 		case !utf8.Valid(line):
 			p.problem("not valid UTF-8")
+			p.domains = true // perhaps
 		case string(keyword) == "account":
 			p.comments = p.comments[:0]
 			p.begin(string(rest), data[pending:pos])

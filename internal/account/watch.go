@@ -13,8 +13,8 @@ const (
 	// PollInterval is how often Watch looks at the file even if no event came: file systems exist
 	// that send none (NFS), and symbolic links whose target changes elsewhere.
 	PollInterval = 15 * time.Second
-	// settle is how long the file must have been left alone before it is read: an editor that
-	// writes in place is not read half-way.
+	// settle is how long after the first sign of a change the file is read: an editor that writes
+	// in place has finished by then, and several events make one reading.
 	settle = 100 * time.Millisecond
 )
 
@@ -37,8 +37,15 @@ func (f *File) watch(ctx context.Context, poll time.Duration, report func(Change
 	defer stop()
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()
-	quiet := time.NewTimer(0) // at once: the file may have changed since it was read
-	defer quiet.Stop()
+	due := time.NewTimer(0) // at once: the file may have changed since it was read
+	defer due.Stop()
+	waiting := true // due is running; it is never put off, so that it comes
+	soon := func() {
+		if !waiting {
+			waiting = true
+			due.Reset(settle)
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -46,20 +53,19 @@ func (f *File) watch(ctx context.Context, poll time.Duration, report func(Change
 		case e, ok := <-events:
 			if !ok {
 				events = nil // polling remains
-				continue
+			} else if filepath.Base(e.Name) == filepath.Base(f.path) {
+				soon()
 			}
-			if filepath.Base(e.Name) == filepath.Base(f.path) {
-				quiet.Reset(settle)
-			}
-		case _, ok := <-faults: // an overflow, say: events were lost, so look
+		case _, ok := <-faults:
 			if !ok {
 				faults = nil
-				continue
+			} else { // an overflow, say: events were lost, so look
+				soon()
 			}
-			quiet.Reset(settle)
 		case <-ticker.C:
-			quiet.Reset(settle)
-		case <-quiet.C:
+			soon()
+		case <-due.C:
+			waiting = false
 			if changed, err := f.refresh(); changed {
 				t := f.Table()
 				report(Change{Err: err, Accounts: len(t.accounts), Domains: len(t.domains)})
