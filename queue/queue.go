@@ -31,6 +31,9 @@ var (
 	ErrFull = errors.New("queue: no space for new mail")
 	// ErrNotFound says that no such message is queued.
 	ErrNotFound = errors.New("queue: no such message")
+	// ErrNotHandedOut says that a settlement names an entry that this lease has not handed out, or
+	// that was settled already: a mistake of the caller. Nothing was settled.
+	ErrNotHandedOut = errors.New("queue: no such delivery to be settled")
 	// ErrClosed says that the store was closed.
 	ErrClosed = errors.New("queue: store is closed")
 )
