@@ -1,0 +1,264 @@
+package conformance
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"odmr/internal/mail"
+	"odmr/queue"
+)
+
+var concurrencyScenarios = []scenario{
+	{"one of many gets the lease", oneGetsLease},
+	{"commits in parallel keep their order", parallelCommits},
+	{"the last two entries of a body go at once", lastTwoAtOnce},
+	{"everything at once", everythingAtOnce},
+}
+
+func oneGetsLease(t *testing.T, s *suite) {
+	for range 50 {
+		var got atomic.Int32
+		leases := make([]queue.Lease, 8)
+		var wg sync.WaitGroup
+		for i := range leases {
+			wg.Go(func() {
+				// Overlapping sets in different orders.
+				l, err := s.Store.Acquire([][]string{{"a.example", "b.example"}, {"c.example", "b.example"}, {"b.example"}}[i%3])
+				switch {
+				case err == nil:
+					got.Add(1)
+					leases[i] = l
+				case !errors.Is(err, queue.ErrBusy):
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if got.Load() != 1 {
+			t.Fatalf("%d leases at once", got.Load())
+		}
+		for _, l := range leases {
+			if l != nil {
+				l.Release()
+			}
+		}
+	}
+}
+
+// parallelCommits has senders that each commit one after the other, while a lease drains: each
+// sender's messages must come out in its order, each once, and none be skipped.
+func parallelCommits(t *testing.T, s *suite) {
+	const senders, each = 8, 60
+	domains := []string{"a.example", "b.example"}
+	var wg sync.WaitGroup
+	for w := range senders {
+		wg.Go(func() {
+			for i := range each {
+				var envs []mail.Envelope
+				body := fmt.Appendf(nil, "%d %d", w, i)
+				for _, d := range domains[:1+(i+w)%2] {
+					envs = append(envs, envelope(d, len(body)))
+				}
+				if _, err := put(s.Store, body, envs); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	l := s.acquire(t, domains...)
+	defer l.Release()
+	seen := map[string]int{} // by domain and sender: the next one due, at least
+	lastSeq := map[string]uint64{}
+	total := 0
+	for finished := false; ; {
+		select {
+		case <-done:
+			finished = true
+		default:
+		}
+		ds := next(t, l, queue.Limit{Messages: 5, Bytes: 1 << 20})
+		for _, d := range ds {
+			got, err := read(d.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var w, i int
+			if _, err := fmt.Sscanf(string(got), "%d %d", &w, &i); err != nil {
+				t.Fatal(err)
+			}
+			if d.Key.Seq <= lastSeq[d.Key.Domain] {
+				t.Fatalf("%s: %d after %d", d.Key.Domain, d.Key.Seq, lastSeq[d.Key.Domain])
+			}
+			lastSeq[d.Key.Domain] = d.Key.Seq
+			k := fmt.Sprint(d.Key.Domain, w)
+			if i < seen[k] {
+				t.Fatalf("%s: message %d of sender %d came late", d.Key.Domain, i, w)
+			}
+			seen[k] = i + 1
+			total++
+		}
+		settle(t, l, ds, mail.OutcomeDelivered)
+		if len(ds) == 0 && finished {
+			break
+		}
+	}
+	if want := senders*each + senders*each/2; total != want {
+		t.Fatalf("%d deliveries, want %d", total, want)
+	}
+	wantCounts(t, "totals", s.Store.Totals(), queue.Counts{})
+}
+
+func lastTwoAtOnce(t *testing.T, s *suite) {
+	for i := range 40 {
+		domains := []string{"a.example", "b.example", "c.example"}
+		s.put(t, content(i, 50+i%2*mail.ChunkSize), domains...)
+		var wg sync.WaitGroup
+		for _, d := range domains {
+			l := s.acquire(t, d)
+			ds := next(t, l, many)
+			wg.Go(func() {
+				settle(t, l, ds, mail.OutcomeDelivered)
+				l.Release()
+			})
+		}
+		wg.Wait()
+	}
+	if n := Clean(t, s.Store); n != (queue.Checked{}) {
+		t.Fatalf("left: %+v", n)
+	}
+}
+
+// everythingAtOnce runs senders, customers and an operator against one store and balances the books.
+func everythingAtOnce(t *testing.T, s *suite) {
+	const senders, each, customers = 4, 60, 4
+	domains := []string{"a.example", "b.example", "c.example"}
+	var wg, senderGroup sync.WaitGroup
+	var mu sync.Mutex
+	entries := map[string]bool{} // "id domain" of what was committed and not yet delivered or removed
+	key := func(id mail.ID, d string) string { return id.String() + " " + d }
+	take := func(id mail.ID, d string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !entries[key(id, d)] {
+			t.Errorf("%v of %s was not committed, or is gone already", id, d)
+		}
+		delete(entries, key(id, d))
+	}
+	for w := range senders {
+		senderGroup.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(w), 1))
+			for range each {
+				size := rng.IntN(3000)
+				if rng.IntN(10) == 0 {
+					size = mail.ChunkSize + rng.IntN(mail.ChunkSize)
+				}
+				perm := rng.Perm(len(domains))[:1+rng.IntN(len(domains))]
+				in, err := s.Store.Begin(int64(size))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				body := content(w, size)
+				for ; len(body) > mail.ChunkSize; body = body[mail.ChunkSize:] {
+					if err := in.Append(body[:mail.ChunkSize]); err != nil {
+						t.Error(err)
+					}
+				}
+				if rng.IntN(8) == 0 {
+					in.Abort()
+					continue
+				}
+				var envs []mail.Envelope
+				mu.Lock() // a customer may be faster than this goroutine
+				for _, p := range perm {
+					envs = append(envs, envelope(domains[p], size))
+					entries[key(in.ID(), domains[p])] = true
+				}
+				mu.Unlock()
+				if err := in.Commit(body, envs); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	var stop atomic.Bool
+	for w := range customers {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(w), 2))
+			for !stop.Load() {
+				l, err := s.Store.Acquire([]string{domains[rng.IntN(3)]})
+				if errors.Is(err, queue.ErrBusy) {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				ds, err := l.Next(nil, queue.Limit{Messages: 1 + rng.IntN(8), Bytes: 1 << 20})
+				if err != nil {
+					t.Error(err)
+				}
+				for _, d := range ds {
+					if _, err := read(d.Body); err != nil {
+						t.Error(err)
+					}
+					status := mail.OutcomeStatus(rng.IntN(2)) // delivered or deferred
+					if status == mail.OutcomeDelivered {
+						take(d.Envelope.ID, d.Key.Domain)
+					}
+					if err := l.Settle([]queue.Settlement{{Key: d.Key, Outcomes: outcomes(d, status, "reply")}}); err != nil {
+						t.Error(err)
+					}
+				}
+				l.Release()
+			}
+		})
+	}
+	wg.Go(func() {
+		for n := 0; !stop.Load(); n++ {
+			Clean(t, s.Store)
+			var some []queue.Entry
+			if err := s.Store.List(domains[n%3], func(e queue.Entry) bool { some = append(some, e); return len(some) < 3 }); err != nil {
+				t.Error(err)
+			}
+			for _, e := range some {
+				d := e.Envelope.Domain
+				switch n, err := s.Store.Remove(d, e.Envelope.ID); {
+				case err == nil && n == 1:
+					take(e.Envelope.ID, d)
+				case !errors.Is(err, queue.ErrBusy) && !errors.Is(err, queue.ErrNotFound):
+					t.Errorf("Remove: %d, %v", n, err)
+				}
+				s.Store.Counts(d)
+			}
+		}
+	})
+	senderGroup.Wait()
+	stop.Store(true)
+	wg.Wait()
+	Clean(t, s.Store)
+	s.restart(t)
+	var left []string
+	if err := s.Store.List("", func(e queue.Entry) bool { left = append(left, key(e.Envelope.ID, e.Envelope.Domain)); return true }); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(left)
+	var want []string
+	for k := range entries {
+		want = append(want, k)
+	}
+	slices.Sort(want)
+	if !slices.Equal(left, want) {
+		t.Fatalf("%d entries are left, %d should be", len(left), len(want))
+	}
+	if n := s.Store.Totals().Messages; n != int64(len(want)) {
+		t.Fatalf("Totals says %d, want %d", n, len(want))
+	}
+}
