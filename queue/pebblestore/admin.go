@@ -1,0 +1,302 @@
+package pebblestore
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"odmr/internal/mail"
+	"odmr/queue"
+)
+
+// census is a domain's state at a moment.
+type census struct {
+	name    string
+	counts  queue.Counts
+	durable uint64
+	head    uint64
+	kept    []uint64
+	leased  bool
+}
+
+// census returns the state of all domains that have entries, in the order of their names.
+func (s *Store) census() []census {
+	s.mu.Lock()
+	all := make([]census, 0, len(s.domains))
+	for _, d := range s.domains {
+		if d.counts != (queue.Counts{}) {
+			all = append(all, d.census())
+		}
+	}
+	s.mu.Unlock()
+	slices.SortFunc(all, func(a, b census) int {
+		if a.name < b.name {
+			return -1
+		}
+		return 1
+	})
+	return all
+}
+
+func (d *domain) census() census {
+	return census{name: d.name, counts: d.counts, durable: d.durable, head: d.head, kept: slices.Clone(d.kept), leased: d.lease != nil}
+}
+
+// Domains implements queue.Admin.
+func (s *Store) Domains(fn func(domain string, c queue.Counts) bool) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	for _, c := range s.census() {
+		if !fn(c.name, c.counts) {
+			break
+		}
+	}
+	return nil
+}
+
+// List implements queue.Admin. Entries that cannot be read are reported to Events and passed over: Check names them.
+func (s *Store) List(domain string, fn func(queue.Entry) bool) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	for _, c := range s.census() {
+		if domain != "" && c.name != domain {
+			continue
+		}
+		if more, err := s.list(c, fn); err != nil || !more {
+			return err
+		}
+	}
+	return nil
+}
+
+// list walks over the deliverable and the failed entries of a domain at once, by age.
+func (s *Store) list(c census, fn func(queue.Entry) bool) (more bool, err error) {
+	var its [2]*pebble.Iterator
+	for i, space := range [...]byte{spaceEntry, spaceFailed} {
+		it, err := s.db.NewIter(&pebble.IterOptions{
+			LowerBound: appendEntryKey(nil, space, c.name, 0),
+			UpperBound: appendEntryKey(nil, space, c.name, c.durable+1),
+		})
+		if err != nil {
+			return false, err
+		}
+		defer it.Close()
+		it.First()
+		its[i] = it
+	}
+	for {
+		var at *pebble.Iterator
+		var least uint64
+		for i, space := range [...]byte{spaceEntry, spaceFailed} {
+			it := its[i]
+			if !it.Valid() {
+				if err := it.Error(); err != nil {
+					return false, err
+				}
+				continue
+			}
+			if _, seq, _ := parseEntryKey(it.Key(), space); at == nil || seq < least {
+				at, least = it, seq
+			}
+		}
+		if at == nil {
+			return true, nil
+		}
+		rec, err := at.ValueAndErr()
+		if err != nil {
+			return false, err
+		}
+		env, err := decodeEntry(c.name, rec)
+		if err != nil {
+			s.opts.Events.Corruption(fmt.Errorf("pebblestore: entry %s/%d: %w", c.name, least, err))
+		} else if !fn(queue.Entry{Envelope: env, Leased: c.leased}) {
+			return false, nil
+		}
+		at.Next()
+	}
+}
+
+// placed is an entry and where it stands.
+type placed struct {
+	ref
+	space byte
+	size  int64 // of the record
+	env   mail.Envelope
+	err   error // env could not be read
+}
+
+// entries returns the entries of message id that are still there, and its body record as far as
+// Remove needs it.
+func (s *Store) entries(id mail.ID) ([]placed, outstanding, error) {
+	rec, closer, err := s.db.Get(appendBodyKey(nil, id))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, outstanding{}, queue.ErrNotFound
+	}
+	if err != nil {
+		return nil, outstanding{}, err
+	}
+	head, _, err := decodeBodyHead(rec)
+	o := outstanding{id: id, size: head.size, record: len(rec), chunks: head.chunks, shared: len(head.refs) > 1}
+	if err = errors.Join(err, closer.Close()); err != nil {
+		return nil, o, fmt.Errorf("pebblestore: body of %v: %w", id, err)
+	}
+	var all []placed
+	for _, r := range head.refs {
+		for _, space := range [...]byte{spaceEntry, spaceFailed} {
+			rec, closer, err := s.db.Get(appendEntryKey(nil, space, r.domain, r.seq))
+			if errors.Is(err, pebble.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return nil, o, err
+			}
+			p := placed{ref: r, space: space, size: int64(len(rec))}
+			p.env, p.err = decodeEntry(r.domain, rec)
+			if err := closer.Close(); err != nil {
+				return nil, o, err
+			}
+			all = append(all, p)
+		}
+	}
+	return all, o, nil
+}
+
+// Show implements queue.Admin.
+func (s *Store) Show(id mail.ID) ([]queue.Entry, error) {
+	if err := s.enter(); err != nil {
+		return nil, err
+	}
+	defer s.leave()
+	all, _, err := s.entries(id)
+	if err != nil {
+		return nil, err
+	}
+	var found []queue.Entry
+	for _, p := range all {
+		if p.err != nil {
+			return nil, fmt.Errorf("pebblestore: entry %s/%d: %w", p.domain, p.seq, p.err)
+		}
+		s.mu.Lock()
+		d := s.domains[p.domain]
+		visible, leased := d != nil && p.seq <= d.durable, d != nil && d.lease != nil
+		s.mu.Unlock()
+		if visible {
+			found = append(found, queue.Entry{Envelope: p.env, Leased: leased})
+		}
+	}
+	if len(found) == 0 {
+		return nil, queue.ErrNotFound
+	}
+	return found, nil
+}
+
+// Open implements queue.Admin.
+func (s *Store) Open(id mail.ID) (queue.Body, error) {
+	if err := s.enter(); err != nil {
+		return nil, err
+	}
+	defer s.leave()
+	b, _, err := s.openBody(id)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, queue.ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pebblestore: body of %v: %w", id, err)
+	}
+	return b, nil
+}
+
+// Remove implements queue.Admin. If one of the entries meant is in a leased domain, none is removed.
+func (s *Store) Remove(domain string, id mail.ID) (int, error) {
+	if err := s.enter(); err != nil {
+		return 0, err
+	}
+	defer s.leave()
+	b := s.db.NewBatch()
+	n, err := s.remove(b, domain, id)
+	if err != nil {
+		return 0, errors.Join(err, b.Close())
+	}
+	if err := s.settled(b); err != nil {
+		return 0, fmt.Errorf("pebblestore: remove: %w", err)
+	}
+	return n, nil
+}
+
+// remove puts the removal in the log and in memory. It holds up commits and settlements, but not
+// while it waits for the disk.
+func (s *Store) remove(b *pebble.Batch, domain string, id mail.ID) (int, error) {
+	s.frozen.Lock()
+	defer s.frozen.Unlock()
+	all, o, err := s.entries(id)
+	if err != nil {
+		return 0, err
+	}
+	meant := slices.DeleteFunc(slices.Clone(all), func(p placed) bool { return domain != "" && p.domain != domain })
+	if len(meant) == 0 {
+		return 0, queue.ErrNotFound
+	}
+	release, err := s.hold(meant)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	for _, p := range meant {
+		if err := b.DeleteSized(appendEntryKey(nil, p.space, p.domain, p.seq), uint32(p.size), nil); err != nil {
+			return 0, err
+		}
+	}
+	if len(meant) == len(all) {
+		if err := deleteBody(b, &o); err != nil {
+			return 0, err
+		}
+		s.janitor.deleted(o.size)
+	}
+	if err := s.apply(b); err != nil {
+		return 0, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range meant {
+		if d := s.domains[p.domain]; d != nil && p.err == nil {
+			s.tally(d, p.space, -1, p.env.WireSize)
+		}
+	}
+	return len(meant), nil
+}
+
+// hold keeps leases off the domains of entries until release is called, or says queue.ErrBusy.
+func (s *Store) hold(entries []placed) (release func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var held []*domain
+	for _, p := range entries {
+		d := s.domains[p.domain]
+		if d == nil {
+			continue
+		}
+		if d.lease != nil {
+			for _, d := range held {
+				d.held = false
+			}
+			return nil, queue.ErrBusy
+		}
+		d.held = true
+		held = append(held, d)
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, d := range held {
+			d.held = false
+			s.drop(d)
+		}
+		s.unheld.Broadcast()
+	}, nil
+}

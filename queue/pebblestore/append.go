@@ -1,0 +1,292 @@
+package pebblestore
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"odmr/internal/mail"
+	"odmr/queue"
+)
+
+var (
+	errEnded    = errors.New("pebblestore: the incoming message has ended")
+	errEnvelope = errors.New("pebblestore: bad envelope")
+)
+
+// incoming is a message on its way in.
+type incoming struct {
+	store  *Store
+	id     mail.ID
+	size   int64  // octets appended so far
+	chunks uint32 // pieces written so far
+	ended  bool
+}
+
+// Begin implements queue.Store.
+func (s *Store) Begin(size int64) (queue.Incoming, error) {
+	if s.closed.Load() { // not life: Begin does not block
+		return nil, queue.ErrClosed
+	}
+	if err := s.space.admit(size); err != nil {
+		return nil, err
+	}
+	return &incoming{store: s, id: mail.ID(s.seq.next())}, nil
+}
+
+func (in *incoming) ID() mail.ID { return in.id }
+
+func (in *incoming) Append(data []byte) error {
+	s := in.store
+	if in.ended {
+		return errEnded
+	}
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	if err := s.space.admit(int64(len(data))); err != nil {
+		return err
+	}
+	if in.chunks == 0 {
+		s.mu.Lock()
+		s.incoming[in.id] = struct{}{}
+		s.mu.Unlock()
+	}
+	for len(data) > 0 {
+		n := min(len(data), mail.ChunkSize)
+		if err := s.db.Set(appendChunkKey(nil, in.id, in.chunks), data[:n], pebble.NoSync); err != nil {
+			return fmt.Errorf("pebblestore: append: %w", err)
+		}
+		s.space.wrote(n)
+		in.chunks++
+		in.size += int64(n)
+		data = data[n:]
+	}
+	return nil
+}
+
+func (in *incoming) Abort() {
+	if in.ended {
+		return
+	}
+	in.ended = true
+	if in.chunks > 0 {
+		in.store.janitor.forget(in.id)
+	}
+}
+
+func (in *incoming) Commit(last []byte, envelopes []mail.Envelope) error {
+	if in.ended {
+		return errEnded
+	}
+	s := in.store
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	began := s.opts.Now()
+	err := in.admit(last, envelopes)
+	if err == nil {
+		err = in.commit(last, envelopes)
+	}
+	if err != nil {
+		in.Abort()
+		return err
+	}
+	in.ended = true
+	s.janitor.activity.Add(1)
+	if s.opts.ObserveCommit != nil {
+		s.opts.ObserveCommit(s.opts.Now().Sub(began))
+	}
+	return nil
+}
+
+// admit checks what Commit was given.
+func (in *incoming) admit(last []byte, envelopes []mail.Envelope) error {
+	if len(envelopes) == 0 {
+		return fmt.Errorf("%w: none at all", errEnvelope)
+	}
+	size := in.size + int64(len(last))
+	for i := range envelopes {
+		env := &envelopes[i]
+		if !validDomain(env.Domain) {
+			return fmt.Errorf("%w: domain %q", errEnvelope, env.Domain)
+		}
+		for j := range i {
+			if envelopes[j].Domain == env.Domain {
+				return fmt.Errorf("%w: domain %s twice", errEnvelope, env.Domain)
+			}
+		}
+		if env.WireSize != size {
+			return fmt.Errorf("%w: WireSize %d of a body of %d octets", errEnvelope, env.WireSize, size)
+		}
+		if problem := checkEnvelope(env); problem != "" {
+			return fmt.Errorf("%w: %s", errEnvelope, problem)
+		}
+		if !slices.ContainsFunc(env.Recipients, func(r mail.Recipient) bool { return r.State == mail.Pending }) {
+			return fmt.Errorf("%w: no recipient is pending", errEnvelope)
+		}
+	}
+	return in.store.space.admit(int64(len(last)))
+}
+
+// checkEnvelope says what is wrong with env, or "". Check asks the same of every entry.
+func checkEnvelope(env *mail.Envelope) string {
+	if env.Size < 0 || env.WireSize < 0 || env.Body > mail.Body8BitMIME || env.Ret > mail.ReturnHeaders || len(env.Recipients) == 0 {
+		return "a field is out of range"
+	}
+	for i := range env.Recipients {
+		r := &env.Recipients[i]
+		if r.State > mail.Failed || r.Notify&^notifyKnown != 0 {
+			return "a recipient's field is out of range"
+		}
+		if !inDomain(r.Address, env.Domain) {
+			return fmt.Sprintf("recipient %q is not in %s", r.Address, env.Domain)
+		}
+	}
+	return ""
+}
+
+// inDomain says whether address may be in domain. A U-label (RFC 6531) cannot be compared
+// here; who made the envelope did it.
+func inDomain(address, domain string) bool {
+	at := strings.LastIndexByte(address, '@')
+	if at < 0 {
+		return false
+	}
+	for i := at + 1; i < len(address); i++ {
+		if address[i] >= 0x80 {
+			return true
+		}
+	}
+	return strings.EqualFold(address[at+1:], domain)
+}
+
+// commit makes the message exist. The domains' order locks are held (in the order of their names)
+// until the batch is in the log, so that in each domain the places in line, the log and what
+// becomes visible have one order.
+func (in *incoming) commit(last []byte, envelopes []mail.Envelope) error {
+	s := in.store
+	s.frozen.RLock()
+	defer s.frozen.RUnlock()
+	domains := make([]*domain, len(envelopes))
+	s.mu.Lock()
+	for i := range envelopes {
+		envelopes[i].ID = in.id
+		domains[i] = s.use(envelopes[i].Domain)
+		domains[i].commits++
+	}
+	s.mu.Unlock()
+
+	seq, b, err := in.enqueue(domains, last, envelopes)
+	if err == nil {
+		if err = s.settled(b); err != nil {
+			err = fmt.Errorf("pebblestore: commit: %w", err)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range domains {
+		if err == nil {
+			s.arrived(d, seq)
+		}
+		d.commits--
+		s.drop(d)
+	}
+	if err == nil {
+		delete(s.incoming, in.id)
+	}
+	return err
+}
+
+// enqueue puts the message in the log, not yet durable, behind all that is there.
+func (in *incoming) enqueue(domains []*domain, last []byte, envelopes []mail.Envelope) (uint64, *pebble.Batch, error) {
+	s := in.store
+	ordered := domains
+	if len(domains) > 1 {
+		ordered = slices.SortedFunc(slices.Values(domains), func(a, b *domain) int { return strings.Compare(a.name, b.name) })
+	}
+	for _, d := range ordered {
+		d.order.Lock()
+		defer d.order.Unlock()
+	}
+	seq := s.seq.next()
+	b, err := in.batch(seq, last, envelopes)
+	if err != nil {
+		return 0, nil, err
+	}
+	if seq > s.bound.Load()-sequenceAhead/2 {
+		// WAL order: whatever is durable after this batch, the new bound is too.
+		s.extending.Lock()
+		defer s.extending.Unlock()
+		if bound := seq + sequenceAhead; bound > s.bound.Load() {
+			if err := b.Set(keySequence, appendNumber(nil, bound), nil); err != nil {
+				return 0, nil, errors.Join(err, b.Close())
+			}
+			defer s.bound.Store(bound)
+		}
+	}
+	if err := s.apply(b); err != nil {
+		return 0, nil, fmt.Errorf("pebblestore: commit: %w", err)
+	}
+	s.mu.Lock()
+	for _, d := range domains {
+		d.pending = append(d.pending, arrival{seq, envelopes[0].WireSize})
+	}
+	s.mu.Unlock()
+	return seq, b, nil
+}
+
+// batch is all that makes the message exist.
+func (in *incoming) batch(seq uint64, last []byte, envelopes []mail.Envelope) (*pebble.Batch, error) {
+	s := in.store
+	head := bodyHead{size: in.size + int64(len(last)), chunks: in.chunks, refs: make([]ref, len(envelopes))}
+	need := 64 + len(last)
+	for i := range envelopes {
+		head.refs[i] = ref{envelopes[i].Domain, seq}
+		need += entrySize(&envelopes[i]) + 2*len(envelopes[i].Domain) + 64
+	}
+	b := s.db.NewBatchWithSize(need)
+	inline := last
+	if in.chunks > 0 || len(last) > mail.ChunkSize {
+		inline = nil
+		for len(last) > 0 {
+			n := min(len(last), mail.ChunkSize)
+			if err := b.Set(appendChunkKey(nil, in.id, head.chunks), last[:n], nil); err != nil {
+				return nil, errors.Join(err, b.Close())
+			}
+			head.chunks++
+			last = last[n:]
+		}
+	}
+	if need > math.MaxInt32 {
+		return nil, errors.Join(fmt.Errorf("%w: too large", errEnvelope), b.Close())
+	}
+	// The body goes from the caller's buffer into the batch and nowhere else.
+	var buf [512]byte
+	rec := appendBodyHead(buf[:0], &head)
+	op := b.SetDeferred(bodyKeyLen, len(rec)+len(inline))
+	appendBodyKey(op.Key[:0], in.id)
+	copy(op.Value[copy(op.Value, rec):], inline)
+	if err := op.Finish(); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	var key, val []byte
+	for i := range envelopes {
+		key = appendEntryKey(key[:0], spaceEntry, envelopes[i].Domain, seq)
+		if val == nil {
+			val = make([]byte, 0, entrySize(&envelopes[i]))
+		}
+		val = appendEntry(val[:0], &envelopes[i])
+		if err := b.Set(key, val, nil); err != nil {
+			return nil, errors.Join(err, b.Close())
+		}
+	}
+	s.space.wrote(b.Len())
+	return b, nil
+}

@@ -1,0 +1,319 @@
+package pebblestore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+
+	"odmr/internal/mail"
+)
+
+// Records. The first octet is the version; a store with a version that this code does not know is
+// refused, never guessed at. Numbers are unsigned varints in their shortest form unless said
+// otherwise, strings a varint length and the octets. Decoding is strict: an octet too
+// many, a value out of range or a longer number than needed is an error, so that every
+// valid record has exactly one form.
+//
+//	entry v1:  01 FLAGS BODY RET  ID(8)  WIRESIZE SIZE ATTEMPTS ARRIVED(8)
+//	           REVERSE-PATH ENVID CLIENT  COUNT { ADDRESS NOTIFY ORCPT STATE REPLY }
+//	body v1:   01 SIZE CHUNKS COUNT { DOMAIN SEQ(8) }  octets (CHUNKS 0 only)
+//	number v1: 01 N(8)
+const recordVersion = 1
+
+var errRecord = errors.New("bad record")
+
+// Bits of FLAGS in an entry record.
+const (
+	flagSMTPUTF8 = 1 << iota
+	flagStuffed
+	flagEightBit
+	flagInDoubt
+	flagsKnown = 1<<iota - 1
+)
+
+// notifyKnown are the bits that Recipient.Notify may have.
+const notifyKnown = mail.NotifyNever | mail.NotifySuccess | mail.NotifyFailure | mail.NotifyDelay
+
+// minRecipient is the shortest form of a recipient in an entry record.
+const minRecipient = 5
+
+// appendEntry appends the record of env. Its domain is in the key, not in the record.
+func appendEntry(dst []byte, env *mail.Envelope) []byte {
+	var flags byte
+	for _, f := range [...]struct {
+		on  bool
+		bit byte
+	}{{env.SMTPUTF8, flagSMTPUTF8}, {env.Stuffed, flagStuffed}, {env.EightBit, flagEightBit}, {env.InDoubt, flagInDoubt}} {
+		if f.on {
+			flags |= f.bit
+		}
+	}
+	dst = append(dst, recordVersion, flags, byte(env.Body), byte(env.Ret))
+	dst = binary.BigEndian.AppendUint64(dst, uint64(env.ID))
+	dst = binary.AppendUvarint(dst, uint64(env.WireSize))
+	dst = binary.AppendUvarint(dst, uint64(env.Size))
+	dst = binary.AppendUvarint(dst, uint64(env.Attempts))
+	dst = binary.BigEndian.AppendUint64(dst, uint64(env.Arrived))
+	dst = appendString(dst, env.ReversePath)
+	dst = appendString(dst, env.EnvID)
+	dst = appendString(dst, env.Client)
+	dst = binary.AppendUvarint(dst, uint64(len(env.Recipients)))
+	for i := range env.Recipients {
+		r := &env.Recipients[i]
+		dst = appendString(dst, r.Address)
+		dst = append(dst, byte(r.Notify))
+		dst = appendString(dst, r.ORcpt)
+		dst = append(dst, byte(r.State))
+		dst = appendString(dst, r.Reply)
+	}
+	return dst
+}
+
+func appendString(dst []byte, s string) []byte {
+	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
+}
+
+// entrySize bounds the length of env's record, so that encoding allocates once.
+func entrySize(env *mail.Envelope) int {
+	n := 64 + len(env.ReversePath) + len(env.EnvID) + len(env.Client)
+	for i := range env.Recipients {
+		r := &env.Recipients[i]
+		n += 12 + len(r.Address) + len(r.ORcpt) + len(r.Reply)
+	}
+	return n
+}
+
+// decodeEntry reads an entry record. The record is copied once; the envelope's strings are
+// pieces of that copy.
+func decodeEntry(domain string, rec []byte) (env mail.Envelope, err error) {
+	r := reader{rest: string(rec)}
+	head := r.take(4)
+	if r.bad || head[0] != recordVersion {
+		return env, fmt.Errorf("%w: entry of unknown version", errRecord)
+	}
+	flags := head[1]
+	env.Domain = domain
+	env.SMTPUTF8 = flags&flagSMTPUTF8 != 0
+	env.Stuffed = flags&flagStuffed != 0
+	env.EightBit = flags&flagEightBit != 0
+	env.InDoubt = flags&flagInDoubt != 0
+	env.Body = mail.BodyType(head[2])
+	env.Ret = mail.Return(head[3])
+	env.ID = mail.ID(r.fixed64())
+	env.WireSize = r.size()
+	env.Size = r.size()
+	env.Attempts = uint32(r.number(math.MaxUint32))
+	env.Arrived = int64(r.fixed64())
+	env.ReversePath = r.text()
+	env.EnvID = r.text()
+	env.Client = r.text()
+	n := r.number(uint64(len(r.rest) / minRecipient))
+	if r.bad || n == 0 || flags&^flagsKnown != 0 || env.Body > mail.Body8BitMIME || env.Ret > mail.ReturnHeaders {
+		return mail.Envelope{}, fmt.Errorf("%w: entry", errRecord)
+	}
+	env.Recipients = make([]mail.Recipient, n)
+	for i := range env.Recipients {
+		p := &env.Recipients[i]
+		p.Address = r.text()
+		p.Notify = mail.Notify(r.octet())
+		p.ORcpt = r.text()
+		p.State = mail.RecipientState(r.octet())
+		p.Reply = r.text()
+		if p.Notify&^notifyKnown != 0 || p.State > mail.Failed {
+			r.bad = true
+		}
+	}
+	if r.bad || r.rest != "" {
+		return mail.Envelope{}, fmt.Errorf("%w: entry's recipients", errRecord)
+	}
+	return env, nil
+}
+
+// peekEntry reads id and wire size of an entry record, which is all that Open needs.
+func peekEntry(rec []byte) (id mail.ID, wireSize int64, err error) {
+	if len(rec) < 13 || rec[0] != recordVersion {
+		return 0, 0, fmt.Errorf("%w: entry of unknown version", errRecord)
+	}
+	v, n := binary.Uvarint(rec[12:])
+	if n <= 0 || v > math.MaxInt64 {
+		return 0, 0, fmt.Errorf("%w: entry's size", errRecord)
+	}
+	return mail.ID(binary.BigEndian.Uint64(rec[4:])), int64(v), nil
+}
+
+// ref is one entry that a body belongs to. The entry may be gone already.
+type ref struct {
+	domain string
+	seq    uint64
+}
+
+// bodyHead is what a body record says about a body.
+type bodyHead struct {
+	size   int64  // octets of all pieces
+	chunks uint32 // 0: the body stands in the record itself
+	refs   []ref  // at least one; the entries that were made with it
+}
+
+func appendBodyHead(dst []byte, h *bodyHead) []byte {
+	dst = append(dst, recordVersion)
+	dst = binary.AppendUvarint(dst, uint64(h.size))
+	dst = binary.AppendUvarint(dst, uint64(h.chunks))
+	dst = binary.AppendUvarint(dst, uint64(len(h.refs)))
+	for i := range h.refs {
+		dst = appendString(dst, h.refs[i].domain)
+		dst = binary.BigEndian.AppendUint64(dst, h.refs[i].seq)
+	}
+	return dst
+}
+
+// bodyShape is a body record as far as reading the body needs it.
+type bodyShape struct {
+	size   int64
+	chunks uint32
+	refs   int    // how many entries were made with it
+	record int    // octets of the whole record
+	tail   []byte // refs and the octets of a small body, still encoded; aliases the record
+}
+
+func decodeBodyShape(rec []byte) (s bodyShape, err error) {
+	if len(rec) == 0 || rec[0] != recordVersion {
+		return s, fmt.Errorf("%w: body of unknown version", errRecord)
+	}
+	rest := rec[1:]
+	var v [3]uint64
+	for i := range v {
+		n := 0
+		if v[i], n = uvarint(rest); n <= 0 {
+			return s, fmt.Errorf("%w: body", errRecord)
+		}
+		rest = rest[n:]
+	}
+	if v[0] > math.MaxInt64 || v[1] > math.MaxUint32 || v[2] == 0 || v[2] > uint64(len(rest)/9) {
+		return s, fmt.Errorf("%w: body", errRecord)
+	}
+	return bodyShape{size: int64(v[0]), chunks: uint32(v[1]), refs: int(v[2]), record: len(rec), tail: rest}, nil
+}
+
+// decodeBody reads a body record and calls visit, unless nil, for each entry that it names.
+// data is the small body in it and aliases rec, as domain does.
+func decodeBody(rec []byte, visit func(domain []byte, seq uint64)) (s bodyShape, data []byte, err error) {
+	if s, err = decodeBodyShape(rec); err != nil {
+		return s, nil, err
+	}
+	rest := s.tail
+	for range s.refs {
+		n, w := uvarint(rest)
+		if w <= 0 || n == 0 || n > mail.MaxDomain || uint64(len(rest)-w) < n+8 {
+			return s, nil, fmt.Errorf("%w: body's entries", errRecord)
+		}
+		rest = rest[w:]
+		if visit != nil {
+			visit(rest[:n], binary.BigEndian.Uint64(rest[n:]))
+		}
+		rest = rest[n+8:]
+	}
+	want := s.size
+	if s.chunks > 0 {
+		want = 0
+	}
+	if int64(len(rest)) != want {
+		return s, nil, fmt.Errorf("%w: body of %d octets where %d were stored", errRecord, len(rest), want)
+	}
+	return s, rest, nil
+}
+
+// decodeBodyHead reads all that a body record says, and the small body in it.
+func decodeBodyHead(rec []byte) (h bodyHead, data []byte, err error) {
+	s, data, err := decodeBody(rec, func(domain []byte, seq uint64) {
+		h.refs = append(h.refs, ref{string(domain), seq})
+	})
+	h.size, h.chunks = s.size, s.chunks
+	return h, data, err
+}
+
+func appendNumber(dst []byte, n uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(dst, recordVersion), n)
+}
+
+func decodeNumber(rec []byte) (uint64, error) {
+	if len(rec) != 9 || rec[0] != recordVersion {
+		return 0, fmt.Errorf("%w: number", errRecord)
+	}
+	return binary.BigEndian.Uint64(rec[1:]), nil
+}
+
+// uvarint is binary.Uvarint that refuses a longer form than needed (n < 0).
+func uvarint(b []byte) (v uint64, n int) {
+	v, n = binary.Uvarint(b)
+	if n > 1 && b[n-1] == 0 {
+		return 0, -n
+	}
+	return v, n
+}
+
+// reader takes a record apart. After the first fault it is bad and yields zeroes.
+type reader struct {
+	rest string
+	bad  bool
+}
+
+func (r *reader) take(n int) string {
+	if r.bad || n > len(r.rest) {
+		r.bad = true
+		return "\x00\x00\x00\x00\x00\x00\x00\x00"[:min(n, 8)]
+	}
+	s := r.rest[:n]
+	r.rest = r.rest[n:]
+	return s
+}
+
+func (r *reader) octet() byte { return r.take(1)[0] }
+
+func (r *reader) fixed64() uint64 {
+	s := r.take(8)
+	var v uint64
+	for i := 0; i < 8; i++ {
+		v = v<<8 | uint64(s[i])
+	}
+	return v
+}
+
+// number reads a varint of at most limit.
+func (r *reader) number(limit uint64) uint64 {
+	var v uint64
+	for i := 0; ; i++ {
+		if i == binary.MaxVarintLen64 || i >= len(r.rest) {
+			r.bad = true
+			return 0
+		}
+		c := r.rest[i]
+		if i == binary.MaxVarintLen64-1 && c > 1 { // more than 64 bits
+			r.bad = true
+			return 0
+		}
+		v |= uint64(c&0x7f) << (7 * i)
+		if c < 0x80 {
+			if c == 0 && i > 0 { // longer than needed
+				r.bad = true
+			}
+			r.rest = r.rest[i+1:]
+			break
+		}
+	}
+	if v > limit {
+		r.bad = true
+		return 0
+	}
+	return v
+}
+
+func (r *reader) size() int64 { return int64(r.number(math.MaxInt64)) }
+
+func (r *reader) text() string {
+	n := r.number(uint64(len(r.rest)))
+	if r.bad {
+		return ""
+	}
+	return r.take(int(n))
+}

@@ -1,0 +1,277 @@
+package pebblestore
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"odmr/internal/mail"
+	"odmr/queue"
+)
+
+// verdict says what becomes of an entry.
+type verdict uint8
+
+const (
+	verdictLeave  verdict = iota // nothing is to be written
+	verdictUpdate                // stays deliverable, changed
+	verdictFail                  // nothing left to deliver, kept for its bounce
+	verdictRemove                // leaves the queue
+)
+
+// settling is one entry of a Settle.
+type settling struct {
+	ledger  *ledger
+	seq     uint64
+	o       outstanding
+	verdict verdict
+}
+
+// Settle implements queue.Lease. It checks everything before it writes anything.
+func (l *lease) Settle(settlements []queue.Settlement) error {
+	if l.released {
+		return queue.ErrLeaseLost
+	}
+	s := l.store
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	work, err := l.claim(settlements)
+	if err != nil || len(work) == 0 {
+		return err
+	}
+	s.frozen.RLock()
+	defer s.frozen.RUnlock()
+	b := s.db.NewBatch()
+	shared := false
+	for i := range work {
+		if err := s.settle(b, &work[i], &settlements[i]); err != nil {
+			return errors.Join(fmt.Errorf("pebblestore: settle: %w", err), b.Close())
+		}
+		shared = shared || work[i].o.shared && work[i].verdict == verdictRemove
+	}
+	if b.Empty() {
+		err = b.Close()
+	} else if err = s.applySettled(b, work, shared); err == nil {
+		err = s.settled(b)
+	}
+	if err != nil {
+		return fmt.Errorf("pebblestore: settle: %w", err)
+	}
+	l.note(work)
+	return nil
+}
+
+// claim finds the outstanding delivery of each settlement.
+func (l *lease) claim(settlements []queue.Settlement) ([]settling, error) {
+	work := make([]settling, len(settlements))
+	for i := range settlements {
+		t := &settlements[i]
+		g := l.find(t.Key.Domain)
+		if g == nil {
+			return nil, fmt.Errorf("%w: %s/%d", queue.ErrNotHandedOut, t.Key.Domain, t.Key.Seq)
+		}
+		o, ok := g.out[t.Key.Seq]
+		if !ok {
+			return nil, fmt.Errorf("%w: %s/%d", queue.ErrNotHandedOut, t.Key.Domain, t.Key.Seq)
+		}
+		if len(t.Outcomes) != o.recipients {
+			return nil, fmt.Errorf("pebblestore: %d outcomes for the %d recipients of %v", len(t.Outcomes), o.recipients, o.id)
+		}
+		for j := range t.Outcomes {
+			if t.Outcomes[j].Status > mail.OutcomeUntouched {
+				return nil, fmt.Errorf("pebblestore: outcome %d of %v", t.Outcomes[j].Status, o.id)
+			}
+		}
+		for j := range i {
+			if settlements[j].Key == t.Key {
+				return nil, fmt.Errorf("%w: %s/%d twice", queue.ErrNotHandedOut, t.Key.Domain, t.Key.Seq)
+			}
+		}
+		work[i] = settling{ledger: g, seq: t.Key.Seq, o: o}
+	}
+	return work, nil
+}
+
+// settle decides about one entry and writes what follows to b, except for the body of a shared one.
+func (s *Store) settle(b *pebble.Batch, w *settling, t *queue.Settlement) error {
+	key := appendEntryKey(nil, spaceEntry, t.Key.Domain, t.Key.Seq)
+	var env mail.Envelope
+	if w.o.fresh && allDelivered(t.Outcomes) {
+		w.verdict = verdictRemove // nearly always, and without a look at the entry
+	} else {
+		rec, closer, err := s.db.Get(key)
+		if err != nil {
+			return fmt.Errorf("entry %s/%d: %w", t.Key.Domain, t.Key.Seq, err)
+		}
+		env, err = decodeEntry(t.Key.Domain, rec)
+		if err = errors.Join(err, closer.Close()); err != nil {
+			return fmt.Errorf("entry %s/%d: %w", t.Key.Domain, t.Key.Seq, err)
+		}
+		w.verdict = judge(&env, t)
+	}
+	switch w.verdict {
+	case verdictUpdate:
+		return b.Set(key, appendEntry(make([]byte, 0, entrySize(&env)), &env), nil)
+	case verdictFail:
+		if err := b.DeleteSized(key, uint32(w.o.entry), nil); err != nil {
+			return err
+		}
+		key[0] = spaceFailed
+		return b.Set(key, appendEntry(make([]byte, 0, entrySize(&env)), &env), nil)
+	case verdictRemove:
+		if err := b.DeleteSized(key, uint32(w.o.entry), nil); err != nil || w.o.shared {
+			return err
+		}
+		return deleteBody(b, &w.o)
+	}
+	return nil
+}
+
+func allDelivered(outcomes []mail.Outcome) bool {
+	for i := range outcomes {
+		if outcomes[i].Status != mail.OutcomeDelivered {
+			return false
+		}
+	}
+	return true
+}
+
+// judge enters the outcomes in env and says what becomes of it. A recipient that is settled already
+// stays as it is, whatever its outcome says.
+func judge(env *mail.Envelope, t *queue.Settlement) verdict {
+	pending, failed, tried, changed := 0, 0, false, false
+	for i := range env.Recipients {
+		r, o := &env.Recipients[i], &t.Outcomes[i]
+		if r.State == mail.Pending && o.Status != mail.OutcomeUntouched {
+			changed = true
+			r.Reply = o.Reply[:min(len(o.Reply), mail.MaxReplyKept)]
+			switch o.Status {
+			case mail.OutcomeDelivered:
+				r.State = mail.Delivered
+			case mail.OutcomeFailed:
+				r.State = mail.Failed
+			default:
+				tried = true
+			}
+		}
+		switch r.State {
+		case mail.Pending:
+			pending++
+		case mail.Failed:
+			failed++
+		}
+	}
+	switch {
+	case pending > 0:
+		if t.InDoubt {
+			changed, tried, env.InDoubt = true, true, true
+		}
+		if tried {
+			env.Attempts++
+		}
+		if !changed {
+			return verdictLeave
+		}
+		return verdictUpdate
+	case failed > 0:
+		env.InDoubt = env.InDoubt || t.InDoubt
+		return verdictFail
+	}
+	return verdictRemove
+}
+
+// deleteBody deletes a body: one sized tombstone for its record and, if it is large, one range tombstone for
+// its pieces.
+func deleteBody(b *pebble.Batch, o *outstanding) error {
+	if err := b.DeleteSized(appendBodyKey(make([]byte, 0, bodyKeyLen), o.id), uint32(o.record), nil); err != nil {
+		return err
+	}
+	if o.chunks == 0 {
+		return nil
+	}
+	return b.DeleteRange(appendChunkKey(nil, o.id, 0), appendChunkKey(nil, o.id+1, 0), nil)
+}
+
+// applySettled puts b in the log. Where a body has several entries, those that are the last of
+// theirs delete it; see Store.sharing.
+func (s *Store) applySettled(b *pebble.Batch, work []settling, shared bool) error {
+	if !shared {
+		return s.apply(b)
+	}
+	s.sharing.Lock()
+	defer s.sharing.Unlock()
+	gone := make(map[queue.Key]bool)
+	for i := range work {
+		if w := &work[i]; w.verdict == verdictRemove && w.o.shared {
+			gone[queue.Key{Domain: w.ledger.domain.name, Seq: w.seq}] = true
+		}
+	}
+	done := make(map[mail.ID]bool)
+	for i := range work {
+		w := &work[i]
+		if w.verdict != verdictRemove || !w.o.shared || done[w.o.id] {
+			continue
+		}
+		done[w.o.id] = true
+		last, err := s.lastOf(w.o.id, gone)
+		if err != nil {
+			return err
+		}
+		if last {
+			if err := deleteBody(b, &w.o); err != nil {
+				return err
+			}
+		}
+	}
+	return s.apply(b)
+}
+
+// lastOf says whether all entries of body id are gone, or among those about to go. sharing is held.
+func (s *Store) lastOf(id mail.ID, gone map[queue.Key]bool) (bool, error) {
+	rec, closer, err := s.db.Get(appendBodyKey(nil, id))
+	if err != nil {
+		return false, fmt.Errorf("body of %v: %w", id, err)
+	}
+	head, _, err := decodeBodyHead(rec)
+	if err = errors.Join(err, closer.Close()); err != nil {
+		return false, fmt.Errorf("body of %v: %w", id, err)
+	}
+	for _, r := range head.refs {
+		if gone[queue.Key{Domain: r.domain, Seq: r.seq}] {
+			continue
+		}
+		if there, err := s.hasEntry(s.db, r.domain, r.seq); err != nil || there {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// note brings the memory in line with what was written.
+func (l *lease) note(work []settling) {
+	s := l.store
+	var freed int64
+	s.mu.Lock()
+	for i := range work {
+		w := &work[i]
+		g := w.ledger
+		delete(g.out, w.seq)
+		if w.verdict == verdictLeave || w.verdict == verdictUpdate {
+			g.leave(w.seq)
+			continue
+		}
+		s.tally(g.domain, spaceEntry, -1, w.o.size)
+		g.handed.Messages--
+		g.handed.Bytes -= w.o.size
+		if w.verdict == verdictFail {
+			s.tally(g.domain, spaceFailed, 1, 0)
+		} else {
+			freed += w.o.size
+		}
+	}
+	s.mu.Unlock()
+	s.janitor.deleted(freed)
+}

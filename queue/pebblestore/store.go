@@ -1,0 +1,462 @@
+package pebblestore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"odmr/internal/mail"
+	"odmr/queue"
+)
+
+var (
+	// ErrLocked says that another process (or Store) has the directory open.
+	ErrLocked = errors.New("pebblestore: the queue is in use by a running server")
+	// ErrFormat says that the store was written by a version that this one does not know.
+	ErrFormat = errors.New("pebblestore: unknown store format")
+	// ErrNotReleased says that Close found segments that nobody released. Everything acknowledged is
+	// on disk; the memory cannot be taken from under its readers.
+	ErrNotReleased = errors.New("pebblestore: segments not released")
+)
+
+// storeFormat is the version of the whole key layout, kept under keyFormat.
+const storeFormat = 1
+
+// Store is a queue.Store on Pebble. See the package doc.
+type Store struct {
+	dir  string
+	opts Options
+	fs   vfs.FS // without our wrappers
+	lock *pebble.Lock
+	db   *pebble.DB
+	sync *pebble.WriteOptions
+
+	seq   sequence
+	pins  pins
+	space space
+
+	// life is held for reading by every call in progress, and for writing by Close.
+	life   sync.RWMutex
+	closed atomic.Bool
+
+	// frozen is held for reading from before a batch is applied until the memory agrees with it,
+	// and for writing by those who need both to agree (Check, Remove). It is taken before mu.
+	frozen sync.RWMutex
+	// sharing is held while it is decided whether an entry is the last of its body, until the batch that
+	// follows from it is in the log: of two last entries one must see the other gone. Taken after frozen.
+	sharing sync.Mutex
+	// extending is held while the bound of seq on disk is moved. Taken after domain.order.
+	extending sync.Mutex
+	bound     atomic.Uint64 // what the bound on disk is, or will be once the log so far is durable
+
+	mu       sync.Mutex // short: never held over I/O
+	domains  map[string]*domain
+	totals   queue.Counts
+	incoming map[mail.ID]struct{} // messages whose pieces may be on disk without a body record
+	unheld   sync.Cond            // on mu: an operator's hold on a domain has ended
+
+	janitor janitor
+}
+
+// domain is what the store knows about the queue of one domain. There is one for every
+// domain that has entries, a lease or a commit in progress.
+type domain struct {
+	name string
+
+	// order is held while a batch with a new entry is given its place in line and put in the
+	// log, so that both orders are the same.
+	order sync.Mutex
+
+	// The rest belongs to Store.mu.
+	counts  queue.Counts // durable entries
+	pending []arrival    // in the log and not known to be durable, in queue order
+	durable uint64       // entries up to here are durable; a lease looks no further
+	head    uint64       // no deliverable entry is below, except kept
+	kept    []uint64     // deliverable entries below head, in order; at most maxKept
+	lease   *lease
+	held    bool // by an operator's call, for a moment
+	commits int  // in progress
+}
+
+// arrival is an entry that was put in the log.
+type arrival struct {
+	seq  uint64
+	size int64
+}
+
+// maxKept bounds domain.kept: 1 KiB a domain. If more entries stay behind in a drain, the next
+// lease walks over what was deleted between them.
+const maxKept = 128
+
+var _ queue.Store = (*Store)(nil)
+
+// Open opens the store in dir, which is made if need be, and brings it in order: the counts of
+// all domains are taken by one scan over the entries, and pieces of messages that never
+// came to exist are deleted. It returns ErrLocked if dir is in use.
+func Open(dir string, opts Options) (*Store, error) {
+	opts.EnsureDefaults()
+	if err := opts.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Store{dir: dir, opts: opts, sync: pebble.Sync}
+	if opts.noSync {
+		s.sync = pebble.NoSync
+	}
+	s.seq.now = opts.Now
+	s.domains = make(map[string]*domain)
+	s.incoming = make(map[mail.ID]struct{})
+	s.unheld.L = &s.mu
+	s.pins.init(opts.MaxPinned)
+	s.fs = opts.FS
+	if s.fs == nil {
+		s.fs = vfs.Default
+	}
+	if err := s.openEngine(); err != nil {
+		return nil, fmt.Errorf("pebblestore: open %s: %w", dir, err)
+	}
+	if err := s.recover(); err != nil {
+		return nil, errors.Join(fmt.Errorf("pebblestore: open %s: %w", dir, err), s.db.Close(), s.lock.Close())
+	}
+	s.space.look()
+	s.janitor.start(s)
+	return s, nil
+}
+
+func (s *Store) openEngine() error {
+	if err := s.fs.MkdirAll(s.dir, 0o700); err != nil { // mail is nobody else's business
+		return err
+	}
+	var err error
+	if s.lock, err = pebble.LockDirectory(s.dir, s.fs); err != nil {
+		// Pebble's lock of the own process has no error value to ask for.
+		if errors.Is(err, syscall.EAGAIN) || strings.Contains(err.Error(), "lock held") {
+			return ErrLocked
+		}
+		return err
+	}
+	p := s.engineOptions()
+	p.Lock = s.lock
+	p.FS = vfs.OnDiskFull(s.fs, s.space.dropBallast)
+	s.space.init(s)
+	if s.opts.FS == nil {
+		p.WithFSDefaults() // reports slow writes
+	}
+	if s.db, err = pebble.Open(s.dir, p); err != nil {
+		return errors.Join(err, s.lock.Close())
+	}
+	return nil
+}
+
+// recover takes the store's state from disk.
+func (s *Store) recover() error {
+	if err := s.checkFormat(); err != nil {
+		return err
+	}
+	bound, err := s.readNumber(keySequence)
+	if err != nil && !errors.Is(err, pebble.ErrNotFound) {
+		return err
+	}
+	s.seq.atLeast(bound)
+	if err := s.sweep(); err != nil {
+		return err
+	}
+	if err := s.count(spaceEntry); err != nil {
+		return err
+	}
+	if err := s.count(spaceFailed); err != nil {
+		return err
+	}
+	for _, d := range s.domains {
+		d.durable = s.seq.last.Load()
+	}
+	return s.extend()
+}
+
+func (s *Store) checkFormat() error {
+	format, err := s.readNumber(keyFormat)
+	switch {
+	case errors.Is(err, pebble.ErrNotFound):
+		return s.db.Set(keyFormat, appendNumber(nil, storeFormat), pebble.Sync)
+	case err != nil:
+		return err
+	case format != storeFormat:
+		return fmt.Errorf("%w %d: this version knows %d", ErrFormat, format, storeFormat)
+	}
+	return nil
+}
+
+func (s *Store) readNumber(key []byte) (uint64, error) {
+	v, closer, err := s.db.Get(key)
+	if err != nil {
+		return 0, err
+	}
+	defer closer.Close()
+	return decodeNumber(v)
+}
+
+// count takes the counts of all domains from the entries in space. A record that cannot be read
+// is reported and not counted: a lease will pass over it.
+func (s *Store) count(space byte) error {
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{space}, UpperBound: []byte{space + 1}})
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	var d *domain
+	for ok := it.First(); ok; ok = it.Next() {
+		name, seq, good := parseEntryKey(it.Key(), space)
+		if !good {
+			s.opts.Events.Corruption(fmt.Errorf("pebblestore: bad key %x", it.Key()))
+			continue
+		}
+		id, size, err := peekEntry(it.Value())
+		if err != nil {
+			s.opts.Events.Corruption(fmt.Errorf("pebblestore: entry %s/%d: %w", name, seq, err))
+			continue
+		}
+		s.seq.atLeast(max(seq, uint64(id)))
+		if d == nil || d.name != string(name) {
+			if d = s.domains[string(name)]; d == nil {
+				d = &domain{name: string(name), head: seq}
+				s.domains[d.name] = d
+			}
+		}
+		s.tally(d, space, 1, size)
+	}
+	return it.Error()
+}
+
+// tally adds n entries (1 or -1) of size octets to the counts. mu is held, or nobody else is there yet.
+func (s *Store) tally(d *domain, space byte, n, size int64) {
+	if space == spaceFailed {
+		d.counts.Failed += n
+		s.totals.Failed += n
+		return
+	}
+	d.counts.Messages += n
+	d.counts.Bytes += n * size
+	s.totals.Messages += n
+	s.totals.Bytes += n * size
+}
+
+// sweep deletes the pieces of messages that have no body record: a crash came before
+// their commit. Nothing else can be left over, as all the rest is written in one batch.
+func (s *Store) sweep() error {
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceChunk}, UpperBound: []byte{spaceChunk + 1}})
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	for ok := it.First(); ok; {
+		id, _, good := parseChunkKey(it.Key())
+		if !good {
+			s.opts.Events.Corruption(fmt.Errorf("pebblestore: bad key %x", it.Key()))
+			ok = it.Next()
+			continue
+		}
+		s.seq.atLeast(uint64(id))
+		_, closer, err := s.db.Get(appendBodyKey(nil, id))
+		switch {
+		case err == nil:
+			closer.Close()
+		case errors.Is(err, pebble.ErrNotFound):
+			if err := s.deleteChunks(id); err != nil {
+				return err
+			}
+		default:
+			return err
+		}
+		ok = it.SeekGE(appendChunkKey(nil, id+1, 0))
+	}
+	return it.Error()
+}
+
+// deleteChunks deletes all pieces of id, not waiting for the disk: if that is lost, sweep does it again.
+func (s *Store) deleteChunks(id mail.ID) error {
+	return s.db.DeleteRange(appendChunkKey(nil, id, 0), appendChunkKey(nil, id+1, 0), pebble.NoSync)
+}
+
+// extend moves the bound of the sequence on disk ahead of what is in use.
+func (s *Store) extend() error {
+	bound := s.seq.last.Load() + sequenceAhead
+	if err := s.db.Set(keySequence, appendNumber(nil, bound), pebble.Sync); err != nil {
+		return err
+	}
+	s.bound.Store(bound)
+	return nil
+}
+
+// enter begins a call; leave ends it.
+func (s *Store) enter() error {
+	s.life.RLock()
+	if s.closed.Load() {
+		s.life.RUnlock()
+		return queue.ErrClosed
+	}
+	return nil
+}
+
+func (s *Store) leave() { s.life.RUnlock() }
+
+// Close implements queue.Store. It returns ErrNotReleased, and leaves the engine open, if
+// segments are still lent out: what was acknowledged is safe all the same.
+func (s *Store) Close() error {
+	s.life.Lock()
+	if s.closed.Swap(true) {
+		s.life.Unlock()
+		return queue.ErrClosed
+	}
+	s.life.Unlock()
+	s.janitor.stop()
+	// A clean end needs no bound ahead: the next start goes on from here.
+	err := s.db.Set(keySequence, appendNumber(nil, s.seq.last.Load()), pebble.Sync)
+	if n := s.pins.lent(); n > 0 {
+		return errors.Join(err, fmt.Errorf("%w: %d", ErrNotReleased, n))
+	}
+	return errors.Join(err, s.db.Close(), s.lock.Close())
+}
+
+// Counts implements queue.Store.
+func (s *Store) Counts(domain string) queue.Counts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d := s.domains[domain]; d != nil {
+		return d.counts
+	}
+	return queue.Counts{}
+}
+
+// Totals implements queue.Store.
+func (s *Store) Totals() queue.Counts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.totals
+}
+
+// use returns the domain's state, made if need be. mu is held.
+func (s *Store) use(name string) *domain {
+	d := s.domains[name]
+	if d == nil {
+		// Nothing is queued, so whatever comes is behind the last number given.
+		last := s.seq.last.Load()
+		d = &domain{name: strings.Clone(name), head: last + 1, durable: last}
+		s.domains[d.name] = d
+	}
+	return d
+}
+
+// drop forgets the domain's state if nothing needs it any more. mu is held.
+func (s *Store) drop(d *domain) {
+	if d.counts == (queue.Counts{}) && d.lease == nil && !d.held && d.commits == 0 && s.domains[d.name] == d {
+		delete(s.domains, d.name)
+	}
+}
+
+// arrived notes that the entry with seq, and so all before it, is durable. mu is held.
+func (s *Store) arrived(d *domain, seq uint64) {
+	n := 0
+	for n < len(d.pending) && d.pending[n].seq <= seq {
+		s.tally(d, spaceEntry, 1, d.pending[n].size)
+		n++
+	}
+	d.pending = slices.Delete(d.pending, 0, n)
+	d.durable = max(d.durable, seq)
+}
+
+// hasEntry says whether the entry is there, deliverable or failed.
+func (s *Store) hasEntry(r pebble.Reader, domain string, seq uint64) (bool, error) {
+	key := make([]byte, 0, len(domain)+10)
+	for _, space := range [...]byte{spaceEntry, spaceFailed} {
+		key = appendEntryKey(key[:0], space, domain, seq)
+		_, closer, err := r.Get(key)
+		if err == nil {
+			return true, closer.Close()
+		}
+		if !errors.Is(err, pebble.ErrNotFound) {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// apply puts b in the log and makes it visible. What follows must wait with settled.
+func (s *Store) apply(b *pebble.Batch) error {
+	if s.opts.noSync {
+		return s.db.Apply(b, s.sync)
+	}
+	return s.db.ApplyNoSyncWait(b, s.sync)
+}
+
+// settled waits until b is on stable storage. If that fails the state of the log is unknown, and
+// the process ends.
+func (s *Store) settled(b *pebble.Batch) error {
+	if !s.opts.noSync {
+		if err := b.SyncWait(); err != nil {
+			s.fatal(err)
+			return err
+		}
+	}
+	return b.Close()
+}
+
+// Metrics is Pebble's own report, for people.
+func (s *Store) Metrics() string {
+	if s.enter() != nil {
+		return ""
+	}
+	defer s.leave()
+	return s.db.Metrics().String()
+}
+
+// Figures are selected measurements of the engine.
+type Figures struct {
+	DiskUsage      uint64 // octets of all files
+	WALSize        uint64 // octets of live data in the log
+	MemTables      uint64 // octets of memtables, those pinned by readers included
+	MemTableCount  int64
+	Sublevels      int32  // of level 0
+	CompactionDebt uint64 // octets
+	Compactions    int64  // since Open
+	Flushes        int64  // since Open
+	Pinned         int64  // segments lent out
+	Copied         int64  // segments that were copied since Open, because too much was pinned
+}
+
+// Figures takes the measurements. It does not scan.
+func (s *Store) Figures() Figures {
+	if s.enter() != nil {
+		return Figures{}
+	}
+	defer s.leave()
+	m := s.db.Metrics()
+	return Figures{
+		DiskUsage:      m.DiskSpaceUsage(),
+		WALSize:        m.WAL.Size,
+		MemTables:      m.MemTable.Size + m.MemTable.ZombieSize,
+		MemTableCount:  m.MemTable.Count + m.MemTable.ZombieCount,
+		Sublevels:      m.Levels[0].Sublevels,
+		CompactionDebt: m.Compact.EstimatedDebt,
+		Compactions:    m.Compact.Count,
+		Flushes:        m.Flush.Count,
+		Pinned:         s.pins.lent(),
+		Copied:         s.pins.copied.Load(),
+	}
+}
+
+// Checkpoint makes a consistent copy of the store in dir (which must not exist), for backups. It
+// shares the table files by hard links where the file system can.
+func (s *Store) Checkpoint(_ context.Context, dir string) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	return s.db.Checkpoint(dir, pebble.WithFlushedWAL())
+}
