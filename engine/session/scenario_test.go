@@ -242,8 +242,12 @@ func singleOctets(b []byte) [][]byte {
 func arriveRandomly(seed int64) arrival {
 	rng := rand.New(rand.NewSource(seed))
 	return arrival{pieces: func(b []byte) (p [][]byte) {
+		largest := 12
+		if len(b) > 1<<16 {
+			largest = 17
+		}
 		for len(b) > 0 {
-			n := 1 + rng.Intn(1<<rng.Intn(12))
+			n := 1 + rng.Intn(1<<rng.Intn(largest))
 			n = min(n, len(b))
 			p, b = append(p, b[:n]), b[n:]
 		}
