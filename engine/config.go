@@ -55,11 +55,11 @@ type Authenticator interface {
 // default of internal/mail.
 type Timeouts struct {
 	Login     time.Duration // ODMR: from the greeting until authenticated
-	Command   time.Duration // a client's next command, and each piece of its data
+	Command   time.Duration // a client's next command
 	Greeting  time.Duration // the customer's 220 after the turn
 	Envelope  time.Duration // the reply to EHLO, MAIL, RCPT
 	DataInit  time.Duration // the reply to DATA
-	DataBlock time.Duration // in which a customer must take some of a body
+	DataBlock time.Duration // in which a peer must take some of a body, or send some of one
 	DataDone  time.Duration // the reply to the final dot
 	Quit      time.Duration // the reply to QUIT
 }

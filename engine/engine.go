@@ -3,9 +3,24 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/panjf2000/gnet/v2"
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"odmr/engine/session"
 )
+
+// cutTime bounds how long Shutdown waits, once the sessions were cut, for the store to come back
+// with what is in flight.
+const cutTime = 15 * time.Second
 
 // Address is where a listener listens.
 type Address struct {
@@ -17,6 +32,30 @@ type Address struct {
 // Config.Store: close that after Shutdown has returned.
 type Engine struct {
 	cfg Config
+	log zerolog.Logger
+
+	smtp, lmtp session.IngressConfig
+	provider   session.ProviderConfig
+	reversed   session.ReversedConfig
+	newSession func(*conn) session.Session // newMachine, except in tests
+
+	client    *gnet.Client // gnet's loops without a listener of its own
+	loops     []*loop
+	byLoop    map[gnet.EventLoop]*loop
+	writable  *writable
+	listeners []*listener
+	acceptors sync.WaitGroup
+	ticker    sync.WaitGroup
+	stopping  chan struct{} // closed when Shutdown begins
+	ready     atomic.Bool
+
+	commits, reads, lookups lane
+	ingest                  ingestBudget
+	prefetch                prefetchBudget
+	sessions                atomic.Int64 // sockets, for MaxSessions
+	records                 records
+	panics                  atomic.Int64
+	lent                    atomic.Int64 // octets of segments that outputs hold
 }
 
 // New checks cfg, fills in defaults and makes an Engine that does nothing yet.
@@ -25,24 +64,153 @@ func New(cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	cfg.EnsureDefaults()
-	return &Engine{cfg: cfg}, nil
+	e := &Engine{cfg: cfg, log: cfg.Logger, stopping: make(chan struct{})}
+	e.newSession = e.newMachine
+	e.machines()
+	for _, l := range []struct {
+		lane *lane
+		name string
+		max  int
+	}{{&e.commits, "commit", commitLane}, {&e.reads, "read", cfg.Workers}, {&e.lookups, "lookup", lookupLane}} {
+		l.lane.name, l.lane.max, l.lane.log, l.lane.obs = l.name, l.max, &e.log, cfg.Observer
+	}
+	e.ingest.limit = cfg.IngestMemory
+	e.prefetch.limit = cfg.PrefetchMemory
+	return e, nil
 }
 
 // Start listens on every address and serves. When it returns nil, connections are accepted and
 // Addrs is complete; after an error nothing runs and no port is held.
-func (e *Engine) Start() error { return errors.New("engine: not built yet") }
+func (e *Engine) Start() error {
+	e.fitSessions()
+	if err := e.listen(); err != nil {
+		return err
+	}
+	if err := e.startLoops(); err != nil {
+		e.unlisten()
+		return err
+	}
+	e.ticker.Go(func() { e.tick(e.stopping) })
+	e.acceptors.Add(len(e.listeners))
+	for _, l := range e.listeners {
+		go e.accept(l)
+	}
+	e.ready.Store(true)
+	return nil
+}
+
+// startLoops starts gnet and gets hold of each of its loops.
+func (e *Engine) startLoops() error {
+	n := e.cfg.Loops
+	if n == 0 {
+		n = min(runtime.GOMAXPROCS(0), maxLoops)
+	}
+	client, err := gnet.NewClient(&handler{eng: e}, gnet.WithNumEventLoop(n), gnet.WithLogger(gnetLogger{e.log}),
+		gnet.WithTCPNoDelay(gnet.TCPDelay)) // sockets have TCP_NODELAY when they come; gnet need not set it again
+	if err != nil {
+		return err
+	}
+	if err := client.Start(); err != nil {
+		return err
+	}
+	e.client = client
+	e.byLoop = make(map[gnet.EventLoop]*loop, n)
+	if err := e.findLoops(n); err != nil {
+		_ = client.Stop()
+		return err
+	}
+	if e.writable, err = newWritable(e.loops); err != nil {
+		_ = client.Stop()
+		return err
+	}
+	return nil
+}
+
+// findLoops opens a connection to nobody on each loop. gnet gives a new connection to the loop that has
+// the fewest, so n of them at once find n loops.
+func (e *Engine) findLoops(n int) error {
+	for i := 0; i < n; i++ {
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			return os.NewSyscallError("socketpair", err)
+		}
+		p := &probe{ended: make(chan struct{})}
+		defer func() {
+			_ = unix.Close(fds[1]) // the loop sees the end of the stream
+			if p.el != nil {
+				<-p.ended
+			}
+		}()
+		f := os.NewFile(uintptr(fds[0]), "probe")
+		nc, err := net.FileConn(f)
+		_ = f.Close()
+		if err != nil {
+			return err
+		}
+		if _, err := e.client.EnrollContext(nc, p); err != nil {
+			return fmt.Errorf("event loop %d: %w", i, err)
+		}
+		if p.el == nil || e.byLoop[p.el] != nil {
+			return fmt.Errorf("event loop %d was not found", i)
+		}
+		lp := newLoop(e, i)
+		lp.el, lp.epfd = p.el, p.epfd
+		if p.noFd != nil {
+			e.log.Warn().Err(p.noFd).Msg("sockets cannot be paused: a session that leaves too much unread is ended instead")
+		}
+		e.loops = append(e.loops, lp)
+		e.byLoop[p.el] = lp
+	}
+	return nil
+}
 
 // Addrs are the addresses listened on, in the order of Config.Listeners, with the ports
 // that the system chose. Valid after Start.
-func (e *Engine) Addrs() []Address { return nil }
+func (e *Engine) Addrs() []Address {
+	addrs := make([]Address, len(e.listeners))
+	for i, l := range e.listeners {
+		addrs[i] = Address{l.role, l.tcp.Addr()}
+	}
+	return addrs
+}
 
 // Ready reports whether the engine accepts connections.
-func (e *Engine) Ready() bool { return false }
+func (e *Engine) Ready() bool { return e.ready.Load() }
+
+// Sessions is how many connections there are.
+func (e *Engine) Sessions() int { return int(e.sessions.Load()) }
 
 // Shutdown stops accepting, lets each running transaction finish, and returns when every session has
 // ended and every lease was released. When ctx ends first, the sessions that are left are cut,
 // their settlements recorded, and the error is ctx.Err().
-func (e *Engine) Shutdown(ctx context.Context) error { return nil }
+func (e *Engine) Shutdown(ctx context.Context) error {
+	e.ready.Store(false)
+	close(e.stopping)
+	e.unlisten()
+	e.acceptors.Wait()
+	e.broadcast(evStop)
+	err := e.records.wait(ctx)
+	if err != nil {
+		e.broadcast(evCut)
+		cut, cancel := context.WithTimeout(context.Background(), cutTime)
+		defer cancel()
+		if e.records.wait(cut) != nil {
+			e.log.Error().Int("sessions", e.records.count()).Msg("the store does not come back; leaving without it")
+		}
+	}
+	e.ticker.Wait()
+	e.writable.stop()
+	for _, lp := range e.loops {
+		lp.inbox.close() // nothing may wake a loop that gnet has ended
+	}
+	return errors.Join(err, e.client.Stop())
+}
+
+func (e *Engine) broadcast(kind eventKind) {
+	for _, lp := range e.loops {
+		lp.inbox.post(event{kind: kind})
+	}
+}
 
 // Run starts the engine and serves until ctx ends, then shuts down, giving running
 // transactions grace to finish. It returns nil after an orderly end, even if sessions had to be cut.
@@ -57,4 +225,48 @@ func (e *Engine) Run(ctx context.Context, grace time.Duration) error {
 		return err
 	}
 	return nil
+}
+
+// records counts connection records: sessions, and what is still in flight for those that have ended.
+type records struct {
+	mu   sync.Mutex
+	n    int
+	none chan struct{} // closed when n becomes 0; nil if nobody waits
+}
+
+func (r *records) add() { r.mu.Lock(); r.n++; r.mu.Unlock() }
+
+func (r *records) done() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.n--; r.n == 0 && r.none != nil {
+		close(r.none)
+		r.none = nil
+	}
+}
+
+func (r *records) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.n
+}
+
+// wait returns when there are none, or with ctx.Err().
+func (r *records) wait(ctx context.Context) error {
+	r.mu.Lock()
+	if r.n == 0 {
+		r.mu.Unlock()
+		return nil
+	}
+	if r.none == nil {
+		r.none = make(chan struct{})
+	}
+	none := r.none
+	r.mu.Unlock()
+	select {
+	case <-none:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

@@ -1,0 +1,149 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// notSent is how many octets the kernel takes beyond those on their way to the peer (TCP_NOTSENT_LOWAT):
+	// enough to keep a fast line busy while the next segment is fetched, and all that a slow one costs.
+	notSent = 128 << 10
+	// acceptPause is the first wait after a failed accept, doubled up to acceptPauseMost: out of
+	// descriptors, the only help is that sessions end.
+	acceptPause     = 5 * time.Millisecond
+	acceptPauseMost = time.Second
+	// reservedFiles is how many descriptors are left to the store and everything else.
+	reservedFiles = 1500
+)
+
+// Listening and accepting are done here and not by gnet: gnet's accept ends the whole server when
+// the process is out of descriptors, cannot stop accepting while connections live, and does not tell
+// which port was chosen. Accepted connections are enrolled in gnet's loops.
+
+// listener is one listening socket.
+type listener struct {
+	role Role
+	tcp  *net.TCPListener
+}
+
+// listen opens every listener, or none.
+func (e *Engine) listen() error {
+	lc := net.ListenConfig{
+		Control: socketOptions,
+		// A customer's line that broke without a word frees its domains after 2 minutes.
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4},
+	}
+	for _, l := range e.cfg.Listeners {
+		ln, err := lc.Listen(context.Background(), "tcp", l.Addr)
+		if err != nil {
+			e.unlisten()
+			return fmt.Errorf("listening for %s: %w", l.Role, err)
+		}
+		e.listeners = append(e.listeners, &listener{l.Role, ln.(*net.TCPListener)})
+	}
+	return nil
+}
+
+// socketOptions sets what accepted sockets inherit.
+func socketOptions(_, _ string, raw syscall.RawConn) error {
+	var err error
+	if e := raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSent)
+	}); e != nil {
+		return e
+	}
+	return err
+}
+
+func (e *Engine) unlisten() {
+	for _, l := range e.listeners {
+		_ = l.tcp.Close()
+	}
+}
+
+// accept takes connections until the listener is closed.
+func (e *Engine) accept(l *listener) {
+	defer e.acceptors.Done()
+	pause := acceptPause
+	for {
+		tc, err := l.tcp.AcceptTCP()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err == nil {
+			err = e.admit(l.role, tc)
+		}
+		if err == nil {
+			pause = acceptPause
+			continue
+		}
+		e.log.Warn().Err(err).Stringer("listener", l.role).Dur("pause", pause).Msg("accepting failed")
+		select {
+		case <-e.stopping:
+			return
+		case <-time.After(pause):
+			pause = min(2*pause, acceptPauseMost)
+		}
+	}
+}
+
+// admit brings a connection into a loop, or turns it away if there are too many. An error is the
+// server's trouble, not the connection's.
+func (e *Engine) admit(role Role, tc *net.TCPConn) error {
+	if e.sessions.Add(1) > int64(e.cfg.MaxSessions) {
+		e.sessions.Add(-1)
+		e.cfg.Observer.SessionRefused()
+		// 421 in place of the greeting: RFC 5321 3.8. A new socket takes so little at once.
+		_, _ = tc.Write([]byte("421 4.3.2 " + e.cfg.Hostname + " Too many connections, try again later\r\n"))
+		return tc.Close()
+	}
+	a := &arrival{role: role, remote: remoteOf(tc)}
+	_, err := e.client.EnrollContext(tc, a) // closes tc in any case
+	if !a.opened {
+		e.sessions.Add(-1)
+		if err == nil {
+			err = errors.New("the connection could not be registered")
+		}
+		return err
+	}
+	return nil
+}
+
+// remoteOf is the peer's address. The zone of a link-local address is taken out of the socket's own copy:
+// gnet would put the string into a pool of buffers when the connection ends.
+func remoteOf(tc *net.TCPConn) netip.AddrPort {
+	for _, a := range []net.Addr{tc.LocalAddr(), tc.RemoteAddr()} {
+		if ta, ok := a.(*net.TCPAddr); ok {
+			ta.Zone = ""
+		}
+	}
+	ta, ok := tc.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := ta.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
+
+// fitSessions lowers MaxSessions to what the process may open.
+func (e *Engine) fitSessions() {
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
+		return
+	}
+	room := int64(min(lim.Cur, 1<<30))
+	room -= min(reservedFiles, room/2)
+	if int64(e.cfg.MaxSessions) > room {
+		e.log.Warn().Int("max_sessions", e.cfg.MaxSessions).Int64("lowered_to", room).Uint64("open_files_limit", lim.Cur).
+			Msg("the limit of open files is too low for max-sessions")
+		e.cfg.MaxSessions = int(room)
+	}
+}

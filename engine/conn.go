@@ -1,0 +1,389 @@
+package engine
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"time"
+
+	"github.com/panjf2000/gnet/v2"
+	"github.com/rs/xid"
+	"golang.org/x/sys/unix"
+
+	"odmr/engine/session"
+	"odmr/internal/account"
+)
+
+const (
+	// maxReplies is how many octets of replies may wait for a client before its commands are left unread.
+	maxReplies = 64 << 10
+	// flushTime bounds how long a closing connection may take its last octets, lingerTime how long it may
+	// then take to close its side, lingerOctets how much it may send meanwhile. Without the latter two the
+	// kernel would answer octets that nobody read with a reset, and that can destroy the last reply.
+	flushTime    = 10 * time.Second
+	lingerTime   = 2 * time.Second
+	lingerOctets = 1 << 20
+)
+
+// phase is where a connection stands. It only moves forward.
+type phase uint8
+
+const (
+	phaseOpen   phase = iota // the machine runs
+	phaseFlush               // the machine has ended; the last octets are on their way
+	phaseLinger              // our side is closed; waiting for the peer's
+	phaseGone                // the socket is closed; calls in flight may still come back
+)
+
+// answer is the outcome of an action, on its way to the machine.
+type answer struct {
+	ticket uint32
+	result session.Result
+}
+
+// conn is the record of one connection: its socket, its machine, and all that it holds. It belongs to
+// one loop and is touched there only.
+type conn struct {
+	id     uint64
+	lp     *loop
+	gc     gnet.Conn
+	fd     int
+	xid    xid.ID
+	role   Role
+	remote netip.AddrPort
+	state  State
+	phase  phase
+
+	sess       session.Session
+	turned     bool // the machine was exchanged and has not been started
+	everTurned bool
+	closing    bool // the machine asked to close, or ended in a panic
+	ended      bool // the machine has had its End
+	broken     bool // the machine panicked: it must not be called again
+	doomed     bool // the socket is to be closed as soon as control returns to the loop
+	reason     string
+
+	answers   []answer // results for the machine, those before answered given already
+	answered  int
+	inflight  int // jobs and grants on their way
+	forgotten bool
+
+	out     output
+	watched bool // entered in writable
+	blocked bool // the kernel takes no more for now
+	again   bool // evAgain is on its way
+	paused  bool // the socket is not being read
+	closeBy session.Time
+	timer   timer
+
+	account  string
+	exchange account.Exchange
+	in       incoming
+	drain    drain
+
+	opened   session.Time
+	closed   session.Time
+	lingered int
+	stats    stats
+}
+
+// stats counts for the line at the session's end.
+type stats struct {
+	in, out                     int64 // octets
+	accepted, refused           int64 // messages in
+	delivered, deferred, failed int64 // messages out
+}
+
+// open starts the dialogue.
+func (c *conn) open(now session.Time) {
+	c.sess.Start(now, &c.lp.out)
+	c.carryOut(now)
+	if c.lp.stopping && c.phase == phaseOpen && !c.closing {
+		c.sess.Stop(now, &c.lp.out)
+		c.carryOut(now)
+	}
+	c.run(now)
+}
+
+// traffic handles octets from the peer.
+func (c *conn) traffic(now session.Time) {
+	if c.phase != phaseOpen {
+		c.swallow()
+		return
+	}
+	if c.state == StateReversed {
+		// Re-armed after each read: behind fetchmail, Nagle would wait for a delayed acknowledgement.
+		_ = unix.SetsockoptInt(c.fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1)
+	}
+	c.run(now)
+}
+
+// swallow reads what comes in after the end.
+func (c *conn) swallow() {
+	n, _ := c.gc.Discard(-1)
+	if c.lingered += n; c.lingered > lingerOctets {
+		c.doomed = true
+	}
+}
+
+// event handles what came through the inbox.
+func (c *conn) event(now session.Time, ev *event) {
+	switch ev.kind {
+	case evDone:
+		c.inflight--
+		c.complete(now, ev.job)
+	case evGrant:
+		c.inflight--
+		c.granted(ev.n)
+	case evWritable:
+		c.blocked = false
+	case evAgain:
+		c.again = false
+	}
+	c.leaseStep()
+	c.run(now)
+}
+
+// stop asks for an orderly end.
+func (c *conn) stop(now session.Time) {
+	if c.phase == phaseOpen && !c.closing {
+		c.sess.Stop(now, &c.lp.out)
+		c.carryOut(now)
+	}
+	c.run(now)
+}
+
+// tick handles the passing of the deadline.
+func (c *conn) tick(now session.Time) {
+	if now < c.deadline() {
+		return
+	}
+	switch c.phase {
+	case phaseOpen:
+		c.sess.Tick(now, &c.lp.out)
+		c.carryOut(now)
+		c.run(now)
+	case phaseFlush, phaseLinger:
+		c.doomed = true
+	}
+}
+
+func (c *conn) deadline() session.Time {
+	switch c.phase {
+	case phaseOpen:
+		return c.sess.Deadline()
+	case phaseFlush, phaseLinger:
+		return c.closeBy
+	}
+	return session.Never
+}
+
+// run calls the machine until it has nothing to do, writes what came of it, and reads on if replies had
+// been in the way.
+func (c *conn) run(now session.Time) {
+	for c.phase == phaseOpen && !c.doomed {
+		gated := c.work(now)
+		if c.closing {
+			c.finish(now)
+			c.phase = phaseFlush
+			c.closeBy = now + session.Time(flushTime)
+			c.setState(StateClosing)
+			break
+		}
+		c.flush(now)
+		if !gated || c.out.pending > maxReplies {
+			break
+		}
+	}
+	switch c.phase {
+	case phaseOpen:
+		if !c.doomed {
+			c.throttle()
+		}
+	case phaseFlush:
+		c.flush(now)
+		if c.out.empty() && !c.doomed {
+			c.linger(now)
+		}
+	}
+}
+
+// linger closes our side and waits for the peer to do the same.
+func (c *conn) linger(now session.Time) {
+	c.phase = phaseLinger
+	c.closeBy = now + session.Time(lingerTime)
+	c.setPaused(false)
+	c.swallow()
+	if err := unix.Shutdown(c.fd, unix.SHUT_WR); err != nil {
+		c.doomed = true
+	}
+}
+
+// work calls the machine until it is quiescent. It reports whether input was left unread because replies
+// have not been taken.
+func (c *conn) work(now session.Time) (gated bool) {
+	for !c.closing && !c.doomed {
+		switch {
+		case c.turned:
+			c.turned = false
+			c.sess.Start(now, &c.lp.out)
+		case c.answered < len(c.answers):
+			c.nextAnswer(now)
+		// A client that does not take its replies is not listened to. After the turn replies must be heard even
+		// while the customer is not reading: it may be waiting for us to do so.
+		case c.out.pending > maxReplies && c.state != StateReversed:
+			return true
+		default:
+			if !c.receive(now) {
+				return false
+			}
+			continue
+		}
+		c.carryOut(now)
+	}
+	return false
+}
+
+// nextAnswer gives the machine the oldest result.
+func (c *conn) nextAnswer(now session.Time) {
+	a := c.answers[c.answered]
+	c.answers[c.answered] = answer{}
+	if c.answered++; c.answered == len(c.answers) {
+		c.answers, c.answered = c.answers[:0], 0
+	}
+	c.sess.Done(now, a.ticket, &a.result, &c.lp.out)
+}
+
+// receive gives the machine what came in. It reports whether anything came of it.
+func (c *conn) receive(now session.Time) bool {
+	if c.gc.InboundBuffered() == 0 {
+		return false
+	}
+	b, err := c.gc.Peek(-1)
+	if err != nil || len(b) == 0 {
+		return false
+	}
+	n := c.sess.Input(now, b, &c.lp.out)
+	if n > 0 { // gnet's Discard(0) would discard everything
+		_, _ = c.gc.Discard(n)
+		c.stats.in += int64(n)
+		c.in.grew(c.lp.eng, int64(n))
+	}
+	return c.carryOut(now) || n > 0
+}
+
+// flush writes what the socket takes.
+func (c *conn) flush(now session.Time) {
+	if c.out.empty() || c.blocked || c.again || c.doomed {
+		return
+	}
+	f := c.out.flush(c.fd, c.retire)
+	c.stats.out += f.n
+	if f.n > 0 && c.phase == phaseOpen && !c.closing {
+		c.sess.Progress(now)
+	}
+	switch {
+	case f.err != nil:
+		c.abandon("write: " + f.err.Error())
+	case f.blocked:
+		c.blocked = true
+		if !c.watched {
+			c.watched = true
+			if err := c.lp.eng.writable.watch(c.fd, c.id); err != nil {
+				c.abandon(err.Error())
+			}
+		}
+	case f.again:
+		c.again = true
+		c.lp.inbox.post(event{kind: evAgain, conn: c.id})
+	}
+	if s := c.out.wants(); s != nil && !c.doomed {
+		s.fetch = true
+		c.submit(&c.lp.eng.reads, &fetchJob{src: s, body: s.body})
+	}
+}
+
+// submit hands j to a worker.
+func (c *conn) submit(l *lane, j job) {
+	c.inflight++
+	l.submit(c.lp, c.id, j)
+}
+
+// abandon closes the socket without another word.
+func (c *conn) abandon(reason string) {
+	c.doomed = true
+	c.because(reason)
+}
+
+// because notes why the session ended; the first reason counts.
+func (c *conn) because(reason string) {
+	if c.reason == "" {
+		c.reason = reason
+	}
+}
+
+// crashed ends a session whose machine panicked. A client is told; a customer whose server we
+// talk to is not, for whatever we said could become part of a message.
+func (c *conn) crashed() {
+	c.broken, c.closing = true, true
+	c.because("panic")
+	if c.phase == phaseOpen && c.state != StateReversed && c.out.bodies == 0 {
+		c.out.write([]byte("421 4.3.0 Internal error, closing connection\r\n"))
+		f := c.out.flush(c.fd, c.retire)
+		c.stats.out += f.n
+	}
+	c.doomed = true
+}
+
+// gone handles the closing of the socket.
+func (c *conn) gone(now session.Time, err error) {
+	switch {
+	case err == nil || err == io.EOF:
+		c.because("connection closed by peer")
+	default:
+		c.because(fmt.Sprintf("connection lost: %v", err))
+	}
+	c.phase, c.closed = phaseGone, now
+	c.gc, c.fd = nil, -1
+	c.timer.unlink()
+	c.lp.eng.sessions.Add(-1)
+	c.setState(StateNone)
+	c.lp.eng.cfg.Observer.Octets(c.stats.in, c.stats.out)
+	c.finish(now)
+	c.out.drop(c.retire)
+}
+
+// finish gives the machine its End and gives back everything but the output. Settlements still go
+// to the store, and the lease is released after them.
+func (c *conn) finish(now session.Time) {
+	if c.ended {
+		return
+	}
+	c.ended = true
+	if !c.broken {
+		c.lp.guard(c, (*conn).end)
+	}
+	c.answers, c.answered, c.exchange = nil, 0, nil
+	c.in.discard(c.lp.eng)
+	c.closeDrain()
+	c.leaseStep()
+}
+
+func (c *conn) end(now session.Time) {
+	out := &c.lp.out
+	c.sess.End(now, out)
+	for i := range out.Acts {
+		switch a := &out.Acts[i]; a.Kind {
+		case session.ActSettle, session.ActDiscard:
+			c.perform(now, a)
+		}
+	}
+	out.Reset()
+}
+
+func (c *conn) setState(s State) {
+	if s != c.state {
+		c.lp.eng.cfg.Observer.SessionState(c.state, s)
+		c.state = s
+	}
+}

@@ -1,0 +1,311 @@
+package engine
+
+import (
+	"slices"
+	"time"
+
+	"odmr/engine/session"
+	"odmr/internal/mail"
+	"odmr/queue"
+)
+
+// drain is the lease of a session and all that came out of it. Calls on a lease must not overlap:
+// busy is true while one is in flight, and the others wait here.
+type drain struct {
+	lease   queue.Lease
+	mine    map[string]struct{} // the leased domains
+	busy    bool
+	joined  bool         // shares the prefetch memory
+	want    *nextJob     // waits for its turn, or for memory
+	waiting bool         // want waits for memory: a grant is on its way
+	queued  []settlement // wait for their turn
+	flying  []settlement // in flight
+	held    map[uint32]*held
+	handle  uint32 // the last one given out
+}
+
+// held is a message that the machine may send.
+type held struct {
+	delivery queue.Delivery // Body is nil once the output has it
+	charge   int64          // octets of prefetch memory; 0 once the output has them
+	taken    session.Time   // when its body was asked for, else when it was fetched
+}
+
+// settlement is an outcome on its way to the store.
+type settlement struct {
+	ticket uint32
+	queue.Settlement
+	msg    *held
+	reason string
+}
+
+// acquire asks for a lease.
+func (c *conn) acquire(a *session.Action) {
+	if c.drain.lease != nil || c.account == "" {
+		c.abandon("lease asked for twice, or without an account")
+		return
+	}
+	e := c.lp.eng
+	c.submit(&e.lookups, &acquireJob{
+		ticket: a.Ticket, dir: e.cfg.Directory, store: e.cfg.Store,
+		account: c.account, wanted: slices.Clone(a.Domains),
+	})
+}
+
+func (c *conn) acquired(j *acquireJob) {
+	if j.refusal != nil {
+		c.lp.eng.cfg.Observer.ATRN(j.refusal.Code)
+		c.logRefusedATRN(j)
+		c.answer(j.ticket, session.Result{Refusal: j.refusal})
+		return
+	}
+	d := &c.drain
+	d.lease = j.lease
+	domains := j.lease.Domains()
+	d.mine = make(map[string]struct{}, len(domains))
+	for _, name := range domains {
+		d.mine[name] = struct{}{}
+	}
+	if !c.ended {
+		c.lp.eng.cfg.Observer.ATRN(250)
+		c.answer(j.ticket, session.Result{Domains: slices.Clone(domains), Waiting: j.waiting})
+	}
+}
+
+// leaseStep begins the next call on the lease, if there is one to be made.
+func (c *conn) leaseStep() {
+	d := &c.drain
+	if d.lease == nil || d.busy {
+		return
+	}
+	e := c.lp.eng
+	switch {
+	case d.want != nil && !d.waiting:
+		j := d.want
+		d.want, d.busy = nil, true
+		c.submit(&e.reads, j)
+	case len(d.queued) > 0:
+		d.queued, d.flying = d.flying[:0], d.queued
+		j := &settleJob{lease: d.lease, settlements: make([]queue.Settlement, len(d.flying))}
+		for i := range d.flying {
+			j.settlements[i] = d.flying[i].Settlement
+		}
+		d.busy = true
+		c.submit(&e.commits, j)
+	case c.ended:
+		d.busy = true
+		c.submit(&e.commits, &releaseJob{lease: d.lease})
+	}
+}
+
+// fetchMore asks for messages, within this session's share of the memory.
+func (c *conn) fetchMore(a *session.Action) {
+	d := &c.drain
+	if d.lease == nil || d.want != nil {
+		c.abandon("prefetch without a lease, or within a prefetch")
+		return
+	}
+	e := c.lp.eng
+	share := e.prefetch.share(a.Size)
+	// Next goes over its limit by one segment at the most.
+	reserved := share + mail.ChunkSize + lookahead
+	d.want = &nextJob{
+		ticket: a.Ticket, lease: d.lease, reserved: reserved,
+		limit: queue.Limit{Messages: max(a.Messages, 1), Bytes: share},
+	}
+	if !e.prefetch.reserve(waiter{c.lp, c.id, reserved}) {
+		d.waiting = true
+		c.inflight++
+	}
+	c.leaseStep()
+}
+
+// granted takes the memory that a prefetch waited for.
+func (c *conn) granted(n int64) {
+	c.drain.waiting = false
+	if c.ended || c.drain.want == nil {
+		c.drain.want = nil
+		c.lp.eng.prefetch.charge(-n)
+	}
+}
+
+// fetched takes the messages that a prefetch brought.
+func (c *conn) fetched(now session.Time, j *nextJob) {
+	e, d := c.lp.eng, &c.drain
+	d.busy = false
+	items := make([]session.Item, 0, len(j.deliveries))
+	var used int64
+	for i := range j.deliveries {
+		dl := &j.deliveries[i]
+		if _, ok := d.mine[dl.Key.Domain]; !ok || dl.Envelope.Domain != dl.Key.Domain {
+			// Never seen, and never to be sent: it is not this customer's.
+			c.log(e.log.Error()).Str("domain", dl.Key.Domain).Stringer("queue_id", dl.Envelope.ID).Msg("store handed out a foreign message")
+			dl.Body.Close()
+			continue
+		}
+		if c.ended {
+			dl.Body.Close()
+			continue
+		}
+		h := &held{delivery: *dl, charge: bodyCharge(dl.Body.Size()), taken: now}
+		used += h.charge
+		if d.held == nil {
+			d.held = make(map[uint32]*held)
+		}
+		d.handle++
+		d.held[d.handle] = h
+		items = append(items, session.Item{Handle: d.handle, Envelope: &h.delivery.Envelope})
+	}
+	e.prefetch.charge(used - j.reserved)
+	r := session.Result{Items: items}
+	if j.err != nil {
+		c.log(e.log.Error()).Err(j.err).Msg("reading the queue failed")
+		if len(items) == 0 {
+			r.Refusal = &mail.Refusal{Code: 451, Enhanced: "4.3.0", Text: "Local error in processing", Cause: j.err}
+		}
+	}
+	c.answer(j.ticket, r)
+}
+
+// bodyCharge is what a body of size octets takes in memory at the most.
+func bodyCharge(size int64) int64 {
+	if size > mail.ChunkSize {
+		return mail.ChunkSize + lookahead
+	}
+	return size
+}
+
+// writeBody puts a body into the output, which owns it from now on. Asked for again, it is opened anew.
+func (c *conn) writeBody(a *session.Action) {
+	h := c.drain.held[a.Item]
+	if h == nil {
+		c.abandon("body of no message asked for")
+		return
+	}
+	s := &source{body: h.delivery.Body, plain: a.Plain, charge: h.charge}
+	h.delivery.Body, h.charge = nil, 0
+	if s.body == nil {
+		e := c.lp.eng
+		s.fetch = true
+		s.charge = bodyCharge(h.delivery.Envelope.WireSize)
+		e.prefetch.charge(s.charge) // without waiting: what is in front of it in the stream has been granted
+		c.submit(&e.reads, &openJob{src: s, store: e.cfg.Store, id: h.delivery.Envelope.ID})
+	}
+	c.out.body(s)
+}
+
+// retire takes a body that the output is done with.
+func (c *conn) retire(s *source) {
+	c.out.retire(s)
+	if s.fetch { // a worker has the body: closed when it is back
+		s.retired = true
+		return
+	}
+	c.closeBody(s)
+}
+
+func (c *conn) closeBody(s *source) {
+	if s.body != nil {
+		s.body.Close()
+	}
+	c.lp.eng.prefetch.charge(-s.charge)
+}
+
+// opened takes a body that a worker opened.
+func (c *conn) bodyOpened(j *openJob) {
+	s := j.src
+	c.out.opened(s, j.body, j.err)
+	c.sourceBack(s)
+}
+
+// segment takes the piece of a body that a worker fetched.
+func (c *conn) segment(j *fetchJob) {
+	s := j.src
+	if s.retired {
+		s.fetch = false
+		j.seg.Release()
+	} else {
+		c.out.fetched(s, j.seg, j.err)
+	}
+	c.sourceBack(s)
+}
+
+// sourceBack looks at a body that came back from a worker.
+func (c *conn) sourceBack(s *source) {
+	switch {
+	case s.retired:
+		c.closeBody(s)
+	case s.broken != nil:
+		// RFC 5321 4.1.1.4: a message cut short must not be taken for a whole one.
+		c.log(c.lp.eng.log.Error()).Err(s.broken).Msg("reading a body failed")
+		c.abandon("reading a body failed")
+	}
+}
+
+// settle queues an outcome; the message is gone for the machine.
+func (c *conn) settle(_ session.Time, a *session.Action) {
+	d := &c.drain
+	h := d.held[a.Item]
+	if h == nil {
+		c.abandon("settlement of no message")
+		return
+	}
+	delete(d.held, a.Item)
+	c.letGo(h) // its body, if it was never asked for
+	d.queued = append(d.queued, settlement{
+		ticket:     a.Ticket,
+		Settlement: queue.Settlement{Key: h.delivery.Key, Outcomes: a.Outcomes, InDoubt: a.InDoubt},
+		msg:        h,
+		reason:     a.Reason,
+	})
+	c.leaseStep()
+}
+
+// letGo closes the body of a message that was not sent.
+func (c *conn) letGo(h *held) {
+	if h.delivery.Body != nil {
+		h.delivery.Body.Close()
+		h.delivery.Body = nil
+		c.lp.eng.prefetch.charge(-h.charge)
+		h.charge = 0
+	}
+}
+
+// settled tells the machine which outcomes are durable.
+func (c *conn) settled(now session.Time, j *settleJob) {
+	e, d := c.lp.eng, &c.drain
+	d.busy = false
+	var refusal *mail.Refusal
+	if j.err != nil {
+		refusal = &mail.Refusal{Code: 451, Enhanced: "4.3.0", Text: "Local error in processing", Cause: j.err}
+		c.log(e.log.Error()).Err(j.err).Int("messages", len(d.flying)).Msg("settling failed")
+	} else {
+		e.cfg.Observer.Settle(j.took, len(d.flying))
+	}
+	for i := range d.flying {
+		s := &d.flying[i]
+		if j.err == nil {
+			c.logSettled(s, time.Duration(now-s.msg.taken))
+		}
+		c.answer(s.ticket, session.Result{Refusal: refusal})
+		*s = settlement{}
+	}
+	d.flying = d.flying[:0]
+}
+
+// closeDrain gives back what the machine holds. The lease follows once its settlements are durable.
+func (c *conn) closeDrain() {
+	d := &c.drain
+	for handle, h := range d.held {
+		delete(d.held, handle)
+		c.letGo(h)
+	}
+	if d.want != nil && !d.waiting {
+		c.lp.eng.prefetch.charge(-d.want.reserved)
+		d.want = nil
+	}
+	if d.joined {
+		d.joined = false
+		c.lp.eng.prefetch.leave()
+	}
+}

@@ -1,0 +1,210 @@
+package engine
+
+import (
+	"errors"
+	"time"
+
+	"odmr/engine/session"
+	"odmr/internal/account"
+	"odmr/internal/mail"
+	"odmr/queue"
+)
+
+// The jobs: what blocks, as values. See job.
+
+// authJob is one step of a SASL exchange.
+type authJob struct {
+	ticket    uint32
+	exchange  account.Exchange
+	response  []byte // nil: none
+	challenge []byte
+	done      bool
+	err       error
+}
+
+func (j *authJob) run()           { j.challenge, j.done, j.err = j.exchange.Next(j.response) }
+func (j *authJob) fail(err error) { j.done, j.err = false, errors.Join(account.ErrUnavailable, err) }
+func (j *authJob) discard()       {}
+
+// routeJob asks a directory that is not in memory for a recipient's domain.
+type routeJob struct {
+	ticket uint32
+	dir    account.Directory
+	domain string
+	ok     bool
+	err    error
+}
+
+func (j *routeJob) run()           { j.ok, j.err = j.dir.Collectable(j.domain) }
+func (j *routeJob) fail(err error) { j.err = err }
+func (j *routeJob) discard()       {}
+
+// acquireJob answers an ATRN (RFC 2645 5.2.1).
+type acquireJob struct {
+	ticket  uint32
+	dir     account.Directory
+	store   queue.Store
+	account string
+	wanted  []string
+	lease   queue.Lease // nil unless refusal is
+	waiting int64
+	refusal *mail.Refusal
+}
+
+func (j *acquireJob) run() {
+	domains, err := j.dir.Authorize(j.account, j.wanted)
+	if err != nil {
+		j.refusal = account.AccessRefusal(err)
+		return
+	}
+	lease, err := j.store.Acquire(domains)
+	if err != nil {
+		j.refusal = acquireRefusal(err)
+		return
+	}
+	if j.waiting = lease.Waiting().Messages; j.waiting == 0 {
+		lease.Release()
+		j.refusal = &mail.Refusal{Code: 453, Text: "You have no mail"}
+		return
+	}
+	j.lease = lease
+}
+
+func (j *acquireJob) fail(err error) { j.refusal = acquireRefusal(err) }
+func (j *acquireJob) discard() {
+	if j.lease != nil {
+		j.lease.Release()
+	}
+}
+
+// appendJob stores a piece of an incoming message.
+type appendJob struct {
+	ticket uint32
+	in     queue.Incoming
+	data   []byte
+	err    error
+}
+
+func (j *appendJob) run()           { j.err = j.in.Append(j.data) }
+func (j *appendJob) fail(err error) { j.err = err }
+func (j *appendJob) discard()       { j.in.Abort() }
+
+// commitJob makes an incoming message durable.
+type commitJob struct {
+	ticket    uint32
+	in        queue.Incoming
+	data      []byte
+	envelopes []mail.Envelope
+	took      time.Duration
+	err       error
+}
+
+func (j *commitJob) run() {
+	began := time.Now()
+	j.err = j.in.Commit(j.data, j.envelopes)
+	j.took = time.Since(began)
+}
+func (j *commitJob) fail(err error) { j.err = err }
+func (j *commitJob) discard()       {}
+
+// nextJob takes messages from a lease.
+type nextJob struct {
+	ticket     uint32
+	lease      queue.Lease
+	limit      queue.Limit
+	reserved   int64 // octets of prefetch memory taken for it
+	deliveries []queue.Delivery
+	err        error
+}
+
+func (j *nextJob) run()           { j.deliveries, j.err = j.lease.Next(nil, j.limit) }
+func (j *nextJob) fail(err error) { j.err = err }
+func (j *nextJob) discard() {
+	for i := range j.deliveries {
+		j.deliveries[i].Body.Close()
+	}
+	j.lease.Release() // calls on a lease never overlap, so this is the only one
+}
+
+// fetchJob reads the next segment of a body.
+type fetchJob struct {
+	src  *source // names the body to the loop; not for the worker
+	body queue.Body
+	seg  queue.Segment
+	err  error
+}
+
+func (j *fetchJob) run()           { j.seg, j.err = j.body.Next() }
+func (j *fetchJob) fail(err error) { j.err = err }
+func (j *fetchJob) discard() {
+	j.seg.Release()
+	j.body.Close()
+}
+
+// openJob opens a body for the second time.
+type openJob struct {
+	src   *source // as in fetchJob
+	store queue.Store
+	id    mail.ID
+	body  queue.Body
+	err   error
+}
+
+func (j *openJob) run()           { j.body, j.err = j.store.Open(j.id) }
+func (j *openJob) fail(err error) { j.err = err }
+func (j *openJob) discard() {
+	if j.body != nil {
+		j.body.Close()
+	}
+}
+
+// settleJob records what became of messages.
+type settleJob struct {
+	lease       queue.Lease
+	settlements []queue.Settlement
+	took        time.Duration
+	err         error
+}
+
+func (j *settleJob) run() {
+	began := time.Now()
+	j.err = j.lease.Settle(j.settlements)
+	j.took = time.Since(began)
+}
+func (j *settleJob) fail(err error) { j.err = err }
+func (j *settleJob) discard()       { j.lease.Release() } // as for nextJob
+
+// releaseJob gives a lease back.
+type releaseJob struct{ lease queue.Lease }
+
+func (j *releaseJob) run()       { j.lease.Release() }
+func (j *releaseJob) fail(error) {}
+func (j *releaseJob) discard()   {}
+
+// acquireRefusal says why there is no lease. RFC 2645 5.2.1 knows no enhanced codes here.
+func acquireRefusal(err error) *mail.Refusal {
+	text := "Unable to process ATRN request now"
+	if errors.Is(err, queue.ErrBusy) {
+		text = "Domain is being collected by another session, try again later"
+	}
+	return &mail.Refusal{Code: 451, Text: text, Cause: err}
+}
+
+// ingestRefusal says why a message is not taken.
+func ingestRefusal(err error) *mail.Refusal {
+	if errors.Is(err, queue.ErrFull) {
+		return &mail.Refusal{Code: 452, Enhanced: "4.3.1", Text: "Insufficient system storage", Cause: err}
+	}
+	return &mail.Refusal{Code: 451, Enhanced: "4.3.0", Text: "Local error in processing", Cause: err}
+}
+
+// routeResult is the answer to ActRoute.
+func routeResult(domain string, collectable bool, err error) session.Result {
+	switch {
+	case err != nil:
+		return session.Result{Refusal: &mail.Refusal{Code: 451, Enhanced: "4.4.3", Text: "Directory unavailable, try again later", Cause: err}}
+	case !collectable:
+		return session.Result{Refusal: &mail.Refusal{Code: 550, Enhanced: "5.1.2", Text: "No mail is held here for this domain"}}
+	}
+	return session.Result{Domain: domain}
+}

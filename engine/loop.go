@@ -1,0 +1,161 @@
+package engine
+
+import (
+	"context"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/panjf2000/gnet/v2"
+
+	"odmr/engine/session"
+)
+
+// loop is what one gnet event loop owns. Except for inbox and ticking it is touched on that loop only.
+type loop struct {
+	eng      *Engine
+	index    int
+	el       gnet.EventLoop
+	epfd     int // gnet's epoll instance; -1 if it was not found
+	inbox    inbox
+	ticking  atomic.Bool // a tick was posted and not handled yet
+	spare    []event
+	wheel    wheel
+	conns    map[uint64]*conn
+	lastID   uint64
+	out      session.Output // of the machine being called; empty between calls
+	small    buffers
+	large    buffers
+	stopping bool
+	cutting  bool
+}
+
+func newLoop(e *Engine, index int) *loop {
+	lp := &loop{
+		eng:   e,
+		index: index,
+		epfd:  -1,
+		conns: make(map[uint64]*conn),
+		small: buffers{size: bufferSize},
+		large: buffers{size: plainSize},
+	}
+	lp.wheel.init(now())
+	lp.inbox.wake = func() error { return lp.el.Execute(context.Background(), lp) }
+	return lp
+}
+
+// now is the machines' clock.
+func now() session.Time { return time.Now().UnixNano() }
+
+// newID returns an id that was never used: a counter, with the loop's index in its low 8 bits.
+func (lp *loop) newID() uint64 {
+	lp.lastID++
+	return lp.lastID*maxLoops + uint64(lp.index)
+}
+
+// Run handles what the inbox holds. gnet calls it on the loop (gnet.Runnable).
+func (lp *loop) Run(context.Context) error {
+	events := lp.inbox.take(lp.spare)
+	for i := range events {
+		lp.handle(&events[i])
+		events[i] = event{}
+	}
+	if lp.spare = events[:0]; cap(lp.spare) > 4096 { // a burst; let the memory go
+		lp.spare = nil
+	}
+	return nil
+}
+
+func (lp *loop) handle(ev *event) {
+	switch ev.kind {
+	case evTick:
+		lp.tick(ev.at)
+	case evStop:
+		lp.stopping = true
+		lp.each((*conn).stop)
+	case evCut:
+		lp.cutting = true
+		lp.each(func(c *conn, now session.Time) { c.abandon("server is shutting down") })
+	default:
+		c := lp.conns[ev.conn]
+		if c == nil {
+			lp.orphan(ev)
+			return
+		}
+		lp.enter(c, func(c *conn, now session.Time) { c.event(now, ev) })
+	}
+}
+
+// orphan takes an event whose connection's record is gone: only a grant can be that late, for a
+// record stays until its jobs are back.
+func (lp *loop) orphan(ev *event) {
+	if ev.kind == evGrant {
+		lp.eng.prefetch.charge(-ev.n)
+	}
+	ev.discard()
+}
+
+func (lp *loop) each(fn func(*conn, session.Time)) {
+	for _, c := range lp.conns {
+		lp.enter(c, fn)
+	}
+}
+
+// tick fires the timers that are due. The time since the tick was posted is the loop's lag.
+func (lp *loop) tick(posted time.Time) {
+	lp.ticking.Store(false)
+	lp.eng.cfg.Observer.LoopLag(lp.index, time.Since(posted))
+	lp.wheel.advance(now(), func(t *timer) { lp.enter(t.c, (*conn).tick) })
+}
+
+// enter runs fn for c outside of gnet's callbacks and closes the socket if that is what came of it.
+func (lp *loop) enter(c *conn, fn func(*conn, session.Time)) {
+	if lp.call(c, fn) == gnet.Close {
+		_ = lp.el.Close(c.gc) // calls OnClose
+	}
+	lp.forget(c)
+}
+
+// call runs fn for c and says what is to become of the socket. A panic ends the session, not the process.
+func (lp *loop) call(c *conn, fn func(*conn, session.Time)) gnet.Action {
+	lp.guard(c, fn)
+	if c.phase == phaseGone {
+		return gnet.None
+	}
+	if c.doomed {
+		return gnet.Close
+	}
+	lp.wheel.set(&c.timer, c.deadline())
+	return gnet.None
+}
+
+func (lp *loop) guard(c *conn, fn func(*conn, session.Time)) {
+	defer func() {
+		if p := recover(); p != nil {
+			lp.panicked(c, p)
+		}
+	}()
+	fn(c, now())
+}
+
+func (lp *loop) panicked(c *conn, p any) {
+	lp.eng.panics.Add(1)
+	lp.eng.cfg.Observer.Panic()
+	c.log(lp.eng.log.Error()).Interface("panic", p).Bytes("stack", debug.Stack()).Msg("panic in a session")
+	lp.out.Reset()
+	// Whatever is wrong, the socket is closed in the end.
+	c.doomed = true
+	defer func() { _ = recover() }()
+	c.crashed()
+}
+
+// forget drops c's record once its socket is closed and nothing is in flight for it.
+func (lp *loop) forget(c *conn) {
+	if c.phase != phaseGone || c.inflight > 0 || c.forgotten {
+		return
+	}
+	c.forgotten = true
+	delete(lp.conns, c.id)
+	c.logEnd()
+	lp.eng.records.done()
+}

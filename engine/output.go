@@ -1,0 +1,385 @@
+package engine
+
+import (
+	"errors"
+	"io"
+
+	"golang.org/x/sys/unix"
+
+	"odmr/codec"
+	"odmr/queue"
+)
+
+const (
+	// bufferSize is how many octets a small owned buffer takes: a flight of commands or replies.
+	bufferSize = 4 << 10
+	// plainSize is how many octets of a body are unstuffed at a time for BDAT.
+	plainSize = 32 << 10
+	// keepBuffers is how many free buffers of each size a loop keeps.
+	keepBuffers = 256
+	// maxIovec is how many segments go to the kernel in one writev, and gatherOctets about how many octets.
+	maxIovec     = 64
+	gatherOctets = 512 << 10
+	// flushOctets is what one connection may write before its loop turns to the others.
+	flushOctets = 1 << 20
+	// lookahead is how few octets of a body are left in memory when the next segment is fetched.
+	lookahead = 64 << 10
+)
+
+// buffers are a loop's free buffers, so that nothing about them is locked.
+type buffers struct {
+	size int
+	free [][]byte
+}
+
+func (p *buffers) get() []byte {
+	if n := len(p.free); n > 0 {
+		b := p.free[n-1]
+		p.free[n-1] = nil
+		p.free = p.free[:n-1]
+		return b
+	}
+	return make([]byte, 0, p.size)
+}
+
+func (p *buffers) put(b []byte) {
+	if cap(b) == p.size && len(p.free) < keepBuffers {
+		p.free = append(p.free, b[:0])
+	}
+}
+
+// piece is a run of the output stream: octets in a buffer of ours, or a body.
+type piece struct {
+	buf  []byte // owned: what was written here; goes back to loop.small
+	sent int    // octets of buf that the kernel took
+	src  *source
+}
+
+// source is a body in the stream. At most one segment, and the next one once little of it is left,
+// are in memory, whatever the size of the body.
+type source struct {
+	body    queue.Body // nil while a worker opens it: fetch is true
+	plain   bool
+	charge  int64         // octets of prefetch memory that the body takes
+	left    int64         // octets of the body in segments not taken yet
+	cur     []byte        // octets that may go to the kernel now
+	seg     queue.Segment // where cur comes from; released when cur and raw are used up
+	raw     []byte        // plain: octets of seg that are still stuffed
+	clear   []byte        // plain: the buffer that cur lies in; goes back to loop.large
+	un      codec.Unstuffer
+	ahead   queue.Segment // fetched, to follow cur
+	begun   bool          // some segment was taken
+	dry     bool          // the store says that the next segment is not in memory
+	fetch   bool          // a worker is fetching: Body is not to be touched
+	broken  error         // the store failed
+	retired bool          // the output is done with it; the worker is not
+}
+
+// output is what a connection still has to write, in order. It belongs to the connection's loop.
+type output struct {
+	lp      *loop
+	pieces  []piece
+	head    int
+	pending int64 // octets in owned buffers that the kernel has not taken
+	held    int64 // octets of segments that are lent to this output
+	bodies  int   // pieces that are bodies
+	iov     [][]byte
+}
+
+// errBodyShort says that a body ended before its size was reached, or went on behind it.
+var errBodyShort = errors.New("engine: the body has not the size that it claims")
+
+func (o *output) empty() bool { return o.head == len(o.pieces) }
+
+// write appends a copy of p to the stream.
+func (o *output) write(p []byte) {
+	o.pending += int64(len(p))
+	for len(p) > 0 {
+		if o.empty() {
+			o.pieces, o.head = o.pieces[:0], 0
+		}
+		last := len(o.pieces) - 1
+		if last < o.head || o.pieces[last].src != nil || len(o.pieces[last].buf) == cap(o.pieces[last].buf) {
+			o.pieces = append(o.pieces, piece{buf: o.lp.small.get()})
+			last = len(o.pieces) - 1
+		}
+		b := &o.pieces[last].buf
+		n := min(len(p), cap(*b)-len(*b))
+		*b = append(*b, p[:n]...)
+		p = p[n:]
+	}
+}
+
+// body appends b to the stream, which owns it from now on.
+func (o *output) body(src *source) {
+	if o.empty() {
+		o.pieces, o.head = o.pieces[:0], 0
+	}
+	if src.body != nil {
+		src.left = src.body.Size()
+	}
+	o.pieces = append(o.pieces, piece{src: src})
+	o.bodies++
+}
+
+// flushed is how a flush ended.
+type flushed struct {
+	n       int64 // octets that the kernel took
+	blocked bool  // the kernel takes no more: wait until the socket is writable
+	again   bool  // the turn's share is used up: go on later
+	err     error // the connection is broken, or a body is
+}
+
+// flush writes what it may to fd. done is called for every body that was written whole.
+func (o *output) flush(fd int, done func(*source)) flushed {
+	var f flushed
+	for f.n < flushOctets {
+		o.trim(done)
+		total, err := o.gather()
+		if err != nil {
+			f.err = err
+			return f
+		}
+		if total == 0 {
+			o.trim(done) // a body may have turned out to be empty
+			return f
+		}
+		n, err := unix.Writev(fd, o.iov)
+		clear(o.iov)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.EAGAIN:
+			f.blocked = true
+			return f
+		case err != nil:
+			f.err = err
+			return f
+		}
+		f.n += int64(n)
+		o.took(int64(n))
+	}
+	o.trim(done)
+	f.again = !o.empty()
+	return f
+}
+
+// gather collects in o.iov what can be written now and returns how many octets that is.
+func (o *output) gather() (int, error) {
+	o.iov = o.iov[:0]
+	total := 0
+	for i := o.head; i < len(o.pieces) && len(o.iov) < maxIovec && total < gatherOctets; i++ {
+		p := &o.pieces[i]
+		b := p.buf[min(p.sent, len(p.buf)):]
+		if p.src != nil {
+			if err := o.fill(p.src); err != nil {
+				return 0, err
+			}
+			b = p.src.cur
+		}
+		if len(b) > 0 {
+			o.iov = append(o.iov, b)
+			total += len(b)
+		}
+		if p.src != nil && !p.src.lastPart() {
+			break
+		}
+	}
+	return total, nil
+}
+
+// took notes that the kernel took n octets of what was gathered.
+func (o *output) took(n int64) {
+	for i := o.head; n > 0; i++ {
+		p := &o.pieces[i]
+		if s := p.src; s != nil {
+			k := min(n, int64(len(s.cur)))
+			s.cur = s.cur[k:]
+			n -= k
+			if len(s.cur) == 0 && len(s.raw) == 0 {
+				o.release(s)
+			}
+			continue
+		}
+		k := min(n, int64(len(p.buf)-p.sent))
+		p.sent += int(k)
+		o.pending -= k
+		n -= k
+	}
+}
+
+// trim takes what is used up out of the stream, and hands bodies to done.
+func (o *output) trim(done func(*source)) {
+	for !o.empty() {
+		p := &o.pieces[o.head]
+		switch s := p.src; {
+		case s != nil && s.finished():
+			o.pop()
+			done(s)
+		case s == nil && p.sent == len(p.buf):
+			o.pop()
+		default:
+			return
+		}
+	}
+}
+
+// pop takes the first piece out of the stream.
+func (o *output) pop() {
+	p := &o.pieces[o.head]
+	if p.src == nil {
+		o.lp.small.put(p.buf)
+	} else {
+		o.bodies--
+	}
+	*p = piece{}
+	o.head++
+	if o.head >= 64 && o.head*2 >= len(o.pieces) {
+		n := copy(o.pieces, o.pieces[o.head:])
+		clear(o.pieces[n:])
+		o.pieces, o.head = o.pieces[:n], 0
+	}
+}
+
+// finished reports whether nothing of s is left to be written.
+func (s *source) finished() bool { return s.lastPart() && len(s.cur) == 0 }
+
+// lastPart reports whether nothing will follow cur.
+func (s *source) lastPart() bool {
+	return s.left == 0 && len(s.raw) == 0 && s.ahead.Data == nil && !s.fetch
+}
+
+// fill makes s.cur hold octets if any can be had without blocking.
+func (o *output) fill(s *source) error {
+	for len(s.cur) == 0 && s.broken == nil {
+		switch {
+		case len(s.raw) > 0:
+			n := min(len(s.raw), plainSize)
+			s.clear = s.un.Append(s.clear[:0], s.raw[:n])
+			s.raw = s.raw[n:]
+			s.cur = s.clear
+			if len(s.cur) == 0 && len(s.raw) == 0 { // nothing but a stuffing dot
+				o.release(s)
+			}
+		case s.ahead.Data != nil:
+			seg := s.ahead
+			s.ahead = queue.Segment{}
+			o.use(s, seg)
+		case s.left == 0 || s.fetch:
+			return s.broken
+		default:
+			seg, ok, err := s.body.Ready()
+			if err == nil && !ok {
+				s.dry = true
+				return nil
+			}
+			if err = o.lend(s, seg, err); err != nil {
+				return err
+			}
+			o.use(s, seg)
+		}
+	}
+	return s.broken
+}
+
+// lend puts seg, which came from the store with err, into the accounts.
+func (o *output) lend(s *source, seg queue.Segment, err error) error {
+	n := int64(len(seg.Data))
+	if err == nil && (n == 0 || n > s.left) {
+		seg.Release()
+		err = errBodyShort
+	}
+	if err != nil {
+		if err == io.EOF { // left says that octets are missing
+			err = errBodyShort
+		}
+		s.broken = err
+		return err
+	}
+	s.left -= n
+	s.begun, s.dry = true, false
+	o.held += n
+	o.lp.eng.lent.Add(n)
+	return nil
+}
+
+// use makes seg what is written next.
+func (o *output) use(s *source, seg queue.Segment) {
+	s.seg = seg
+	if !s.plain {
+		s.cur = seg.Data
+		return
+	}
+	s.raw = seg.Data
+	if s.clear == nil {
+		s.clear = o.lp.large.get()
+	}
+}
+
+// release gives the current segment of s back.
+func (o *output) release(s *source) {
+	o.unlend(&s.seg)
+	s.cur, s.raw = nil, nil
+}
+
+func (o *output) unlend(seg *queue.Segment) {
+	if n := int64(len(seg.Data)); n > 0 {
+		o.held -= n
+		o.lp.eng.lent.Add(-n)
+		seg.Release()
+	}
+}
+
+// wants returns the body whose next segment is to be fetched by a worker, or nil. Only the first body in
+// the stream is worth it: the others have their first segment in memory.
+func (o *output) wants() *source {
+	for i := o.head; i < len(o.pieces); i++ {
+		s := o.pieces[i].src
+		if s == nil {
+			continue
+		}
+		if !s.begun && !s.dry || s.fetch || s.left == 0 || s.broken != nil || s.ahead.Data != nil || len(s.cur)+len(s.raw) > lookahead {
+			return nil
+		}
+		return s
+	}
+	return nil
+}
+
+// opened takes the body that a worker opened for s.
+func (o *output) opened(s *source, body queue.Body, err error) {
+	s.fetch = false
+	if s.broken = err; err == nil {
+		s.body, s.left = body, body.Size()
+	}
+}
+
+// fetched takes the segment that a worker got for s.
+func (o *output) fetched(s *source, seg queue.Segment, err error) {
+	s.fetch = false
+	if err = o.lend(s, seg, err); err == nil {
+		s.ahead = seg
+	}
+}
+
+// retire gives back what s holds, except its body.
+func (o *output) retire(s *source) {
+	o.release(s)
+	o.unlend(&s.ahead)
+	if s.clear != nil {
+		o.lp.large.put(s.clear)
+		s.clear = nil
+	}
+}
+
+// drop gives back everything: the socket is gone. done is called for every body.
+func (o *output) drop(done func(*source)) {
+	for !o.empty() {
+		src := o.pieces[o.head].src
+		o.pop()
+		if src != nil {
+			done(src)
+		}
+	}
+	o.pieces, o.head, o.pending = nil, 0, 0
+}

@@ -1,0 +1,171 @@
+package engine
+
+import (
+	"odmr/engine/session"
+	"odmr/internal/account"
+	"odmr/internal/mail"
+)
+
+// carryOut performs what the machine put into the loop's Output, and empties it. It reports whether
+// there was anything. It never calls the machine.
+func (c *conn) carryOut(now session.Time) bool {
+	out := &c.lp.out
+	any := len(out.Reply) > 0 || len(out.Acts) > 0
+	at := 0
+	for i := range out.Acts {
+		a := &out.Acts[i]
+		switch a.Kind {
+		case session.ActBody, session.ActTurn, session.ActStartTLS, session.ActClose:
+			c.out.write(out.Reply[at:a.At])
+			at = a.At
+		}
+		c.perform(now, a)
+		if c.closing || c.doomed {
+			at = len(out.Reply) // nothing follows the end
+			break
+		}
+	}
+	c.out.write(out.Reply[at:])
+	out.Reset()
+	return any
+}
+
+// perform is the one place where an action is turned into something done. It does not block.
+func (c *conn) perform(now session.Time, a *session.Action) {
+	switch a.Kind {
+	case session.ActBegin:
+		c.begin(now, a)
+	case session.ActRoute:
+		c.route(a)
+	case session.ActAppend:
+		c.append(a)
+	case session.ActCommit:
+		c.commit(a)
+	case session.ActDiscard:
+		c.in.discard(c.lp.eng)
+	case session.ActAuth:
+		c.auth(a)
+	case session.ActAuthAbort:
+		c.exchange = nil
+	case session.ActAcquire:
+		c.acquire(a)
+	case session.ActStartTLS:
+		c.abandon("TLS was asked for and is not offered")
+	case session.ActTurn:
+		c.turn()
+	case session.ActPrefetch:
+		c.fetchMore(a)
+	case session.ActBody:
+		c.writeBody(a)
+	case session.ActSettle:
+		c.settle(now, a)
+	case session.ActClose:
+		c.because(a.Reason)
+		c.closing = true
+	default:
+		c.abandon("unknown action")
+	}
+}
+
+// complete takes back a job that was carried out.
+func (c *conn) complete(now session.Time, j job) {
+	switch j := j.(type) {
+	case *authJob:
+		c.authenticated(j)
+	case *routeJob:
+		c.answer(j.ticket, routeResult(j.domain, j.ok, j.err))
+	case *acquireJob:
+		c.acquired(j)
+	case *appendJob:
+		c.appended(j)
+	case *commitJob:
+		c.committed(now, j)
+	case *nextJob:
+		c.fetched(now, j)
+	case *openJob:
+		c.bodyOpened(j)
+	case *fetchJob:
+		c.segment(j)
+	case *settleJob:
+		c.settled(now, j)
+	case *releaseJob:
+		c.drain.lease = nil
+		c.drain.busy = false
+	}
+}
+
+// answer queues the result of the action with that ticket for the machine.
+func (c *conn) answer(ticket uint32, r session.Result) {
+	if !c.ended {
+		c.answers = append(c.answers, answer{ticket, r})
+	}
+}
+
+// auth starts or continues a SASL exchange.
+func (c *conn) auth(a *session.Action) {
+	if a.Mechanism != "" {
+		exchange, err := c.lp.eng.cfg.Authenticator.Start(a.Mechanism)
+		if err != nil {
+			c.authRefused(a.Ticket, err)
+			return
+		}
+		c.exchange = exchange
+	}
+	if c.exchange == nil {
+		c.authRefused(a.Ticket, account.ErrMechanism)
+		return
+	}
+	j := &authJob{ticket: a.Ticket, exchange: c.exchange}
+	if a.HasData {
+		j.response = append([]byte{}, a.Data...)
+	}
+	c.submit(&c.lp.eng.lookups, j)
+}
+
+func (c *conn) authenticated(j *authJob) {
+	if c.ended || c.exchange != j.exchange {
+		return
+	}
+	if j.err != nil {
+		c.authRefused(j.ticket, j.err)
+		return
+	}
+	r := session.Result{Challenge: j.challenge, AuthDone: j.done}
+	if j.done {
+		c.account = j.exchange.Account()
+		c.exchange = nil
+		r.Account = c.account
+		c.lp.eng.cfg.Observer.Auth(235)
+		c.setState(StateProvider)
+	}
+	c.answer(j.ticket, r)
+}
+
+func (c *conn) authRefused(ticket uint32, err error) {
+	c.exchange = nil
+	r := account.AuthRefusal(err)
+	c.lp.eng.cfg.Observer.Auth(r.Code)
+	c.log(c.lp.eng.log.Info()).Int("code", r.Code).AnErr("cause", r.Cause).Msg("authentication refused")
+	c.answer(ticket, session.Result{Refusal: r})
+}
+
+// route asks the directory whether mail for a domain is held here.
+func (c *conn) route(a *session.Action) {
+	domain, err := account.ParseDomain(a.Domain)
+	if err != nil {
+		c.answer(a.Ticket, routeResult(a.Domain, false, nil))
+		return
+	}
+	dir := c.lp.eng.cfg.Directory
+	if !dir.NonBlocking() {
+		c.submit(&c.lp.eng.lookups, &routeJob{ticket: a.Ticket, dir: dir, domain: domain})
+		return
+	}
+	ok, err := dir.Collectable(domain)
+	c.answer(a.Ticket, routeResult(domain, ok, err))
+}
+
+// refused logs a refusal whose cause is not the peer's.
+func (c *conn) refused(what string, r *mail.Refusal) {
+	c.log(c.lp.eng.log.Warn()).Int("code", r.Code).AnErr("cause", r.Cause).Msg(what + ": " + r.Text)
+}

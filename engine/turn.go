@@ -1,0 +1,73 @@
+package engine
+
+import (
+	"odmr/engine/session"
+)
+
+// machines sets what the machines of this server share.
+func (e *Engine) machines() {
+	t := &e.cfg.Timeouts
+	ingress := session.IngressConfig{
+		Hostname:       e.cfg.Hostname,
+		MaxMessageSize: e.cfg.MaxMessageSize,
+		MaxRecipients:  e.cfg.MaxRecipients,
+		CommandTimeout: t.Command,
+		DataTimeout:    t.DataBlock,
+	}.Defaults()
+	e.smtp, e.lmtp = ingress, ingress
+	e.smtp.Mode, e.lmtp.Mode = session.IngressSMTP, session.IngressLMTP
+	e.provider = session.ProviderConfig{
+		Hostname:       e.cfg.Hostname,
+		LoginTimeout:   t.Login,
+		CommandTimeout: t.Command,
+	}
+	if e.cfg.Authenticator != nil {
+		e.provider.Mechanisms = e.cfg.Authenticator.Mechanisms()
+	}
+	e.provider = e.provider.Defaults()
+	e.reversed = session.ReversedConfig{
+		Hostname:       e.cfg.Hostname,
+		WindowMessages: e.cfg.WindowMessages,
+		WindowBytes:    e.cfg.WindowBytes,
+	}
+}
+
+// newMachine makes the machine of a new connection.
+func (e *Engine) newMachine(c *conn) session.Session {
+	switch c.role {
+	case ODMR:
+		return session.NewProvider(&e.provider)
+	case LMTP:
+		return session.NewIngress(&e.lmtp, e.peerOf(c))
+	}
+	return session.NewIngress(&e.smtp, e.peerOf(c))
+}
+
+// peerOf says who hands in mail.
+func (e *Engine) peerOf(c *conn) session.IngressPeer {
+	addr := c.remote.Addr()
+	peer := session.IngressPeer{Client: addr.String()}
+	for _, p := range e.cfg.Trusted {
+		if p.Contains(addr) {
+			peer.Trusted = true
+			break
+		}
+	}
+	return peer
+}
+
+// turn exchanges the machines: the provider's is out, and the reversed one sends what the lease
+// holds (RFC 2645 5.3). It is started once the provider's output is queued. What the peer sent
+// early goes to it as the octets they are.
+func (c *conn) turn() {
+	if c.drain.lease == nil {
+		c.abandon("turn without a lease")
+		return
+	}
+	e := c.lp.eng
+	c.sess = session.NewReversed(&e.reversed, c.drain.lease.Domains())
+	c.turned, c.everTurned = true, true
+	c.drain.joined = true
+	e.prefetch.join()
+	c.setState(StateReversed)
+}

@@ -1,0 +1,99 @@
+package engine
+
+import (
+	"fmt"
+	"runtime/debug"
+	"sync"
+
+	"github.com/rs/zerolog"
+)
+
+// job is a piece of blocking work: a value that holds what it needs, never a connection. run is
+// called once on a worker and keeps its result in the job; then the job goes back to the loop.
+type job interface {
+	run()
+	// fail records err as the result: run panicked.
+	fail(err error)
+	// discard gives back what the result holds: there is no loop any more to take it.
+	discard()
+}
+
+// task is a job on its way through a lane, and where it goes afterwards.
+type task struct {
+	job  job
+	home *loop
+	conn uint64
+}
+
+// lane is a bounded number of workers for one kind of work, so that a stall in one kind does not
+// hold up another. Workers are made on demand and leave when nothing is queued. Its queue is
+// bounded by what sessions may have in flight: a few jobs each.
+type lane struct {
+	name  string
+	max   int
+	log   *zerolog.Logger
+	obs   Observer
+	mu    sync.Mutex
+	queue []task
+	head  int
+	busy  int
+	idle  sync.WaitGroup // counts workers
+}
+
+// submit queues j; its event comes to home's inbox. It does not block.
+func (l *lane) submit(home *loop, conn uint64, j job) {
+	l.mu.Lock()
+	l.queue = append(l.queue, task{j, home, conn})
+	start := l.busy < l.max
+	if start {
+		l.busy++
+		l.idle.Add(1)
+	}
+	l.mu.Unlock()
+	if start {
+		go l.work()
+	}
+}
+
+func (l *lane) work() {
+	defer l.idle.Done()
+	for {
+		t, ok := l.next()
+		if !ok {
+			return
+		}
+		l.do(t.job)
+		t.home.inbox.post(event{kind: evDone, conn: t.conn, job: t.job})
+	}
+}
+
+func (l *lane) next() (task, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.head == len(l.queue) {
+		l.queue, l.head = l.queue[:0], 0
+		l.busy--
+		return task{}, false
+	}
+	t := l.queue[l.head]
+	l.queue[l.head] = task{}
+	l.head++
+	if l.head >= 64 && l.head*2 >= len(l.queue) { // the front half is used up
+		n := copy(l.queue, l.queue[l.head:])
+		clear(l.queue[n:])
+		l.queue, l.head = l.queue[:n], 0
+	}
+	return t, true
+}
+
+// do runs j. A panic in the store fails the job, not the process.
+func (l *lane) do(j job) {
+	defer func() {
+		if p := recover(); p != nil {
+			l.obs.Panic()
+			l.log.Error().Str("lane", l.name).Interface("panic", p).Bytes("stack", debug.Stack()).Msg("panic in a worker")
+			j.fail(fmt.Errorf("panic in a worker: %v", p))
+		}
+	}()
+	j.run()
+}
