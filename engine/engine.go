@@ -47,6 +47,7 @@ type Engine struct {
 	acceptors sync.WaitGroup
 	ticker    sync.WaitGroup
 	stopping  chan struct{} // closed when Shutdown begins
+	tickless  chan struct{} // closed when the loops need no more ticks
 	ready     atomic.Bool
 
 	commits, reads, lookups lane
@@ -64,7 +65,7 @@ func New(cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	cfg.EnsureDefaults()
-	e := &Engine{cfg: cfg, log: cfg.Logger, stopping: make(chan struct{})}
+	e := &Engine{cfg: cfg, log: cfg.Logger, stopping: make(chan struct{}), tickless: make(chan struct{})}
 	e.newSession = e.newMachine
 	e.machines()
 	for _, l := range []struct {
@@ -90,7 +91,7 @@ func (e *Engine) Start() error {
 		e.unlisten()
 		return err
 	}
-	e.ticker.Go(func() { e.tick(e.stopping) })
+	e.ticker.Go(e.tick)
 	e.acceptors.Add(len(e.listeners))
 	for _, l := range e.listeners {
 		go e.accept(l)
@@ -198,6 +199,7 @@ func (e *Engine) Shutdown(ctx context.Context) error {
 			e.log.Error().Int("sessions", e.records.count()).Msg("the store does not come back; leaving without it")
 		}
 	}
+	close(e.tickless)
 	e.ticker.Wait()
 	e.writable.stop()
 	for _, lp := range e.loops {

@@ -85,12 +85,12 @@ func (h *handler) OnClose(gc gnet.Conn, err error) gnet.Action {
 }
 
 // tick wakes every loop for its timers, unless it has not come to the last tick yet.
-func (e *Engine) tick(stop <-chan struct{}) {
+func (e *Engine) tick() {
 	t := time.NewTicker(tickInterval)
 	defer t.Stop()
 	for {
 		select {
-		case <-stop:
+		case <-e.tickless:
 			return
 		case at := <-t.C:
 			for _, lp := range e.loops {
