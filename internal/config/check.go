@@ -13,10 +13,6 @@ func (l *loader) check() {
 	l.checkServer()
 	l.checkListeners()
 	l.checkMechanisms()
-	if l.cfg.WindowBytes > l.cfg.PrefetchMemory {
-		l.problem("window-bytes", fmt.Sprintf("%s is more than all sessions may hold together (--prefetch-memory %s)",
-			l.cfg.WindowBytes, l.cfg.PrefetchMemory))
-	}
 }
 
 func (l *loader) checkServer() {

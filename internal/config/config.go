@@ -42,13 +42,13 @@ type Config struct {
 
 	SASLMechanisms []string `group:"login" name:"sasl-mechanisms" default:"${mechanisms}" placeholder:"NAME" help:"SASL mechanisms offered to customers, in this order. RFC 2645 makes CRAM-MD5 mandatory and fetchmail uses nothing else; leave it out only where every customer has something stronger."`
 
-	MaxSessions    int  `group:"memory" default:"20000" min:"1" max:"1000000" help:"Connections at once over all listeners; more get 421. Each costs a file descriptor, so the limit of open files must leave room for them."`
+	MaxSessions    int  `group:"memory" default:"0" min:"0" max:"1000000" help:"Connections at once over all listeners; more get 421. Each costs a file descriptor: 0 means ${max_sessions}, or fewer where the limit of open files is low; a larger number than that limit has room for is an error."`
 	Loops          int  `group:"memory" default:"0" min:"0" max:"256" help:"Event loops; 0 means one per CPU, which suits nearly every machine."`
 	Workers        int  `group:"memory" default:"0" min:"0" max:"65536" help:"Goroutines for whatever blocks (disk, TLS handshakes); 0 lets the server choose. More workers mean more commits per disk sync."`
 	PrefetchMemory Size `group:"memory" default:"256MiB" min:"4MiB" max:"1TiB" help:"Memory for bodies on their way to customers, all sessions together, in octets. A session that finds none left waits its turn, so slow customers cannot take more."`
 	IngestMemory   Size `group:"memory" default:"256MiB" min:"4MiB" max:"1TiB" help:"Memory for bodies on their way to the disk, all sessions together, in octets. When it is used up reading pauses, and senders wait."`
-	WindowMessages int  `group:"memory" default:"32" min:"1" max:"1000" help:"Messages of one session that are fetched ahead or wait for their settlement. A larger window hides longer lines; after a crash at most so many are sent twice."`
-	WindowBytes    Size `group:"memory" default:"1MiB" min:"256KiB" max:"1GiB" help:"Octets that one session fetches ahead of the customer. One message is always fetched, whatever its size, in pieces."`
+	WindowMessages int  `group:"memory" default:"${window_messages}" min:"1" max:"10000" help:"Messages that one customer's session may have sent without their outcomes being on disk. A larger window hides long lines and slow disks; after a crash at most so many are sent again."`
+	WindowBytes    Size `group:"memory" default:"${window_bytes}" min:"64KiB" max:"1TiB" help:"Octets of those messages on the wire. One message is always allowed, whatever its size."`
 	StoreCache     Size `group:"memory" default:"64MiB" min:"1MiB" max:"1TiB" help:"Memory of the queue's block cache, in octets. Mail is written once and read once, so that a larger cache gains little."`
 	StoreMemtable  Size `group:"memory" default:"128MiB" min:"1MiB" max:"2GiB" help:"Size of one of the queue's memtables, in octets; up to eight exist while a flush lags behind. Mail collected before its memtable is flushed never costs more than the log."`
 	MinFreeSpace   Size `group:"memory" default:"512MiB" min:"1MiB" max:"1PiB" help:"Free space on the data directory's disk below which new mail gets 452 4.3.1, while draining goes on, in octets. It keeps room for the log and for compactions, which free space."`

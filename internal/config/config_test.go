@@ -102,7 +102,7 @@ func TestListenFlagsRepeatAndMayBeEmpty(t *testing.T) {
 
 func TestAllProblemsAtOnce(t *testing.T) {
 	file := "loops: many\nno-such-key: 1\nquit-timeout: 30\nwindow-messages:\nhelp: true\nlog-format: {a: b}\n"
-	env := map[string]string{"ODMRD_MAX_SESSIONS": "0"}
+	env := map[string]string{"ODMRD_MAX_SESSIONS": "-1"}
 	got := problems(t, source(file, env, "--config=x.yaml", "--bogus", "7", "stray", "--log-level=loud",
 		"--max-message-size", "5X", "--trusted-networks=10.0.0.1/8,foo", "--workers", "--data=", "--version=1"))
 	for _, want := range []string{
@@ -115,7 +115,7 @@ func TestAllProblemsAtOnce(t *testing.T) {
 		`--trusted-networks: "10.0.0.1/8" is not a network: bits after the first 8 are set; 10.0.0.0/8?`,
 		`--trusted-networks: "foo" is not a network: write address/bits, as 192.0.2.0/24`,
 		`--max-message-size: "5X" is not a size: write a whole number with B, KiB, MiB, GiB, TiB, PiB or kB, MB, GB, TB, PB`,
-		`--max-sessions: "0" is out of range: 1 to 1000000 (from environment variable ODMRD_MAX_SESSIONS)`,
+		`--max-sessions: "-1" is out of range: 0 to 1000000 (from environment variable ODMRD_MAX_SESSIONS)`,
 		`--loops: "many" is not a whole number (from x.yaml:1)`,
 		`--workers: has no value`,
 		`--window-messages: x.yaml:4: has no value; write [] or "" for none`,
@@ -145,8 +145,6 @@ func TestProblemsAcrossFlags(t *testing.T) {
 		{[]string{"--sasl-mechanisms=PLAIN-TEXT"}, `--sasl-mechanisms: "PLAIN-TEXT" is none of ` + strings.Join(account.Implemented(), ", ")},
 		{[]string{"--sasl-mechanisms=CRAM-MD5,CRAM-MD5"}, `--sasl-mechanisms: "CRAM-MD5" is named twice`},
 		{[]string{"--sasl-mechanisms="}, "--sasl-mechanisms: is empty: no customer could log in"},
-		{[]string{"--window-bytes=8MiB", "--prefetch-memory=4MiB"},
-			"--window-bytes: 8MiB is more than all sessions may hold together (--prefetch-memory 4MiB)"},
 		{[]string{"--config=missing.yaml"}, "--config: open missing.yaml: file does not exist"},
 	} {
 		if got := problems(t, source("", nil, c.args...)); got != c.want {

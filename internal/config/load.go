@@ -13,6 +13,7 @@ import (
 	kongyaml "github.com/alecthomas/kong-yaml"
 	"gopkg.in/yaml.v3"
 
+	"odmr/engine/session"
 	"odmr/internal/account"
 	"odmr/internal/mail"
 )
@@ -136,6 +137,9 @@ func newLoader(src Source) (*loader, error) {
 func defaults() kong.Vars {
 	return kong.Vars{
 		"max_recipients":     fmt.Sprint(mail.MaxRecipients),
+		"max_sessions":       "20000",
+		"window_messages":    fmt.Sprint(session.ReversedWindowMessages),
+		"window_bytes":       Size(session.ReversedWindowBytes).String(),
 		"mechanisms":         strings.Join(account.Implemented(), ","),
 		"login_timeout":      formatDuration(mail.TimeoutLogin),
 		"command_timeout":    formatDuration(mail.TimeoutCommand),

@@ -107,7 +107,7 @@ func (t *tree) functions(s *source) {
 func (t *tree) function(s *source, d *ast.FuncDecl) {
 	line := t.set.Position(d.Pos()).Line
 	limit := maxFuncLines
-	if s.test {
+	if s.test || slices.Contains(suites, s.dir) {
 		limit = maxTestFuncLines
 	}
 	if n := t.set.Position(d.End()).Line - line + 1; n > limit {
