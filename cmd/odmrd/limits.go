@@ -1,0 +1,40 @@
+package main
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"odmr/internal/config"
+)
+
+// reservedFiles is how many descriptors the store, the log and the doors for the operator may
+// need besides those of sessions.
+const reservedFiles = 1500
+
+// limitProblems raises the limit of open files as far as it goes, and says if --max-sessions
+// does not fit under it. 0 sessions fits always: the engine then takes what there is.
+func limitProblems(cfg *config.Config) config.Problems {
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
+		return nil
+	}
+	if lim.Cur < lim.Max {
+		raised := unix.Rlimit{Cur: lim.Max, Max: lim.Max}
+		if unix.Setrlimit(unix.RLIMIT_NOFILE, &raised) == nil {
+			lim = raised
+		}
+	}
+	if room := sessionRoom(lim.Cur); int64(cfg.MaxSessions) > room {
+		return config.Problems{{Flag: "max-sessions", Text: fmt.Sprintf(
+			"%d does not fit under the limit of open files, %d of which %d remain for sessions: raise the limit (ulimit -Hn, systemd's LimitNOFILE)",
+			cfg.MaxSessions, lim.Cur, room)}}
+	}
+	return nil
+}
+
+// sessionRoom is how many sessions fit under a limit of open files, as the engine reckons too.
+func sessionRoom(limit uint64) int64 {
+	room := int64(min(limit, 1<<30))
+	return room - min(reservedFiles, room/2)
+}

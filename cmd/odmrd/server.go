@@ -1,0 +1,264 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"odmr/engine"
+	"odmr/internal/account"
+	"odmr/internal/admin"
+	"odmr/internal/config"
+	"odmr/internal/metrics"
+	"odmr/queue"
+	"odmr/queue/pebblestore"
+)
+
+// adminGrace is how long requests at the operator's doors may go on once everything else has ended.
+const adminGrace = 2 * time.Second
+
+// server is everything that runs. Fields are set by start, in the order in which they stand, and
+// taken down by close in the reverse order.
+type server struct {
+	cfg   *config.Config
+	log   zerolog.Logger
+	ready admin.Conditions
+
+	accounts *account.File
+	metrics  *metrics.Metrics
+	store    atomic.Pointer[pebblestore.Store] // nil until open
+	admin    *admin.Server
+	control  *admin.Server
+	engine   *engine.Engine
+
+	stopWatch context.CancelFunc
+	watching  sync.WaitGroup
+}
+
+func newServer(cfg *config.Config, log zerolog.Logger) *server {
+	s := &server{cfg: cfg, log: log}
+	s.ready.Set(condStarting, "the queue is being opened")
+	s.metrics = metrics.New(version, s.totals)
+	return s
+}
+
+// totals is what metrics see of the queue.
+func (s *server) totals() queue.Counts {
+	if store := s.store.Load(); store != nil {
+		return store.Totals()
+	}
+	return queue.Counts{}
+}
+
+// start brings everything up. After an error close takes down what is up.
+func (s *server) start() error {
+	if err := s.openAccounts(); err != nil {
+		return err
+	}
+	var err error
+	handler := admin.Handler(admin.Options{Version: version, Metrics: s.metrics.Handler(), Ready: &s.ready})
+	if s.admin, err = admin.Serve(handler, texts(s.cfg.AdminListen)...); err != nil {
+		return fmt.Errorf("--admin-listen: %w", err)
+	}
+	if err := s.openStore(); err != nil {
+		return err
+	}
+	if s.control, err = admin.ServeControl(s.cfg.Data, s.store.Load()); err != nil {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	if err := s.startEngine(); err != nil {
+		return err
+	}
+	s.watchAccounts()
+	s.ready.Clear(condStarting)
+	s.logListening()
+	return nil
+}
+
+func (s *server) openAccounts() error {
+	accounts, err := account.OpenFile(s.cfg.Accounts)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("--accounts: there is no file %s; make it with: odmrctl --accounts %s account add NAME --domain DOMAIN",
+			s.cfg.Accounts, s.cfg.Accounts)
+	}
+	if err != nil {
+		return fmt.Errorf("--accounts: %w", err)
+	}
+	s.accounts = accounts
+	s.accountsRead(nil)
+	return nil
+}
+
+// accountsRead tells log and metrics of a reading of the accounts file; a broken one changes nothing.
+func (s *server) accountsRead(err error) {
+	table := s.accounts.Table()
+	s.metrics.AccountsRead(err, len(table.Accounts()), table.Domains())
+	if err != nil {
+		s.log.Error().Err(err).Int("accounts", len(table.Accounts())).Msg("accounts file is broken, the old accounts stay in effect")
+		return
+	}
+	s.log.Info().Str("file", s.cfg.Accounts).Int("accounts", len(table.Accounts())).Int("domains", table.Domains()).Msg("accounts read")
+}
+
+// watchAccounts picks up what odmrctl changes.
+func (s *server) watchAccounts() {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.stopWatch = cancel
+	s.watching.Go(func() {
+		s.accounts.Watch(ctx, func(c account.Change) { s.accountsRead(c.Err) })
+	})
+}
+
+// openStore opens the queue in the data directory, which is made if missing.
+func (s *server) openStore() error {
+	if err := os.MkdirAll(s.cfg.Data, 0o700); err != nil {
+		return fmt.Errorf("--data: %w", err)
+	}
+	info, err := os.Stat(s.cfg.Data)
+	if err != nil {
+		return fmt.Errorf("--data: %w", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		s.log.Warn().Str("data", s.cfg.Data).Stringer("mode", info.Mode().Perm()).Msg("others than the server may look into the data directory: chmod 700")
+	}
+	begun := time.Now()
+	store, err := pebblestore.Open(admin.QueueDir(s.cfg.Data), pebblestore.Options{
+		Now:          time.Now,
+		Events:       &storeEvents{s.log, s.metrics, &s.ready},
+		MemTableSize: int64(s.cfg.StoreMemtable),
+		CacheSize:    int64(s.cfg.StoreCache),
+		MinFreeSpace: int64(s.cfg.MinFreeSpace),
+	})
+	if err != nil {
+		return fmt.Errorf("--data: %w", err)
+	}
+	s.store.Store(store)
+	totals := store.Totals()
+	s.log.Info().Str("data", s.cfg.Data).Int64("messages", totals.Messages).Int64("bytes", totals.Bytes).Int64("failed", totals.Failed).
+		Dur("took_ms", time.Since(begun)).Msg("queue opened")
+	return nil
+}
+
+func (s *server) startEngine() error {
+	auth, err := account.NewAuthenticator(s.accounts, account.AuthConfig{
+		Hostname: s.cfg.Hostname, Mechanisms: s.cfg.SASLMechanisms, Clock: time.Now,
+	})
+	if err != nil {
+		return fmt.Errorf("--sasl-mechanisms: %w", err)
+	}
+	c := s.cfg
+	s.engine, err = engine.New(engine.Config{
+		Hostname: c.Hostname, Listeners: listeners(c), Loops: c.Loops, Store: s.store.Load(),
+		Directory: s.accounts, Authenticator: auth, Trusted: c.TrustedNetworks,
+		MaxMessageSize: int64(c.MaxMessageSize), MaxSessions: c.MaxSessions, Workers: c.Workers,
+		PrefetchMemory: int64(c.PrefetchMemory), IngestMemory: int64(c.IngestMemory),
+		MaxRecipients: c.MaxRecipients, WindowMessages: c.WindowMessages, WindowBytes: int64(c.WindowBytes),
+		Timeouts: engine.Timeouts{
+			Login: c.LoginTimeout, Command: c.CommandTimeout, Greeting: c.GreetingTimeout, Envelope: c.EnvelopeTimeout,
+			DataInit: c.DataInitTimeout, DataBlock: c.DataBlockTimeout, DataDone: c.DataDoneTimeout, Quit: c.QuitTimeout,
+		},
+		Logger: s.log, Observer: s.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.engine.Start(); err != nil {
+		s.engine = nil
+		return err
+	}
+	return nil
+}
+
+// listeners gives the engine's listeners in the order of the flags.
+func listeners(c *config.Config) []engine.Listener {
+	var out []engine.Listener
+	for _, l := range []struct {
+		role  engine.Role
+		addrs []config.Listen
+	}{{engine.ODMR, c.ODMRListen}, {engine.SMTP, c.SMTPListen}, {engine.LMTP, c.LMTPListen}} {
+		for _, addr := range l.addrs {
+			out = append(out, engine.Listener{Role: l.role, Addr: string(addr)})
+		}
+	}
+	return out
+}
+
+func texts(addrs []config.Listen) []string {
+	out := make([]string, len(addrs))
+	for i, a := range addrs {
+		out[i] = string(a)
+	}
+	return out
+}
+
+// logListening writes the line that scripts wait for: message "listening" with the addresses,
+// chosen ports included, of each kind of listener. Its field names do not change.
+func (s *server) logListening() {
+	addrs := map[engine.Role][]string{engine.ODMR: {}, engine.SMTP: {}, engine.LMTP: {}}
+	for _, a := range s.engine.Addrs() {
+		addrs[a.Role] = append(addrs[a.Role], a.Addr.String())
+	}
+	s.log.Log().Str(zerolog.LevelFieldName, zerolog.InfoLevel.String()). // whatever --log-level is
+		Strs("odmr", addrs[engine.ODMR]).Strs("smtp", addrs[engine.SMTP]).Strs("lmtp", addrs[engine.LMTP]).
+		Strs("admin", s.admin.Addrs()).Int("pid", os.Getpid()).Str("version", version).Msg("listening")
+}
+
+// serve waits for signals and ends in order.
+func (s *server) serve(stop, hangup <-chan os.Signal) int {
+	for {
+		select {
+		case <-hangup:
+			s.accountsRead(s.accounts.Reload())
+			continue
+		case sig := <-stop:
+			s.log.Info().Stringer("signal", sig).Dur("grace_ms", s.cfg.ShutdownGrace).Msg("stopping")
+		}
+		break
+	}
+	s.ready.Set(condStopping, "the server is shutting down")
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ShutdownGrace)
+	defer cancel()
+	if err := s.close(ctx); err != nil {
+		s.log.Error().Err(err).Msg("not stopped in order")
+		return exitFailure
+	}
+	s.log.Info().Msg("stopped")
+	return exitOK
+}
+
+// close takes down what is up; ctx bounds how long sessions may go on. That sessions had to be
+// cut is logged and no error.
+func (s *server) close(ctx context.Context) error {
+	var failed []error
+	if s.engine != nil {
+		err := s.engine.Shutdown(ctx)
+		if errors.Is(err, context.DeadlineExceeded) {
+			s.log.Warn().Msg("sessions were cut when --shutdown-grace ended")
+			err = nil
+		}
+		failed = append(failed, err)
+	}
+	if s.stopWatch != nil {
+		s.stopWatch()
+		s.watching.Wait()
+	}
+	grace, cancel := context.WithTimeout(context.Background(), adminGrace)
+	defer cancel()
+	if s.control != nil {
+		failed = append(failed, s.control.Shutdown(grace))
+	}
+	if store := s.store.Swap(nil); store != nil {
+		failed = append(failed, store.Close())
+	}
+	if s.admin != nil {
+		failed = append(failed, s.admin.Shutdown(grace))
+	}
+	return errors.Join(failed...)
+}
