@@ -171,6 +171,22 @@ func (l *reversedList) pop() *reversedMsg {
 	return m
 }
 
+// drop takes m out.
+func (l *reversedList) drop(m *reversedMsg) {
+	if l.head == m {
+		l.pop()
+		return
+	}
+	at := l.head
+	for at.next != m {
+		at = at.next
+	}
+	if at.next = m.next; l.tail == m {
+		l.tail = at
+	}
+	m.next, m.queued = nil, false
+}
+
 // reversedSettles are the settlements in flight, in the order of their tickets.
 type reversedSettles struct {
 	list []reversedSettle

@@ -252,6 +252,13 @@ func (r *Reversed) record(t *reversedTx, last *codec.Reply) {
 			*o = mail.Outcome{Status: reversedStatus(c.code), Reply: c.reply}
 		}
 	}
+	if t.mailRefused() && len(m.todo) > 0 { // for those that were to follow in a further transaction too
+		for _, i := range m.todo {
+			m.outcomes[i] = m.outcomes[t.rcpts[0].index]
+		}
+		m.todo = m.todo[:0]
+		r.ready.drop(m)
+	}
 }
 
 func reversedStatus(code int) mail.OutcomeStatus {
