@@ -1,0 +1,93 @@
+// Command odmrctl is the operator's tool of the On-Demand Mail Relay: it keeps the accounts file.
+//
+// It never needs the server to be stopped: the accounts file is replaced atomically under a lock,
+// and a running server picks the change up by itself.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/alecthomas/kong"
+)
+
+// Exit statuses.
+const (
+	exitOK     = 0 // done
+	exitFailed = 1 // it could not be done; nothing was changed
+	exitUsage  = 2 // the command line is wrong
+)
+
+const description = `Keep the accounts of an On-Demand Mail Relay (RFC 2645).
+
+A running server picks up changes of the accounts file by itself.
+
+Examples:
+  odmrctl --accounts /etc/odmr/accounts account add tim --domain example.org --domain example.com
+  odmrctl --accounts /etc/odmr/accounts account add tim --domain example.org --generate
+  odmrctl --accounts /etc/odmr/accounts account list
+
+Exit status: 0 done; 1 it could not be done and nothing was changed; 2 wrong command line.`
+
+// version is set when the program is built.
+var version = "unversioned"
+
+// cli is the command line. Each group of commands has a file of its own.
+type cli struct {
+	Accounts string           `placeholder:"FILE" env:"ODMRCTL_ACCOUNTS,ODMRD_ACCOUNTS" help:"Accounts file; the same as the server's --accounts."`
+	Version  kong.VersionFlag `help:"Show the version and exit."`
+
+	Account accountCommands `cmd:"" help:"Show and change the customers' accounts."`
+}
+
+// surroundings are what a command may touch besides its flags.
+type surroundings struct {
+	stdin  *os.File
+	stdout io.Writer
+	stderr io.Writer
+}
+
+// usageError is a command line that cannot be carried out as it is written.
+type usageError string
+
+func (e usageError) Error() string { return string(e) }
+
+func main() {
+	os.Exit(run(os.Args[1:], &surroundings{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}))
+}
+
+// run is main with its surroundings as arguments; it returns the exit status.
+func run(args []string, s *surroundings) int {
+	c := new(cli)
+	exited := false
+	app, err := kong.New(c, kong.Name("odmrctl"), kong.Description(description), kong.Vars{"version": version},
+		kong.Writers(s.stdout, s.stderr), kong.Exit(func(int) { exited = true }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: false, WrapUpperBound: 100}))
+	if err != nil {
+		panic(err) // the structs are wrong: cannot happen at a user's
+	}
+	ctx, err := app.Parse(args)
+	switch {
+	case exited: // --help, --version
+		return exitOK
+	case err != nil:
+		return complain(s.stderr, usageError(err.Error()))
+	}
+	if err := ctx.Run(c, s); err != nil {
+		return complain(s.stderr, err)
+	}
+	return exitOK
+}
+
+// complain says why and returns the exit status.
+func complain(w io.Writer, err error) int {
+	fmt.Fprintln(w, "odmrctl:", err)
+	var usage usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintln(w, "odmrctl: see odmrctl --help")
+		return exitUsage
+	}
+	return exitFailed
+}
