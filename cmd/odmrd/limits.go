@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"odmr/engine"
 	"odmr/internal/config"
 )
 
@@ -13,7 +14,7 @@ import (
 const reservedFiles = 1500
 
 // limitProblems raises the limit of open files as far as it goes, and says if --max-sessions
-// does not fit under it. 0 sessions fits always: the engine then takes what there is.
+// does not fit under it. Without that flag there are as many sessions as fit, up to the engine's default.
 func limitProblems(cfg *config.Config) config.Problems {
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
@@ -24,6 +25,10 @@ func limitProblems(cfg *config.Config) config.Problems {
 		if unix.Setrlimit(unix.RLIMIT_NOFILE, &raised) == nil {
 			lim = raised
 		}
+	}
+	if cfg.MaxSessions == 0 {
+		cfg.MaxSessions = int(min(engine.DefaultMaxSessions, sessionRoom(lim.Cur)))
+		return nil
 	}
 	if room := sessionRoom(lim.Cur); int64(cfg.MaxSessions) > room {
 		return config.Problems{{Flag: "max-sessions", Text: fmt.Sprintf(

@@ -49,13 +49,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 		_, err := fmt.Fprintln(stdout, "odmrd", version)
 		return show(stderr, err)
 	}
-	problems = append(problems, limitProblems(cfg)...)
-	if len(problems) > 0 {
+	if cfg.PrintConfig && len(problems) == 0 {
+		return show(stderr, config.WriteYAML(stdout, cfg))
+	}
+	if problems = append(problems, limitProblems(cfg)...); len(problems) > 0 {
 		fmt.Fprint(stderr, "odmrd: ", problems)
 		return exitConfig
-	}
-	if cfg.PrintConfig {
-		return show(stderr, config.WriteYAML(stdout, cfg))
 	}
 
 	syscall.Umask(0o077) // held mail and its socket are nobody else's business

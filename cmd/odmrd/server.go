@@ -206,8 +206,8 @@ func (s *server) logListening() {
 		addrs[a.Role] = append(addrs[a.Role], a.Addr.String())
 	}
 	s.log.Log().Str(zerolog.LevelFieldName, zerolog.InfoLevel.String()). // whatever --log-level is
-		Strs("odmr", addrs[engine.ODMR]).Strs("smtp", addrs[engine.SMTP]).Strs("lmtp", addrs[engine.LMTP]).
-		Strs("admin", s.admin.Addrs()).Int("pid", os.Getpid()).Str("version", version).Msg("listening")
+										Strs("odmr", addrs[engine.ODMR]).Strs("smtp", addrs[engine.SMTP]).Strs("lmtp", addrs[engine.LMTP]).
+										Strs("admin", s.admin.Addrs()).Int("pid", os.Getpid()).Str("version", version).Msg("listening")
 }
 
 // serve waits for signals and ends in order.

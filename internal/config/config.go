@@ -31,10 +31,10 @@ type Config struct {
 	Data     string `group:"server" default:"/var/lib/odmr" placeholder:"DIR" help:"Directory of the queue and the control socket, made if missing (mode 0700). Held mail lives here: ext4 or xfs with journalling, on a disk that keeps what it has synced."`
 	Accounts string `group:"server" default:"/etc/odmr/accounts" placeholder:"FILE" help:"Accounts file, written by odmrctl and read again when it changes or on SIGHUP."`
 
-	ODMRListen  []Listen `group:"listen" name:"odmr-listen" default:":366" placeholder:"ADDR" help:"Addresses (host:port) for customers: ODMR with ATRN. 366 is the port of RFC 2645 and needs CAP_NET_BIND_SERVICE; port 0 takes a free one; empty switches the listener off."`
-	SMTPListen  []Listen `group:"listen" name:"smtp-listen" default:"127.0.0.1:2525" placeholder:"ADDR" help:"Addresses for MTAs that hand in mail over SMTP. Local by default because mail is taken without a password; empty is off."`
-	LMTPListen  []Listen `group:"listen" name:"lmtp-listen" default:"127.0.0.1:2424" placeholder:"ADDR" help:"Addresses for MTAs that hand in mail over LMTP, with a reply per recipient. Local by default for the same reason; empty is off."`
-	AdminListen []Listen `group:"listen" default:"127.0.0.1:8366" placeholder:"ADDR" help:"Addresses of the HTTP server with /metrics, /healthz, /readyz and /debug/pprof. It asks for no password, so keep it local; empty is off."`
+	ODMRListen  []Listen `group:"listen" name:"odmr-listen" default:":366" placeholder:"ADDR" help:"Addresses (host:port) for customers: ODMR with ATRN. 366 is the port of RFC 2645 and needs CAP_NET_BIND_SERVICE; port 0 takes a free one."`
+	SMTPListen  []Listen `group:"listen" name:"smtp-listen" default:"127.0.0.1:2525" placeholder:"ADDR" help:"Addresses for MTAs that hand in mail over SMTP. Local by default because mail is taken without a password."`
+	LMTPListen  []Listen `group:"listen" name:"lmtp-listen" default:"127.0.0.1:2424" placeholder:"ADDR" help:"Addresses for MTAs that hand in mail over LMTP, with a reply per recipient. Local by default for the same reason."`
+	AdminListen []Listen `group:"listen" default:"127.0.0.1:8366" placeholder:"ADDR" help:"Addresses of the HTTP server with /metrics, /healthz, /readyz and /debug/pprof. It asks for no password, so keep it local."`
 
 	TrustedNetworks []netip.Prefix `group:"mail" default:"127.0.0.0/8,::1/128" placeholder:"CIDR" help:"Networks whose clients may hand in mail; all others are refused with 550 5.7.1. Only this machine by default; empty trusts nobody."`
 	MaxMessageSize  Size           `group:"mail" default:"50MiB" min:"64KiB" max:"2GiB" help:"Largest message taken, in octets before dot-stuffing, announced with SIZE. Larger ones are refused with 552; 50MiB passes what large mailbox providers pass."`
@@ -71,7 +71,7 @@ type Config struct {
 var groups = []kong.Group{
 	{Key: "run", Title: "General"},
 	{Key: "server", Title: "Server"},
-	{Key: "listen", Title: "Listeners", Description: "Each of these may be repeated, or name several addresses separated by commas."},
+	{Key: "listen", Title: "Listeners", Description: "Each of these may be repeated, or name several addresses separated by commas. An empty value takes back those before it: alone it switches the listener off."},
 	{Key: "mail", Title: "Incoming mail"},
 	{Key: "login", Title: "Customers' login"},
 	{Key: "memory", Title: "Capacity"},

@@ -88,7 +88,7 @@ func TestPrecedence(t *testing.T) {
 
 func TestListenFlagsRepeatAndMayBeEmpty(t *testing.T) {
 	cfg := load(t, source("", map[string]string{"ODMRD_ADMIN_LISTEN": ""},
-		"--odmr-listen", "127.0.0.1:0", "--odmr-listen=[::1]:0", "--smtp-listen", "", "--lmtp-listen="))
+		"--odmr-listen", "127.0.0.1:0", "--odmr-listen=[::1]:0", "--smtp-listen", "", "--lmtp-listen=127.0.0.1:1", "--lmtp-listen="))
 	if !reflect.DeepEqual(cfg.ODMRListen, []Listen{"127.0.0.1:0", "[::1]:0"}) {
 		t.Errorf("ODMRListen = %v", cfg.ODMRListen)
 	}

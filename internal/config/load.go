@@ -315,10 +315,11 @@ func (l *loader) decode(ctx *kong.DecodeContext, target reflect.Value) error {
 		l.from = ""
 	}
 	list := target.Kind() == reflect.Slice
-	if list && target.IsNil() {
-		target.Set(reflect.MakeSlice(target.Type(), 0, 1))
+	elements := texts(value, target)
+	if list && len(elements) == 0 { // an empty value takes back those before it on the command line
+		target.Set(reflect.MakeSlice(target.Type(), 0, 0))
 	}
-	for _, text := range texts(value, target) {
+	for _, text := range elements {
 		element := target
 		if list {
 			element = reflect.New(target.Type().Elem()).Elem()
