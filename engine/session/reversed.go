@@ -146,6 +146,7 @@ type Reversed struct {
 	asked   reversedAmount // by fetches
 	held    reversedAmount // fetched, first body not emitted
 	dry     bool           // the last prefetch brought little or nothing
+	plenty  bool           // the last prefetch brought what was asked for
 	drained bool           // a prefetch made with nothing in the pipe brought nothing
 	unread  bool           // the store failed to read: no further prefetch
 

@@ -27,11 +27,16 @@ func (r *Reversed) fetch(out *Output) {
 		if r.dry && (!idle || len(r.fetches) > 0) {
 			return // ask again once all is answered: mail that came meanwhile is still picked up
 		}
-		ahead := reversedAmount{r.held.messages + r.asked.messages, r.held.bytes + r.asked.bytes}
-		if ahead.messages > r.cfg.PrefetchMessages/2 || ahead.bytes > r.cfg.PrefetchBytes/2 {
+		if len(r.fetches) > 0 && !r.plenty {
 			return
 		}
-		want := reversedAmount{r.cfg.PrefetchMessages - ahead.messages, r.cfg.PrefetchBytes - ahead.bytes}
+		// Half of what is allowed at a time, so that one half is fetched while the other goes out.
+		ahead := reversedAmount{r.held.messages + r.asked.messages, r.held.bytes + r.asked.bytes}
+		want := reversedAmount{max(1, r.cfg.PrefetchMessages/2), max(1, r.cfg.PrefetchBytes/2)}
+		if ahead.messages > 0 && (ahead.messages+want.messages > r.cfg.PrefetchMessages ||
+			ahead.bytes+want.bytes > r.cfg.PrefetchBytes) {
+			return
+		}
 		if r.caps.mailMax > 0 { // RFC 9422: no more than may still be sent
 			left := r.caps.mailMax - r.stats.Transactions - int64(ahead.messages)
 			want.messages = int(min(int64(want.messages), left))
@@ -95,6 +100,7 @@ func (r *Reversed) accept(f *reversedFetch, items []Item) {
 	got := r.held.bytes - before
 	// Fewer than asked for, and not for their size: the store had no more. Only a hint.
 	r.dry = len(items) < f.amount.messages && got < f.amount.bytes/2
+	r.plenty = !r.dry
 	if len(items) == 0 {
 		r.drained = r.drained || f.last
 	} else if !r.unread {
