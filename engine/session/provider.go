@@ -87,7 +87,7 @@ func (p *Provider) State() string {
 // Start greets.
 func (p *Provider) Start(now Time, out *Output) {
 	p.deadline = now + Time(p.cfg.LoginTimeout)
-	out.Reply = codec.AppendReply(out.Reply, 220, "", p.cfg.Hostname+" ODMR service ready")
+	out.Reply = appendGreeting(out.Reply, p.cfg.Hostname, "ODMR")
 }
 
 // Input takes command lines and the lines of SASL exchanges.
@@ -151,9 +151,9 @@ func (p *Provider) command(line []byte, out *Output) {
 	}
 	switch {
 	case len(line)+len("\r\n") > limit:
-		p.refuse(&odmrLineLong, out)
+		p.refuse(replyLineTooLong, out)
 	case c.apply == nil:
-		p.refuse(&odmrNotImplemented, out)
+		p.refuse(replyNotOffered, out)
 	case c.states&p.state == 0:
 		p.refuse(c.otherwise, out)
 	default:
@@ -163,9 +163,9 @@ func (p *Provider) command(line []byte, out *Output) {
 
 // providerCommand is a row of the command table.
 type providerCommand struct {
-	states    providerState  // in which it is allowed
-	otherwise *providerReply // what it gets in the others
-	maxLine   int            // octets with CRLF; 0 is mail.MaxCommandLine
+	states    providerState // in which it is allowed
+	otherwise *reply        // what it gets in the others
+	maxLine   int           // octets with CRLF; 0 is mail.MaxCommandLine
 	apply     func(p *Provider, arg []byte, out *Output)
 }
 
@@ -180,8 +180,8 @@ func newProviderCommands() (t [codec.NumVerbs]providerCommand) {
 	t[codec.VerbNOOP] = providerCommand{states: both, apply: (*Provider).noop}
 	t[codec.VerbRSET] = providerCommand{states: both, apply: (*Provider).rset}
 	t[codec.VerbQUIT] = providerCommand{states: both, apply: (*Provider).quit}
-	t[codec.VerbAUTH] = providerCommand{states: providerLogin, otherwise: &odmrAuthAgain, maxLine: mail.MaxAuthLine, apply: (*Provider).auth}
-	t[codec.VerbATRN] = providerCommand{states: providerCustomer, otherwise: &odmrAuthRequired, maxLine: mail.MaxATRNLine, apply: (*Provider).atrn}
+	t[codec.VerbAUTH] = providerCommand{states: providerLogin, otherwise: replyAuthAgain, maxLine: mail.MaxAuthLine, apply: (*Provider).auth}
+	t[codec.VerbATRN] = providerCommand{states: providerCustomer, otherwise: replyAuthRequired, maxLine: mail.MaxATRNLine, apply: (*Provider).atrn}
 	return t
 }
 
@@ -202,7 +202,7 @@ func (p *Provider) helo(arg []byte, out *Output) {
 func (p *Provider) hello(arg []byte, out *Output) bool {
 	name, err := codec.ParseHello(arg)
 	if err != nil {
-		p.syntax(err, out)
+		p.refuse(replySyntax(err), out)
 		return false
 	}
 	p.peer = string(name)
@@ -210,79 +210,61 @@ func (p *Provider) hello(arg []byte, out *Output) bool {
 }
 
 // noop ignores its argument (RFC 5321 4.1.1.9).
-func (p *Provider) noop(_ []byte, out *Output) { p.reply(&odmrOK, out) }
+func (p *Provider) noop(_ []byte, out *Output) { p.say(replyOK, out) }
 
 // rset has nothing to reset: there are no transactions on this side of the turn.
 func (p *Provider) rset(arg []byte, out *Output) {
 	if len(arg) > 0 {
-		p.refuse(&odmrNoArgument, out)
+		p.refuse(replyNoArgument, out)
 		return
 	}
-	p.reply(&odmrOK, out)
+	p.say(replyOK, out)
 }
 
 func (p *Provider) quit(arg []byte, out *Output) {
 	if len(arg) > 0 {
-		p.refuse(&odmrNoArgument, out)
+		p.refuse(replyNoArgument, out)
 		return
 	}
-	out.Reply = codec.AppendReply(out.Reply, odmrBye.code, odmrBye.enhanced, p.cfg.Hostname+" "+odmrBye.text)
-	p.close("quit", out)
+	p.end(replyBye, "quit", out)
 }
 
-// reply answers without counting.
-func (p *Provider) reply(r *providerReply, out *Output) {
-	out.Reply = codec.AppendReply(out.Reply, r.code, r.enhanced, r.text)
+// say answers without counting.
+func (p *Provider) say(r *reply, out *Output) {
+	out.Reply = r.appendTo(out.Reply)
 }
 
 // refuse answers a command that was wrong, and ends the session if there were too many of them.
-func (p *Provider) refuse(r *providerReply, out *Output) {
-	p.reply(r, out)
+func (p *Provider) refuse(r *reply, out *Output) {
+	p.say(r, out)
 	p.countError(out)
 }
 
 func (p *Provider) countError(out *Output) {
 	if p.errors++; p.errors >= p.cfg.MaxErrors {
-		p.end(&odmrErrors, "too many errors", out)
+		p.end(replyTooManyErrors, "too many errors", out)
 	}
-}
-
-// syntax answers broken syntax of an argument as package codec says.
-func (p *Provider) syntax(err error, out *Output) {
-	r := providerReply{501, "5.5.4", "Syntax error in argument"}
-	var s *codec.SyntaxError
-	if errors.As(err, &s) {
-		r = providerReply{s.Code, s.Enhanced, s.Text}
-	}
-	p.refuse(&r, out)
 }
 
 // broken answers a line that is none (RFC 5321 2.3.8). Within an exchange it ends that.
 func (p *Provider) broken(err error, out *Output) {
 	p.abortExchange(out)
-	switch {
-	case errors.Is(err, codec.ErrBareLF):
-		p.refuse(&odmrBareLF, out)
-	case errors.Is(err, codec.ErrBareCR):
-		p.refuse(&odmrBareCR, out)
-	default:
-		p.refuse(&odmrNUL, out)
-	}
+	p.refuse(replyLine(err), out)
 }
 
 // tooLong answers a line of which the end was not seen within providerMaxLine octets.
 func (p *Provider) tooLong(out *Output) {
-	r := &odmrLineLong
+	r := replyLineTooLong
 	if p.state == providerExchange {
-		r = &odmrAuthLineLong
+		r = replyAuthLineLong
 	}
 	p.abortExchange(out)
 	p.refuse(r, out)
 }
 
 // end says why and closes.
-func (p *Provider) end(r *providerReply, reason string, out *Output) {
-	p.reply(r, out)
+func (p *Provider) end(r *reply, reason string, out *Output) {
+	p.say(r, out)
 	p.close(reason, out)
 }
 
@@ -318,9 +300,9 @@ func (p *Provider) Tick(now Time, out *Output) {
 	switch {
 	case now < p.deadline:
 	case p.state == providerCustomer:
-		p.end(&odmrIdle, "no command in time", out)
+		p.end(replyTimeout, "no command in time", out)
 	default:
-		p.end(&odmrLoginTimeout, "no login in time", out)
+		p.end(replyLoginTimeout, "no login in time", out)
 	}
 }
 
@@ -333,7 +315,7 @@ func (p *Provider) Progress(Time) {}
 // Stop ends the session at once: nothing is under way that would be lost. After the turn it does nothing.
 func (p *Provider) Stop(_ Time, out *Output) {
 	if p.state&(providerTurned|providerClosed) == 0 {
-		p.end(&odmrStopping, "shutdown", out)
+		p.end(replyShutdown, "shutdown", out)
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 func (p *Provider) atrn(arg []byte, out *Output) {
 	list, err := codec.ParseATRN(arg, p.list[:0])
 	if err != nil && !errors.Is(err, codec.ErrATRNOneLabel) {
-		p.syntax(err, out)
+		p.refuse(replySyntax(err), out)
 		return
 	}
 	p.begin(Action{Kind: ActAcquire, Domains: distinctDomains(list)}, out)
@@ -45,15 +45,16 @@ func (p *Provider) acquired(now Time, r *Result, out *Output) {
 	p.deadline = now + Time(p.cfg.CommandTimeout)
 	switch {
 	case p.early: // what was acquired goes back when the connection closes
-		p.end(&odmrEarlyATRN, "data behind ATRN", out)
+		p.end(replyEarlyATRN, "data behind ATRN", out)
 	case r.Refusal != nil:
 		// RFC 2645 5.2.1: 450, 451 and 453 as they are; one line, for fetchmail reads no more.
-		out.Reply = codec.AppendReply(out.Reply, r.Refusal.Code, r.Refusal.Enhanced, r.Refusal.Text)
+		refusal := replyRefusal(r.Refusal)
+		out.Reply = refusal.appendTo(out.Reply)
 		if r.Refusal.Code != 451 && r.Refusal.Code != 453 { // our trouble, or no mail: nobody's fault
 			p.countError(out)
 		}
 	default:
-		p.reply(&odmrTurning, out)
+		p.say(replyTurning, out)
 		p.state, p.reason, p.deadline = providerTurned, "turn", Never
 		out.Acts = append(out.Acts, Action{Kind: ActTurn, At: len(out.Reply)})
 	}

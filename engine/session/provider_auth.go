@@ -9,16 +9,16 @@ import (
 func (p *Provider) auth(arg []byte, out *Output) {
 	name, initial, hasInitial, err := codec.ParseAuth(arg)
 	if err != nil {
-		p.syntax(err, out)
+		p.refuse(replySyntax(err), out)
 		return
 	}
 	mechanism := p.cfg.mechanism(name)
 	if mechanism == "" {
-		p.refuse(&odmrMechanism, out)
+		p.refuse(replyMechanism, out)
 		return
 	}
 	if p.data, err = codec.DecodeBase64(p.data[:0], initial); err != nil {
-		p.syntax(err, out)
+		p.refuse(replySyntax(err), out)
 		return
 	}
 	p.state = providerExchange
@@ -29,13 +29,13 @@ func (p *Provider) auth(arg []byte, out *Output) {
 func (p *Provider) response(line []byte, out *Output) {
 	if len(line) == 1 && line[0] == '*' { // RFC 4954 4: the client cancels
 		p.abortExchange(out)
-		p.refuse(&odmrAuthCancelled, out)
+		p.refuse(replyAuthCancelled, out)
 		return
 	}
 	var err error
 	if p.data, err = codec.DecodeBase64(p.data[:0], line); err != nil {
 		p.abortExchange(out)
-		p.syntax(err, out)
+		p.refuse(replySyntax(err), out)
 		return
 	}
 	p.begin(Action{Kind: ActAuth, HasData: true, Data: p.data}, out)
@@ -57,14 +57,14 @@ func (p *Provider) authenticated(now Time, r *Result, out *Output) {
 		if r.Refusal == nil && !r.AuthDone {
 			p.abortExchange(out)
 		}
-		p.end(&odmrEarlyAuth, "data behind AUTH", out)
+		p.end(replyEarlyAuth, "data behind AUTH", out)
 	case r.Refusal != nil:
 		p.state = providerLogin
 		p.authRefused(r.Refusal, out)
 	case r.AuthDone:
 		p.state, p.account, p.data = providerCustomer, r.Account, nil
 		p.deadline = now + Time(p.cfg.CommandTimeout)
-		p.reply(&odmrAuthenticated, out)
+		p.say(replyAuthenticated, out)
 	default:
 		out.Reply = append(out.Reply, "334 "...)
 		out.Reply = codec.AppendBase64(out.Reply, r.Challenge)
@@ -77,11 +77,12 @@ func (p *Provider) authenticated(now Time, r *Result, out *Output) {
 func (p *Provider) authRefused(r *mail.Refusal, out *Output) {
 	if r.Code == 535 {
 		if p.authErrors++; p.authErrors >= p.cfg.MaxAuthErrors {
-			p.end(&odmrAuthErrors, "too many failed logins", out)
+			p.end(replyAuthFailures, "too many failed logins", out)
 			return
 		}
 	}
-	out.Reply = codec.AppendReply(out.Reply, r.Code, r.Enhanced, r.Text)
+	refusal := replyRefusal(r)
+	out.Reply = refusal.appendTo(out.Reply)
 	if !r.Temporary() {
 		p.countError(out)
 	}

@@ -1,8 +1,17 @@
 // Package account knows the customers: their names, secrets and domains, and how they
 // prove who they are (SASL, RFC 4422, through go-sasl's sasl.Server).
 //
+// A Directory answers who may collect what. File is the Directory in an accounts file: it answers from
+// an immutable Table in memory, which a reload replaces as a whole, so that readers need no lock
+// and never wait; a broken file leaves the old Table in effect. Document and Edit change the file:
+// atomically, durably, under a lock, and keeping comments. An Authenticator starts Exchanges, each of
+// which belongs to one session.
+//
 // Secrets are never kept in plain text: an account holds CRAM-MD5 contexts (the two
-// inner states of HMAC-MD5, RFC 2195) and SCRAM-SHA-256 keys (RFC 5802).
+// inner states of HMAC-MD5, RFC 2195) and SCRAM-SHA-256 keys (RFC 5802, RFC 7677). Both are as
+// good as the password to whoever can speak SASL, so the file is for the server's eyes only. This
+// package never logs, no error of it quotes a secret, and from outside an unknown
+// account cannot be told from a wrong password.
 package account
 
 import "errors"

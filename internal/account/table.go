@@ -76,15 +76,19 @@ func (t *Table) Collectable(domain string) (bool, error) { return t.domains[doma
 
 // Lookup returns the account of that name or, when there is none, the account that has name
 // as one of its domains: many customers log in with their domain. Names are case-sensitive,
-// domains are not.
+// domains are not. It does the same work whether there is such an account or not.
 func (t *Table) Lookup(name string) (*Account, error) {
+	var byDomain *Account
+	if len(name) <= 4*maxDomain { // U-labels are longer in octets
+		if d, err := ParseDomain(name); err == nil {
+			byDomain = t.domains[d]
+		}
+	}
 	if a := t.names[name]; a != nil {
 		return a, nil
 	}
-	if len(name) <= maxDomain {
-		if d, err := ParseDomain(name); err == nil && t.domains[d] != nil {
-			return t.domains[d], nil
-		}
+	if byDomain != nil {
+		return byDomain, nil
 	}
 	return nil, ErrUnknown
 }
