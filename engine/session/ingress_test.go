@@ -224,6 +224,48 @@ func TestIngressContentMemoryIsBounded(t *testing.T) {
 	}
 }
 
+// Bodies that end just before, at and behind the end of a chunk, plain and with every line stuffed: all octets
+// arrive, no piece is longer than a chunk and no buffer grows beyond its bound.
+func TestIngressChunkBoundaries(t *testing.T) {
+	const received = 150 // about the length of our own field, which is in the first chunk, too
+	for _, line := range []string{strings.Repeat("x", 62) + "\r\n", "..\r\n"} {
+		for _, chunks := range []int{1, 2} {
+			for off := -30; off <= 30; off += 1 + 6*(chunks-1) {
+				wire := bytes.Repeat([]byte(line), chunks*mail.ChunkSize/len(line)) // as in DATA
+				size := chunks*mail.ChunkSize - received + off
+				lines := (size - 1) / len(line) * len(line)
+				wire = append(wire[:lines], bytes.Repeat([]byte("y"), size-lines)...) // no line's end: one has to be added
+				checkIngressBody(t, wire, "DATA\r\n"+string(wire)+"\r\n.\r\n")
+				var u codec.Unstuffer
+				plain := u.Append(nil, wire)
+				checkIngressBody(t, wire, fmt.Sprintf("BDAT 7\r\n%sBDAT %d LAST\r\n%s", plain[:7], len(plain)-7, plain[7:]))
+			}
+		}
+	}
+}
+
+func checkIngressBody(t *testing.T, wire []byte, content string) {
+	t.Helper()
+	r := newIngressRig(IngressConfig{})
+	r.refuse = func(a *Action) *mail.Refusal {
+		if len(a.Data) > mail.ChunkSize {
+			t.Fatalf("a piece of %d octets, body of %d", len(a.Data), len(wire))
+		}
+		if n := r.m.memory(); n > 2*(mail.ChunkSize+ingressSlack)+8<<10 {
+			t.Fatalf("%d octets held, body of %d", n, len(wire))
+		}
+		return nil
+	}
+	r.input([]byte("EHLO a.example\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n" + content))
+	if len(r.committed) != 1 {
+		t.Fatalf("%s for a body of %d", r.said(), len(wire))
+	}
+	_, body, _ := bytes.Cut(r.committed[0], []byte(" +0000\r\n"))
+	if !bytes.Equal(body, append(wire[:len(wire):len(wire)], "\r\n"...)) {
+		t.Fatalf("a body of %d octets came out as %d", len(wire), len(body))
+	}
+}
+
 // Refused recipients in an endless transaction leave nothing behind.
 func TestIngressRefusedRecipientsLeaveNothing(t *testing.T) {
 	r := newIngressRig(IngressConfig{})
