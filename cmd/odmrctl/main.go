@@ -1,7 +1,9 @@
-// Command odmrctl is the operator's tool of the On-Demand Mail Relay: it keeps the accounts file.
+// Command odmrctl is the operator's tool of the On-Demand Mail Relay: it keeps the accounts file,
+// and shows, prunes and verifies the queue.
 //
 // It never needs the server to be stopped: the accounts file is replaced atomically under a lock,
-// and a running server picks the change up by itself.
+// and a running server picks the change up by itself; the queue is reached through the server's
+// control socket, and opened directly only if no server is running.
 package main
 
 import (
@@ -9,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/alecthomas/kong"
 )
@@ -16,11 +19,11 @@ import (
 // Exit statuses.
 const (
 	exitOK     = 0 // done
-	exitFailed = 1 // it could not be done; nothing was changed
+	exitFailed = 1 // it could not be done, or a check found something
 	exitUsage  = 2 // the command line is wrong
 )
 
-const description = `Keep the accounts of an On-Demand Mail Relay (RFC 2645).
+const description = `Keep the accounts and the queue of an On-Demand Mail Relay (RFC 2645).
 
 A running server picks up changes of the accounts file by itself.
 
@@ -28,8 +31,9 @@ Examples:
   odmrctl --accounts /etc/odmr/accounts account add tim --domain example.org --domain example.com
   odmrctl --accounts /etc/odmr/accounts account add tim --domain example.org --generate
   odmrctl --accounts /etc/odmr/accounts account list
+  odmrctl --data /var/lib/odmr queue list --domain example.org
 
-Exit status: 0 done; 1 it could not be done and nothing was changed; 2 wrong command line.`
+Exit status: 0 done; 1 it could not be done, or the queue is damaged; 2 wrong command line.`
 
 // version is set when the program is built.
 var version = "unversioned"
@@ -37,9 +41,11 @@ var version = "unversioned"
 // cli is the command line. Each group of commands has a file of its own.
 type cli struct {
 	Accounts string           `placeholder:"FILE" env:"ODMRCTL_ACCOUNTS,ODMRD_ACCOUNTS" help:"Accounts file; the same as the server's --accounts."`
+	Data     string           `placeholder:"DIR" env:"ODMRCTL_DATA,ODMRD_DATA" help:"Data directory; the same as the server's --data."`
 	Version  kong.VersionFlag `help:"Show the version and exit."`
 
 	Account accountCommands `cmd:"" help:"Show and change the customers' accounts."`
+	Queue   queueCommands   `cmd:"" help:"Look into the queue, remove messages, verify the store."`
 }
 
 // surroundings are what a command may touch besides its flags.
@@ -47,6 +53,7 @@ type surroundings struct {
 	stdin  *os.File
 	stdout io.Writer
 	stderr io.Writer
+	now    func() time.Time
 }
 
 // usageError is a command line that cannot be carried out as it is written.
@@ -55,14 +62,14 @@ type usageError string
 func (e usageError) Error() string { return string(e) }
 
 func main() {
-	os.Exit(run(os.Args[1:], &surroundings{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}))
+	os.Exit(run(os.Args[1:], &surroundings{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, now: time.Now}))
 }
 
 // run is main with its surroundings as arguments; it returns the exit status.
 func run(args []string, s *surroundings) int {
 	c := new(cli)
 	exited := false
-	app, err := kong.New(c, kong.Name("odmrctl"), kong.Description(description), kong.Vars{"version": version},
+	app, err := kong.New(c, kong.Name("odmrctl"), kong.Description(description), kong.Vars{"version": version, "message_form": messageForm},
 		kong.Writers(s.stdout, s.stderr), kong.Exit(func(int) { exited = true }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: false, WrapUpperBound: 100}))
 	if err != nil {

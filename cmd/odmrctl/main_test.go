@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -37,7 +38,7 @@ func odmrctl(t *testing.T, stdin string, args ...string) (status int, stdout, st
 	}
 	defer f.Close()
 	var out, errs bytes.Buffer
-	status = run(args, &surroundings{stdin: f, stdout: &out, stderr: &errs})
+	status = run(args, &surroundings{stdin: f, stdout: &out, stderr: &errs, now: time.Now})
 	return status, out.String(), errs.String()
 }
 

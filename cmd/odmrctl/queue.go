@@ -1,0 +1,419 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+	"unicode"
+
+	"golang.org/x/term"
+
+	"odmr/codec"
+	"odmr/internal/account"
+	"odmr/internal/admin"
+	"odmr/internal/config"
+	"odmr/internal/mail"
+	"odmr/queue"
+	"odmr/queue/pebblestore"
+)
+
+// queueCommands are odmrctl queue ….
+type queueCommands struct {
+	Domains queueDomains `cmd:"" help:"List the domains that have mail, with their counts."`
+	List    queueList    `cmd:"" help:"List the messages, oldest first within each domain."`
+	Show    queueShow    `cmd:"" help:"Show one message."`
+	Remove  queueRemove  `cmd:"" help:"Remove messages for good. No bounce is sent."`
+	Check   queueCheck   `cmd:"" help:"Verify the whole store."`
+}
+
+func (queueCommands) Help() string {
+	return `The commands talk to a running server through the socket in its data directory, and open the queue themselves if ` +
+		`none is running. They must be run by the server's user.
+
+Examples:
+  odmrctl --data /var/lib/odmr queue list --domain example.org
+  odmrctl --data /var/lib/odmr queue show 03c5rz0m7s8ke --body
+  odmrctl --data /var/lib/odmr queue check`
+}
+
+// openQueue finds the queue: a running server's, else the directory's own. Call done in the end.
+func (c *cli) openQueue(s *surroundings) (q queue.Admin, done func() error, err error) {
+	if c.Data == "" {
+		return nil, nil, usageError("queue commands need --data DIR (or ODMRCTL_DATA)")
+	}
+	client, err := admin.Dial(context.Background(), c.Data)
+	if err == nil {
+		return client, func() error { client.Close(); return nil }, nil
+	}
+	if !errors.Is(err, admin.ErrNoServer) {
+		return nil, nil, fmt.Errorf("control socket: %w", err)
+	}
+	dir := admin.QueueDir(c.Data)
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil, nil, fmt.Errorf("there is no queue in %s: %w", c.Data, err)
+	}
+	// Files that somebody else makes in there would keep the server from starting.
+	if owner, ok := ownerOf(info); ok && owner != os.Geteuid() {
+		return nil, nil, fmt.Errorf("the queue belongs to the user with number %d: run this as that user", owner)
+	}
+	syscall.Umask(0o077)
+	store, err := pebblestore.Open(dir, pebblestore.Options{Now: s.now})
+	if errors.Is(err, pebblestore.ErrLocked) {
+		return nil, nil, fmt.Errorf("%w, which does not answer yet; or another odmrctl works on it", err)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return store, store.Close, nil
+}
+
+func ownerOf(info fs.FileInfo) (uid int, ok bool) {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, false
+	}
+	return int(st.Uid), true
+}
+
+// withQueue runs fn on the queue, with buffered output.
+func (c *cli) withQueue(s *surroundings, fn func(q queue.Admin, out *bufio.Writer) error) error {
+	q, done, err := c.openQueue(s)
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriter(s.stdout)
+	return errors.Join(fn(q, out), out.Flush(), done())
+}
+
+type queueDomains struct {
+	JSON bool `name:"json" help:"Write JSON, a line for each domain: domain, messages, bytes, failed."`
+}
+
+func (a *queueDomains) Run(c *cli, s *surroundings) error {
+	return c.withQueue(s, func(q queue.Admin, out *bufio.Writer) error {
+		return q.Domains(func(domain string, n queue.Counts) bool {
+			if a.JSON {
+				return writeLine(out, admin.DomainCounts{Domain: domain, Messages: n.Messages, Bytes: n.Bytes, Failed: n.Failed})
+			}
+			_, err := fmt.Fprintf(out, "%s  %s, %s, %d failed\n", domain, plural(n.Messages, "message"), sizeText(n.Bytes), n.Failed)
+			return err == nil
+		})
+	})
+}
+
+// messageForm says what JSON output holds, for help texts.
+const messageForm = "an object with id, domain, arrived, size, sender, recipients (address, state, reply) and the rest of the envelope"
+
+type queueList struct {
+	Domain string `placeholder:"DOMAIN" help:"Only this domain's messages."`
+	Limit  int64  `placeholder:"N" help:"Stop after so many; 0 lists all."`
+	JSON   bool   `name:"json" help:"Write JSON, a line for each message: ${message_form}."`
+}
+
+func (a *queueList) Run(c *cli, s *surroundings) error {
+	domain, err := domainArgument(a.Domain)
+	if err != nil {
+		return err
+	}
+	return c.withQueue(s, func(q queue.Admin, out *bufio.Writer) error {
+		var count, octets int64
+		now := s.now()
+		err := q.List(domain, func(e queue.Entry) bool {
+			count++
+			octets += e.Envelope.WireSize
+			ok := true
+			if a.JSON {
+				ok = writeLine(out, admin.NewMessage(&e))
+			} else {
+				ok = writeEntry(out, &e, now) == nil
+			}
+			return ok && count != a.Limit
+		})
+		if err == nil && !a.JSON {
+			fmt.Fprintf(out, "%s, %s\n", plural(count, "message"), sizeText(octets))
+		}
+		return err
+	})
+}
+
+// writeEntry writes one message in a few lines: what it is, then each recipient with its state.
+func writeEntry(out io.Writer, e *queue.Entry, now time.Time) error {
+	v := &e.Envelope
+	_, err := fmt.Fprintf(out, "%s  %s  %s  %s  from <%s>%s\n", v.ID, v.Domain, ageText(now.Sub(time.Unix(0, v.Arrived))), sizeText(v.WireSize), clean(v.ReversePath), leasedText(e.Leased))
+	for i := range v.Recipients {
+		r := &v.Recipients[i]
+		text := stateText(r.State)
+		if r.Reply != "" {
+			text += ": " + clean(r.Reply)
+		}
+		_, err2 := fmt.Fprintf(out, "    to <%s>  %s\n", clean(r.Address), text)
+		err = errors.Join(err, err2)
+	}
+	return err
+}
+
+func leasedText(leased bool) string {
+	if leased {
+		return "  (being collected)"
+	}
+	return ""
+}
+
+func stateText(s mail.RecipientState) string {
+	switch s {
+	case mail.Pending:
+		return "waiting"
+	case mail.Delivered:
+		return "delivered"
+	case mail.Failed:
+		return "failed"
+	}
+	return "unknown"
+}
+
+type queueShow struct {
+	ID   string `arg:"" help:"Queue id."`
+	Body bool   `help:"Write the message itself, and nothing else."`
+	JSON bool   `name:"json" xor:"form" help:"Write JSON, a line for each customer domain of the message: ${message_form}."`
+}
+
+func (a *queueShow) Run(c *cli, s *surroundings) error {
+	id, err := mail.ParseID(a.ID)
+	if err != nil {
+		return usageError(fmt.Sprintf("%q is %v", a.ID, err))
+	}
+	return c.withQueue(s, func(q queue.Admin, out *bufio.Writer) error {
+		if a.Body {
+			return writeBody(q, out, id)
+		}
+		entries, err := q.Show(id)
+		if err != nil {
+			return fmt.Errorf("%s: %w", id, err)
+		}
+		for i := range entries {
+			if a.JSON {
+				writeLine(out, admin.NewMessage(&entries[i]))
+				continue
+			}
+			writeDetails(out, &entries[i], s.now())
+		}
+		return nil
+	})
+}
+
+// writeDetails writes everything about one entry.
+func writeDetails(out io.Writer, e *queue.Entry, now time.Time) {
+	v := &e.Envelope
+	m := admin.NewMessage(e)
+	arrived := time.Unix(0, v.Arrived)
+	writeEntry(out, e, now)
+	fmt.Fprintf(out, "    arrived %s from %s, %s as %s, sent %d times in vain\n", arrived.Format(time.RFC3339), clean(v.Client),
+		plural(v.Size, "octet"), m.Body, v.Attempts)
+	for _, note := range []struct {
+		is   bool
+		text string
+	}{
+		{v.EightBit, "has 8-bit content"},
+		{v.SMTPUTF8, "needs SMTPUTF8"},
+		{v.InDoubt, "was handed over once without a final reply: may have arrived"},
+		{m.Ret != "", "RET=" + m.Ret},
+		{v.EnvID != "", "ENVID=" + clean(v.EnvID)},
+	} {
+		if note.is {
+			fmt.Fprintf(out, "    %s\n", note.text)
+		}
+	}
+	for _, r := range m.Recipients {
+		if len(r.Notify) > 0 || r.ORcpt != "" {
+			fmt.Fprintf(out, "    <%s> NOTIFY=%s ORCPT=%s\n", clean(r.Address), strings.Join(r.Notify, ","), clean(r.ORcpt))
+		}
+	}
+}
+
+// writeBody writes the message as its author wrote it: the stored form has dots stuffed.
+func writeBody(q queue.Admin, out *bufio.Writer, id mail.ID) error {
+	body, err := q.Open(id)
+	if err != nil {
+		return fmt.Errorf("%s: %w", id, err)
+	}
+	defer body.Close()
+	return admin.CopyBody(&unstuffer{out: out}, body)
+}
+
+type unstuffer struct {
+	out   io.Writer
+	state codec.Unstuffer
+	buf   []byte
+}
+
+func (u *unstuffer) Write(p []byte) (int, error) {
+	u.buf = u.state.Append(u.buf[:0], p)
+	if _, err := u.out.Write(u.buf); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+type queueRemove struct {
+	IDs    []string `arg:"" name:"id" help:"Queue ids."`
+	Domain string   `placeholder:"DOMAIN" help:"Remove them from this domain's queue only; a message may be in several."`
+}
+
+func (a *queueRemove) Run(c *cli, s *surroundings) error {
+	domain, err := domainArgument(a.Domain)
+	if err != nil {
+		return err
+	}
+	ids := make([]mail.ID, len(a.IDs))
+	for i, text := range a.IDs {
+		if ids[i], err = mail.ParseID(text); err != nil {
+			return usageError(fmt.Sprintf("%q is %v", text, err))
+		}
+	}
+	return c.withQueue(s, func(q queue.Admin, out *bufio.Writer) error {
+		var failed []error
+		for _, id := range ids {
+			n, err := q.Remove(domain, id)
+			if err != nil {
+				failed = append(failed, fmt.Errorf("%s: %w", id, err))
+				continue
+			}
+			fmt.Fprintf(out, "%s removed from %s\n", id, plural(int64(n), "queue"))
+		}
+		return errors.Join(failed...)
+	})
+}
+
+type queueCheck struct {
+	JSON bool `name:"json" help:"Write JSON: an object with domains, entries, bodies, chunks and problems."`
+}
+
+func (queueCheck) Help() string {
+	return "It reads everything, and may run beside a serving server. Exit status 1 if anything is wrong."
+}
+
+// checkResult is the JSON form of what a check found.
+type checkResult struct {
+	Domains  int64          `json:"domains"`
+	Entries  int64          `json:"entries"`
+	Bodies   int64          `json:"bodies"`
+	Chunks   int64          `json:"chunks"`
+	Problems []checkProblem `json:"problems"`
+}
+
+type checkProblem struct {
+	Domain string `json:"domain,omitempty"`
+	ID     string `json:"id,omitempty"`
+	Text   string `json:"text"`
+}
+
+func (a *queueCheck) Run(c *cli, s *surroundings) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	result := checkResult{Problems: []checkProblem{}}
+	err := c.withQueue(s, func(q queue.Admin, out *bufio.Writer) error {
+		checked, err := q.Check(ctx, progressOn(s.stderr), func(v queue.Violation) {
+			p := checkProblem{Domain: v.Domain, Text: v.Problem}
+			if v.ID != 0 {
+				p.ID = v.ID.String()
+			}
+			result.Problems = append(result.Problems, p)
+			if !a.JSON {
+				fmt.Fprintln(out, strings.Join(strings.Fields(p.Domain+" "+p.ID+" "+clean(p.Text)), " "))
+			}
+		})
+		if err != nil {
+			return err
+		}
+		result.Domains, result.Entries, result.Bodies, result.Chunks = checked.Domains, checked.Entries, checked.Bodies, checked.Chunks
+		if a.JSON {
+			return writeJSON(out, result)
+		}
+		_, err = fmt.Fprintf(out, "checked %d domains, %d entries, %d bodies, %d chunks: %s\n", checked.Domains, checked.Entries,
+			checked.Bodies, checked.Chunks, plural(int64(len(result.Problems)), "problem"))
+		return err
+	})
+	if err == nil && len(result.Problems) > 0 {
+		return fmt.Errorf("the queue is damaged: %s", plural(int64(len(result.Problems)), "problem"))
+	}
+	return err
+}
+
+// progressOn shows progress on a terminal; elsewhere nobody would see it.
+func progressOn(w io.Writer) func(done, total int64) {
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return nil
+	}
+	return func(done, total int64) {
+		end := ""
+		if done >= total {
+			end = "\n"
+		}
+		fmt.Fprintf(f, "\r%d of about %d looked at%s", done, total, end)
+	}
+}
+
+// domainArgument brings a domain into the form that queues are named by.
+func domainArgument(domain string) (string, error) {
+	if domain == "" {
+		return "", nil
+	}
+	canonical, err := account.ParseDomain(domain)
+	if err != nil {
+		return "", usageError(err.Error())
+	}
+	return canonical, nil
+}
+
+// writeLine writes v as one line of JSON and reports whether the reader is still there.
+func writeLine(out io.Writer, v any) bool { return json.NewEncoder(out).Encode(v) == nil }
+
+func sizeText(octets int64) string {
+	for _, unit := range []config.Size{1 << 40, 1 << 30, 1 << 20, 1 << 10} {
+		if octets >= int64(unit) {
+			return fmt.Sprintf("%.1f%s", float64(octets)/float64(unit), strings.TrimLeft(unit.String(), "0123456789"))
+		}
+	}
+	return fmt.Sprintf("%dB", octets)
+}
+
+// ageText gives an age in the largest two units.
+func ageText(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", max(0, int64(d/time.Second)))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%02ds", int64(d/time.Minute), int64(d/time.Second)%60)
+	case d < 24*time.Hour:
+		return fmt.Sprintf("%dh%02dm", int64(d/time.Hour), int64(d/time.Minute)%60)
+	}
+	return fmt.Sprintf("%dd%02dh", int64(d/(24*time.Hour)), int64(d/time.Hour)%24)
+}
+
+func plural(n int64, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// clean makes what a peer has chosen fit for a terminal.
+func clean(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsGraphic(r) {
+			return r
+		}
+		return '?'
+	}, text)
+}
