@@ -30,7 +30,7 @@ func (d *dialogue) Done(now Time, ticket uint32, r *Result, out *Output) {
 	if n := len(out.Acts); d.provider != nil && n > 0 && out.Acts[n-1].Kind == ActTurn {
 		out.Acts = out.Acts[:n-1]
 		d.provider = nil
-		d.Session = NewReversed(&ReversedConfig{Hostname: d.hostname, PrefetchMessages: 8}, d.domains)
+		d.Session = NewReversed(&ReversedConfig{Hostname: d.hostname, PrefetchMessages: 8, PrefetchBytes: 1 << 20}, d.domains)
 		d.offset = 1000
 		d.Start(now, out)
 		d.renumber(out)
