@@ -17,6 +17,8 @@ type ReversedConfig struct {
 	// counts as mail.ChunkSize). One message is always allowed.
 	PrefetchMessages int
 	PrefetchBytes    int64
+	// Prefetches is how many prefetches may be in flight at once, each for half of that.
+	Prefetches int
 
 	// WindowMessages and WindowBytes bound the messages that were begun and whose settlement
 	// is not durable yet, and their octets on the wire: after a crash never more is sent
@@ -46,6 +48,7 @@ type ReversedTimeouts struct {
 const (
 	ReversedPrefetchMessages = 256
 	ReversedPrefetchBytes    = 1 << 20
+	ReversedPrefetches       = 1
 	ReversedWindowMessages   = 256
 	ReversedWindowBytes      = 4 << 20
 	ReversedMaxRefusals      = 18
@@ -60,8 +63,9 @@ const (
 	// reversedLag is the time between a transaction and its final reply from which on the window
 	// shrinks: what is in flight is what would be in doubt.
 	reversedLag = Time(5 * time.Second)
-	// reversedMaxFetches is how many prefetches may be in flight: one being read, one in the queue.
-	reversedMaxFetches = 2
+	// reversedLittle is how few octets a prefetch must bring, with fewer messages than asked for, to be taken as
+	// the last of the queue. A driver that is short of memory gives less than asked for, but more than that.
+	reversedLittle = 32 << 10
 	// reversedMaxRcpts is how many recipients one transaction has where the peer says nothing: what
 	// every server must take (RFC 5321 4.5.3.1.8).
 	reversedMaxRcpts = 100
@@ -182,6 +186,7 @@ func NewReversed(cfg *ReversedConfig, domains []string) *Reversed {
 func (c ReversedConfig) withDefaults() ReversedConfig {
 	reversedDefault(&c.PrefetchMessages, ReversedPrefetchMessages)
 	reversedDefault(&c.PrefetchBytes, ReversedPrefetchBytes)
+	reversedDefault(&c.Prefetches, ReversedPrefetches)
 	reversedDefault(&c.WindowMessages, ReversedWindowMessages)
 	reversedDefault(&c.WindowBytes, ReversedWindowBytes)
 	reversedDefault(&c.Timeouts.Greeting, mail.TimeoutGreeting)

@@ -56,10 +56,9 @@ func (c *reversedCaps) offer(keyword, params []byte) {
 			c.size = n
 		}
 	case is("LIMITS"):
-		mailMax, rcptMax, domainMax := codec.ParseLimits(params)
+		// Every transaction has one domain only, so that any RCPTDOMAINMAX is kept.
+		mailMax, rcptMax, _ := codec.ParseLimits(params)
 		c.mailMax = mailMax
-		// Every transaction has one domain only: any RCPTDOMAINMAX is kept.
-		_ = domainMax
 		if 0 < rcptMax && rcptMax < reversedMaxRcpts {
 			c.rcptMax = int(rcptMax)
 		}

@@ -72,6 +72,7 @@ func newReversedModel(t *testing.T, seed int64) *reversedModel {
 		Hostname:         "odmr.example",
 		PrefetchMessages: 1 + rng.Intn(20),
 		PrefetchBytes:    1 << (8 + rng.Intn(10)),
+		Prefetches:       1 + rng.Intn(3),
 		WindowMessages:   1 + rng.Intn(20),
 		WindowBytes:      1 << (8 + rng.Intn(10)),
 		MaxRefusals:      []int{-1, 5, 18}[rng.Intn(3)],

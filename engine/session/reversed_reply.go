@@ -35,8 +35,8 @@ import (
 //	                                                         what is not written yet. If the peer holds
 //	                                                         the transaction open, next's MAIL gets 503: above
 //	BDAT       BDAT refused       next                       sealed by BDAT's reply; RSET likewise
-//	any        421                anything                   a final reply settles its message as deferred; all
-//	                                                         else is as if the line were cut; close
+//	any        421                anything                   a final reply settles its message as deferred, recipients
+//	                                                         refused before included; all else is as if the line were cut; close
 //	any        cut, timeout       anything                   bodies handed over without final reply: in doubt,
 //	                                                         unless MAIL or every RCPT was refused; else untouched
 //
@@ -250,6 +250,9 @@ func (r *Reversed) record(t *reversedTx, last *codec.Reply) {
 			*o = mail.Outcome{Status: reversedStatus(t.mailCode), Reply: t.mailReply}
 		default:
 			*o = mail.Outcome{Status: reversedStatus(c.code), Reply: c.reply}
+		}
+		if last.Code == 421 && o.Status == mail.OutcomeFailed { // a server that goes down fails nobody
+			o.Status = mail.OutcomeDeferred
 		}
 	}
 	if t.mailRefused() && len(m.todo) > 0 { // for those that were to follow in a further transaction too

@@ -22,7 +22,7 @@ func (r *Reversed) fetch(out *Output) {
 	if r.state != reversedHello && r.state != reversedMail {
 		return
 	}
-	for r.ending == reversedRunning && !r.unread && !r.drained && len(r.fetches) < reversedMaxFetches {
+	for r.ending == reversedRunning && !r.unread && !r.drained && len(r.fetches) < r.cfg.Prefetches {
 		idle := r.ready.head == nil && r.cur == nil && (r.pipe.len() == 0 || r.state == reversedHello)
 		if r.dry && (!idle || len(r.fetches) > 0) {
 			return // ask again once all is answered: mail that came meanwhile is still picked up
@@ -99,7 +99,7 @@ func (r *Reversed) accept(f *reversedFetch, items []Item) {
 	}
 	got := r.held.bytes - before
 	// Fewer than asked for, and not for their size: the store had no more. Only a hint.
-	r.dry = len(items) < f.amount.messages && got < f.amount.bytes/2
+	r.dry = len(items) < f.amount.messages && got < min(f.amount.bytes/2, reversedLittle) || len(items) == 0
 	r.plenty = !r.dry
 	if len(items) == 0 {
 		r.drained = r.drained || f.last

@@ -30,7 +30,7 @@ func TestReversedScenarios(t *testing.T) { runScenarios(t, "reversed", newScenar
 
 // Two prefetches in flight whose outcomes come in the wrong order: the messages go in the queue's order.
 func TestReversedPrefetchesOutOfOrder(t *testing.T) {
-	d := newReversedDialogue(ReversedConfig{PrefetchMessages: 8})
+	d := newReversedDialogue(ReversedConfig{PrefetchMessages: 8, Prefetches: 2})
 	d.items = reversedItems(1, 8)
 	d.hold = true
 	d.say("220 mx\r\n")                                   // brings items 1 to 8
