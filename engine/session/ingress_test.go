@@ -206,7 +206,7 @@ func (s *Ingress) memory() (n int) {
 }
 
 func TestIngressContentMemoryIsBounded(t *testing.T) {
-	line := []byte("a line of some octets that goes on and on and on\r\n")
+	line := bytes.Repeat([]byte("a line of some octets that goes on and on and on\r\n"), 37)
 	for _, command := range []string{"DATA\r\n", "BDAT 40000000 LAST\r\n"} {
 		r := newIngressRig(IngressConfig{MaxMessageSize: 30 << 20})
 		r.discards = true
@@ -227,24 +227,25 @@ func TestIngressContentMemoryIsBounded(t *testing.T) {
 // Bodies that end just before, at and behind the end of a chunk, plain and with every line stuffed: all octets
 // arrive, no piece is longer than a chunk and no buffer grows beyond its bound.
 func TestIngressChunkBoundaries(t *testing.T) {
-	const received = 150 // about the length of our own field, which is in the first chunk, too
+	received := len(checkIngressBody(t, nil, "DATA\r\n.\r\n")) // our own field is in the first chunk, too
 	for _, line := range []string{strings.Repeat("x", 62) + "\r\n", "..\r\n"} {
 		for _, chunks := range []int{1, 2} {
-			for off := -30; off <= 30; off += 1 + 6*(chunks-1) {
+			for off := -4; off <= ingressSlack+4; off += chunks {
 				wire := bytes.Repeat([]byte(line), chunks*mail.ChunkSize/len(line)) // as in DATA
 				size := chunks*mail.ChunkSize - received + off
 				lines := (size - 1) / len(line) * len(line)
 				wire = append(wire[:lines], bytes.Repeat([]byte("y"), size-lines)...) // no line's end: one has to be added
-				checkIngressBody(t, wire, "DATA\r\n"+string(wire)+"\r\n.\r\n")
+				checkIngressBody(t, append(wire, "\r\n"...), "DATA\r\n"+string(wire)+"\r\n.\r\n")
 				var u codec.Unstuffer
 				plain := u.Append(nil, wire)
-				checkIngressBody(t, wire, fmt.Sprintf("BDAT 7\r\n%sBDAT %d LAST\r\n%s", plain[:7], len(plain)-7, plain[7:]))
+				checkIngressBody(t, append(wire, "\r\n"...), fmt.Sprintf("BDAT 7\r\n%sBDAT %d LAST\r\n%s", plain[:7], len(plain)-7, plain[7:]))
 			}
 		}
 	}
 }
 
-func checkIngressBody(t *testing.T, wire []byte, content string) {
+// checkIngressBody hands content in, expects it to be kept as wire and returns all that was kept.
+func checkIngressBody(t *testing.T, wire []byte, content string) []byte {
 	t.Helper()
 	r := newIngressRig(IngressConfig{})
 	r.refuse = func(a *Action) *mail.Refusal {
@@ -261,9 +262,10 @@ func checkIngressBody(t *testing.T, wire []byte, content string) {
 		t.Fatalf("%s for a body of %d", r.said(), len(wire))
 	}
 	_, body, _ := bytes.Cut(r.committed[0], []byte(" +0000\r\n"))
-	if !bytes.Equal(body, append(wire[:len(wire):len(wire)], "\r\n"...)) {
+	if !bytes.Equal(body, wire) {
 		t.Fatalf("a body of %d octets came out as %d", len(wire), len(body))
 	}
+	return r.committed[0]
 }
 
 // Refused recipients in an endless transaction leave nothing behind.

@@ -166,10 +166,13 @@ func (h *scenarioDriver) call(f func()) {
 	}
 }
 
-// checkLent fails if the machine touched what an unfinished action lends to the driver.
+// checkLent fails if the machine touched what an unfinished action lends to the driver: its
+// first and last octets after each call, all of it at its completion.
 func (h *scenarioDriver) checkLent() {
 	for _, p := range h.pending {
-		if !bytes.Equal(p.act.Data, p.data) {
+		n := min(len(p.data), 256)
+		if len(p.act.Data) != len(p.data) || !bytes.Equal(p.act.Data[:n], p.data[:n]) ||
+			!bytes.Equal(p.act.Data[len(p.data)-n:], p.data[len(p.data)-n:]) {
 			h.t.Fatalf("%s: Data of ticket %d was changed before its Done", h.where, p.act.Ticket)
 		}
 	}
@@ -273,7 +276,9 @@ func contains(list []string, s string) bool {
 func (h *scenarioDriver) complete(i int, answer string) {
 	p := h.pending[i]
 	r := h.result(p.act, answer)
-	h.checkLent()
+	if !bytes.Equal(p.act.Data, p.data) {
+		h.t.Fatalf("%s: Data of ticket %d was changed before its Done", h.where, p.act.Ticket)
+	}
 	h.pending = append(h.pending[:i:i], h.pending[i+1:]...)
 	h.call(func() { h.m.Done(h.now, p.act.Ticket, r, &h.out) })
 	*r = Result{Account: "stale", Domain: "stale", Refusal: &mail.Refusal{Code: 599, Text: "stale"}}
