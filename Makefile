@@ -2,6 +2,7 @@
 #
 #   ODMR_INTEROP   required: a missing fetchmail, postfix, swaks or promtool fails the tests;
 #                  otherwise what is missing is skipped by name
+#   CRASH_SEEDS    for the crash test of the store (default 300; 3000 in `make crash`)
 #   FUZZTIME       for each fuzz target of `make fuzz` (default 30s)
 
 SHELL       := /bin/bash
@@ -10,6 +11,10 @@ SHELL       := /bin/bash
 
 GO       ?= go
 FUZZTIME ?= 30s
+CRASH_SEEDS ?= 300
+
+# The longest package takes minutes on a small machine; a hang must still end.
+TEST := $(GO) test -timeout 30m
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unversioned)
 LDFLAGS  := -X main.version=$(VERSION)
 
@@ -40,15 +45,17 @@ test: interop-packages
 	@race="$$($(GO) list $(patsubst %,./%/...,$(RACE)))"; \
 	plain="$$($(GO) list ./... | grep -vxF "$$race" || true)"; \
 	echo "# tests"; \
-	$(GO) test -skip '^TestInterop' $$plain; \
+	$(TEST) -skip '^TestInterop' $$plain; \
+	echo "# crashes of the store, $(CRASH_SEEDS) seeds"; \
+	ODMR_CRASH_SEEDS=$(CRASH_SEEDS) $(TEST) -run '^TestCrash' ./queue/...; \
 	if [ "$$($(GO) env CGO_ENABLED)" = 1 ] && command -v gcc >/dev/null; then \
 		echo "# tests under the race detector"; \
-		$(GO) test -race -skip '^TestInterop' $$race; \
+		ODMR_CRASH_SEEDS=10 $(TEST) -race -skip '^TestInterop' $$race; \
 	elif [ "$${ODMR_INTEROP:-}" = required ]; then \
 		echo "the race detector needs gcc"; exit 1; \
 	else \
 		echo "# tests (no gcc: without the race detector)"; \
-		$(GO) test -skip '^TestInterop' $$race; \
+		$(TEST) -skip '^TestInterop' $$race; \
 	fi
 	@$(MAKE) --no-print-directory interop
 
@@ -57,7 +64,7 @@ test: interop-packages
 interop: interop-packages
 	@echo "# tests against other programs"; \
 	log="$$(mktemp)"; trap 'rm -f "$$log"' EXIT; \
-	$(GO) test -count=1 -v -run '^TestInterop' $$($(GO) list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./...) \
+	$(TEST) -count=1 -v -run '^TestInterop' $$($(GO) list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./...) \
 		| tee "$$log" | grep -Ev '^=== |no tests to run|^(PASS|ok .*\[no tests to run\])$$'; \
 	if grep -q -- '--- SKIP: ' "$$log"; then \
 		echo; echo "skipped here:"; \
@@ -98,7 +105,7 @@ check:
 ## crash: kill -9 and crashed disks, many more rounds than in make test
 .PHONY: crash
 crash:
-	ODMR_CRASH=long $(GO) test -count=1 -timeout 60m -run 'Crash' -v ./...
+	ODMR_CRASH=long ODMR_CRASH_SEEDS=3000 $(GO) test -count=1 -timeout 120m -run 'Crash' -v ./queue/... ./internal/...
 
 ## fuzz: every fuzz target in turn, FUZZTIME each
 .PHONY: fuzz
