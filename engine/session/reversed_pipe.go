@@ -171,8 +171,11 @@ func (l *reversedList) pop() *reversedMsg {
 	return m
 }
 
-// drop takes m out.
+// drop takes m out if it is in.
 func (l *reversedList) drop(m *reversedMsg) {
+	if !m.queued {
+		return
+	}
 	if l.head == m {
 		l.pop()
 		return
