@@ -68,8 +68,7 @@ interop: interop-packages
 		| tee "$$log" | grep -Ev '^=== |no tests to run|^(PASS|ok .*\[no tests to run\])$$'; \
 	if grep -q -- '--- SKIP: ' "$$log"; then \
 		echo; echo "skipped here:"; \
-		sed -n 's/^ *--- SKIP: \([^ ]*\).*/  \1/p' "$$log"; \
-		sed -n '/--- SKIP: /{n;s/^ *[^ ]*: /    /p;}' "$$log" | sort -u; \
+		awk '/--- SKIP: / {sub(/^ *[^ ]*: /, "", before); print "  " $$3 ": " before} {before = $$0}' "$$log"; \
 	else \
 		echo "nothing was skipped"; \
 	fi
