@@ -32,6 +32,10 @@ var (
 	authCodes = []int{235, 454, 501, 504, 535}           // RFC 4954 6
 )
 
+// durations are the buckets of all histograms of time, in seconds: from a sync on a fast disk to what
+// somebody would call an outage.
+var durations = []float64{0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10}
+
 // Metrics is one server's figures. Make it with New.
 type Metrics struct {
 	registry *prometheus.Registry
@@ -86,8 +90,7 @@ func New(version string, totals func() queue.Counts) *Metrics {
 	m.newSessions()
 	m.newMessages()
 	m.panics = m.counter("panics_recovered_total", "Panics caught, each of which ended one session. Any is a bug: see the log.")
-	m.lag = m.histogram("loop_lag_seconds", "How late event loops came to their ticks.",
-		prometheus.ExponentialBucketsRange(0.0001, 10, 16))
+	m.lag = m.histogram("loop_lag_seconds", "How late event loops came to their ticks.", durations)
 	m.store = m.newStore()
 	m.accounts = m.newAccounts()
 	return m
@@ -120,9 +123,8 @@ func (m *Metrics) newMessages() {
 	for _, o := range []engine.Outcome{engine.Delivered, engine.Deferred, engine.Failed} {
 		m.messagesOut[o], m.bytesOut[o] = out.WithLabelValues(o.String()), bytesOut.WithLabelValues(o.String())
 	}
-	disk := prometheus.ExponentialBucketsRange(0.0001, 10, 16)
-	m.commit = m.histogram("commit_duration_seconds", "Time until an incoming message was on stable storage.", disk)
-	m.settle = m.histogram("settle_duration_seconds", "Time until a batch of outcomes was on stable storage.", disk)
+	m.commit = m.histogram("commit_duration_seconds", "Time until an incoming message was on stable storage.", durations)
+	m.settle = m.histogram("settle_duration_seconds", "Time until a batch of outcomes was on stable storage.", durations)
 	m.settleBatch = m.histogram("settle_batch_messages", "Messages settled at once.", prometheus.ExponentialBuckets(1, 2, 10))
 }
 
