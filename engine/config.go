@@ -45,10 +45,10 @@ type Listener struct {
 // Authenticator starts SASL exchanges; *account.Authenticator is one. It is safe for
 // concurrent use. Exchanges run on workers.
 type Authenticator interface {
-	// Mechanisms are the names offered, in the order of the EHLO reply.
-	Mechanisms() []string
-	// Start begins an exchange. It does not block.
-	Start(mechanism string) (account.Exchange, error)
+	// Mechanisms are the names offered to peer, in the order of the EHLO reply. It does not block.
+	Mechanisms(peer account.Peer) []string
+	// Start begins an exchange with peer. It does not block.
+	Start(mechanism string, peer account.Peer) (account.Exchange, error)
 }
 
 // Timeouts are the waits of RFC 5321 4.5.3.2 and those that only this protocol has. Zero means the

@@ -76,6 +76,7 @@ type conn struct {
 	closeBy session.Time
 	timer   timer
 
+	identity account.Peer // what logins rest on; after a change of it: offer
 	account  string
 	exchange account.Exchange
 	in       incoming

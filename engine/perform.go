@@ -101,10 +101,18 @@ func (c *conn) answer(ticket uint32, r session.Result) {
 	}
 }
 
+// offer tells the provider machine which SASL mechanisms its peer may use now: before the greeting, and again
+// whenever identity has changed.
+func (c *conn) offer() {
+	if p, ok := c.sess.(*session.Provider); ok {
+		p.Offer(c.lp.eng.cfg.Authenticator.Mechanisms(c.identity))
+	}
+}
+
 // auth starts or continues a SASL exchange.
 func (c *conn) auth(a *session.Action) {
 	if a.Mechanism != "" {
-		exchange, err := c.lp.eng.cfg.Authenticator.Start(a.Mechanism)
+		exchange, err := c.lp.eng.cfg.Authenticator.Start(a.Mechanism, c.identity)
 		if err != nil {
 			c.authRefused(a.Ticket, err)
 			return

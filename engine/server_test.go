@@ -294,9 +294,9 @@ func (d *testDirectory) Authorize(name string, wanted []string) ([]string, error
 	return wanted, nil
 }
 
-func (d *testDirectory) Mechanisms() []string { return []string{"TEST"} }
+func (d *testDirectory) Mechanisms(account.Peer) []string { return []string{"TEST"} }
 
-func (d *testDirectory) Start(mechanism string) (account.Exchange, error) {
+func (d *testDirectory) Start(mechanism string, peer account.Peer) (account.Exchange, error) {
 	return &testExchange{dir: d}, nil
 }
 

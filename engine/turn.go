@@ -21,9 +21,6 @@ func (e *Engine) machines() {
 		LoginTimeout:   t.Login,
 		CommandTimeout: t.Command,
 	}
-	if e.cfg.Authenticator != nil {
-		e.provider.Mechanisms = e.cfg.Authenticator.Mechanisms()
-	}
 	e.provider = e.provider.Defaults()
 	e.reversed = session.ReversedConfig{
 		Hostname:       e.cfg.Hostname,

@@ -16,8 +16,9 @@ import (
 // no command is taken for the customer's 220 after the turn. Input while an action is in flight
 // consumes nothing, but notices that something has come: the driver should call it.
 type Provider struct {
-	cfg   *ProviderConfig
-	state providerState
+	cfg        *ProviderConfig
+	mechanisms []string // offered; see Offer
+	state      providerState
 
 	ticket  uint32 // of the action in flight
 	waiting bool   // an action is in flight
@@ -187,7 +188,7 @@ func newProviderCommands() (t [codec.NumVerbs]providerCommand) {
 
 func (p *Provider) ehlo(arg []byte, out *Output) {
 	if p.hello(arg, out) {
-		out.Reply = p.cfg.appendEHLO(out.Reply)
+		out.Reply = p.cfg.appendEHLO(out.Reply, p.mechanisms)
 	}
 }
 

@@ -5,6 +5,21 @@ import (
 	"odmr/internal/mail"
 )
 
+// Offer sets the SASL mechanisms offered from now on, in upper case and in the order of the EHLO
+// reply; none until it is called. The driver calls it before Start, and when TLS has begun, for what is
+// offered depends on that. mechanisms is kept and not changed.
+func (p *Provider) Offer(mechanisms []string) { p.mechanisms = mechanisms }
+
+// mechanism returns the offered mechanism that is called name in any case, or "".
+func (p *Provider) mechanism(name []byte) string {
+	for _, m := range p.mechanisms {
+		if codec.EqualFold([]byte(m), name) {
+			return m
+		}
+	}
+	return ""
+}
+
 // auth takes the AUTH command (RFC 4954 4).
 func (p *Provider) auth(arg []byte, out *Output) {
 	name, initial, hasInitial, err := codec.ParseAuth(arg)
@@ -12,7 +27,7 @@ func (p *Provider) auth(arg []byte, out *Output) {
 		p.refuse(replySyntax(err), out)
 		return
 	}
-	mechanism := p.cfg.mechanism(name)
+	mechanism := p.mechanism(name)
 	if mechanism == "" {
 		p.refuse(replyMechanism, out)
 		return

@@ -12,7 +12,6 @@ import (
 // not be changed while a session uses it; ask Defaults to fill in what is zero.
 type ProviderConfig struct {
 	Hostname       string        // our name in greeting and EHLO reply; must not be empty
-	Mechanisms     []string      // SASL mechanisms offered, in the order of the EHLO reply, in upper case
 	MaxErrors      int           // refused commands, then 421 4.7.0
 	MaxAuthErrors  int           // failed logins; the last of them is answered by 421 4.7.0
 	LoginTimeout   time.Duration // from the greeting until authenticated, then 421 4.4.2
@@ -40,25 +39,15 @@ func (c ProviderConfig) Defaults() ProviderConfig {
 	return c
 }
 
-// mechanism returns the offered mechanism that is called name in any case, or "".
-func (c *ProviderConfig) mechanism(name []byte) string {
-	for _, m := range c.Mechanisms {
-		if codec.EqualFold([]byte(m), name) {
-			return m
-		}
-	}
-	return ""
-}
-
 // appendEHLO appends the reply to EHLO. RFC 2645 5.1.1: it lists AUTH and ATRN, already before
 // authentication. Every line has text, for fetchmail needs some. PIPELINING is not offered: AUTH
 // and ATRN, for which this port exists, must not be followed by anything. Nor is
 // ENHANCEDSTATUSCODES: RFC 2034 4 then wants a code in every reply, and those to ATRN are
 // given by RFC 2645 without; where other replies carry one, it is plain text to the customer.
-func (c *ProviderConfig) appendEHLO(dst []byte) []byte {
+func (c *ProviderConfig) appendEHLO(dst []byte, mechanisms []string) []byte {
 	lines := []string{c.Hostname}
-	if len(c.Mechanisms) > 0 {
-		lines = append(lines, "AUTH "+strings.Join(c.Mechanisms, " "))
+	if len(mechanisms) > 0 {
+		lines = append(lines, "AUTH "+strings.Join(mechanisms, " "))
 	}
 	return codec.AppendReplyLines(dst, 250, append(lines, "ATRN")...)
 }

@@ -15,17 +15,18 @@ import (
 func newScenarioProvider(t *testing.T, sc *scenario) Session {
 	cfg := ProviderConfig{
 		Hostname:      "mail.isp.example",
-		Mechanisms:    []string{"CRAM-MD5"},
 		MaxErrors:     int(sc.number(t, "max-errors", 0)),
 		MaxAuthErrors: int(sc.number(t, "max-auth-errors", 0)),
 	}.Defaults()
 	if v, ok := sc.value("hostname"); ok {
 		cfg.Hostname = v
 	}
+	p := NewProvider(&cfg)
+	p.Offer([]string{"CRAM-MD5"})
 	if v, ok := sc.value("mechanisms"); ok {
-		cfg.Mechanisms = strings.Fields(v)
+		p.Offer(strings.Fields(v))
 	}
-	return NewProvider(&cfg)
+	return p
 }
 
 func TestProviderScenarios(t *testing.T) { runScenarios(t, "provider", newScenarioProvider) }
@@ -45,8 +46,9 @@ type providerDialogue struct {
 }
 
 func newProviderDialogue(t testing.TB) *providerDialogue {
-	cfg := ProviderConfig{Hostname: "mail.isp.example", Mechanisms: []string{"CRAM-MD5", "PLAIN"}, MaxAuthErrors: 5}.Defaults()
+	cfg := ProviderConfig{Hostname: "mail.isp.example", MaxAuthErrors: 5}.Defaults()
 	d := &providerDialogue{t: t, p: NewProvider(&cfg)}
+	d.p.Offer([]string{"CRAM-MD5", "PLAIN"})
 	d.call(func() { d.p.Start(0, &d.out) })
 	return d
 }

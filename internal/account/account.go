@@ -14,7 +14,12 @@
 // account cannot be told from a wrong password.
 package account
 
-import "errors"
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net/netip"
+)
 
 var (
 	// ErrUnknown says that there is no such account. It never reaches the wire as such: a peer
@@ -66,6 +71,18 @@ type SCRAMKeys struct {
 	Iterations int
 	StoredKey  [32]byte
 	ServerKey  [32]byte
+}
+
+// Peer is what is known of a client before it has said who it is. What it is offered, and what
+// EXTERNAL and channel binding rest on, depends on it.
+type Peer struct {
+	Addr netip.AddrPort // the client's; the one in the PROXY header where a balancer brought it
+	// TLS is nil in clear text. VerifiedChains is empty unless the client's certificate was verified
+	// against the CAs of --tls-client-ca.
+	TLS *tls.ConnectionState
+	// ServerCertificate is our own certificate of this connection, for the channel binding
+	// tls-server-end-point (RFC 5929 4), which is not possible if it is nil.
+	ServerCertificate *x509.Certificate
 }
 
 // Exchange is one SASL exchange on the server's side.

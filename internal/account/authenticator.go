@@ -92,17 +92,17 @@ func NewAuthenticator(dir Directory, cfg AuthConfig) (*Authenticator, error) {
 	return a, nil
 }
 
-// Mechanisms returns the names of the mechanisms offered, as the AUTH line of EHLO lists them.
-// The slice must not be changed.
-func (a *Authenticator) Mechanisms() []string { return a.offered }
+// Mechanisms returns the names of the mechanisms offered to peer, as the AUTH line of EHLO
+// lists them. The slice must not be changed. It does not block.
+func (a *Authenticator) Mechanisms(Peer) []string { return a.offered }
 
 // NonBlocking reports whether the exchanges' Next answers from memory, so that an event loop
 // may call it.
 func (a *Authenticator) NonBlocking() bool { return a.dir.NonBlocking() }
 
-// Start begins an exchange, or returns ErrMechanism. It does not block. Names are
+// Start begins an exchange with peer, or returns ErrMechanism. It does not block. Names are
 // case-insensitive (RFC 4954 4).
-func (a *Authenticator) Start(mechanism string) (Exchange, error) {
+func (a *Authenticator) Start(mechanism string, peer Peer) (Exchange, error) {
 	start := a.start[strings.ToUpper(mechanism)]
 	if start == nil {
 		return nil, ErrMechanism

@@ -47,7 +47,7 @@ func respond(name, password string, challenge []byte) []byte {
 // login runs one exchange and returns who authenticated.
 func login(t testing.TB, a *Authenticator, name, password string) (string, error) {
 	t.Helper()
-	x, err := a.Start("cram-md5")
+	x, err := a.Start("cram-md5", Peer{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +141,7 @@ func TestCRAMMD5Malformed(t *testing.T) {
 		"other challenge": func([]byte) []byte { return good([]byte("<1.2@mail.isp.example>")) },
 		"last bit":        func(c []byte) []byte { r := good(c); r[len(r)-1] = flip(r[len(r)-1]); return r },
 	} {
-		x, _ := a.Start(CRAMMD5)
+		x, _ := a.Start(CRAMMD5, Peer{})
 		challenge, _, _ := x.Next(nil)
 		if _, done, err := x.Next(bend(challenge)); done || err != ErrCredentials || x.Account() != "" {
 			t.Errorf("%s: done %v, %v, account %q", name, done, err, x.Account())
@@ -150,7 +150,7 @@ func TestCRAMMD5Malformed(t *testing.T) {
 			t.Errorf("%s: the exchange goes on after its end", name)
 		}
 	}
-	x, _ := a.Start(CRAMMD5)
+	x, _ := a.Start(CRAMMD5, Peer{})
 	challenge, _, _ := x.Next(nil)
 	upper := bytes.Replace(good(challenge), good(challenge)[4:], bytes.ToUpper(good(challenge)[4:]), 1)
 	if _, done, err := x.Next(upper); !done {
@@ -167,7 +167,7 @@ func flip(digit byte) byte {
 func TestCRAMMD5InitialResponse(t *testing.T) {
 	a := newAuth(t, newAccount("tim", "tanstaaftanstaaf", "example.org"))
 	for _, initial := range [][]byte{{}, []byte("tim b913a602c7eda7a495b4e6e7334d3890")} {
-		x, _ := a.Start(CRAMMD5)
+		x, _ := a.Start(CRAMMD5, Peer{})
 		if _, done, err := x.Next(initial); done || err != ErrInitialResponse {
 			t.Errorf("initial response %q: done %v, %v", initial, done, err)
 		}
@@ -221,13 +221,13 @@ func TestAuthenticatorConfig(t *testing.T) {
 		a, err := NewAuthenticator(table, AuthConfig{Hostname: "h.example", Clock: testClock, Mechanisms: c.mechanisms})
 		got := fmt.Sprint(err)
 		if err == nil {
-			got = strings.Join(a.Mechanisms(), " ")
+			got = strings.Join(a.Mechanisms(Peer{}), " ")
 		}
 		if got != c.want {
 			t.Errorf("%q: %s, want %s", c.mechanisms, got, c.want)
 		}
 	}
-	if _, err := newAuth(t).Start("CRAM-MD5X"); err != ErrMechanism {
+	if _, err := newAuth(t).Start("CRAM-MD5X", Peer{}); err != ErrMechanism {
 		t.Errorf("unknown mechanism: %v", err)
 	}
 }
