@@ -83,5 +83,8 @@ var clockRooms = []string{"engine", "cmd", "bench", "internal/client", "internal
 // clockCalls read the clock.
 var clockCalls = []string{"Now", "Since", "Until"}
 
+// benchCommand is the one program that the load harness is for.
+const benchCommand = "cmd/odmrbench"
+
 // testOnly are the rooms that exist for tests: nothing else may import them.
 var testOnly = []string{"internal/sim"}

@@ -64,8 +64,10 @@ func (t *tree) imports(s *source) {
 // ownImport judges an import of another room.
 func (t *tree) ownImport(s *source, own room, target string, line int) {
 	switch {
-	case within(target, "cmd") || within(target, "bench") && !within(s.dir, "bench"):
+	case within(target, "cmd"):
 		t.report(s.path, line, "import", "nobody imports %s", target)
+	case within(target, "bench") && !within(s.dir, "bench") && !within(s.dir, benchCommand):
+		t.report(s.path, line, "import", "only %s may import %s", benchCommand, target)
 	case s.test:
 	case slices.Contains(testOnly, target):
 		t.report(s.path, line, "import", "%s is for tests", target)
