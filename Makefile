@@ -33,7 +33,7 @@ help:
 run: build
 	@$(GO) run ./internal/demo --bin bin
 
-## build: bin/odmrd, bin/odmrctl, bin/odmrget
+## build: bin/odmrd, bin/odmrctl, bin/odmrget, bin/odmrbench
 .PHONY: build
 build:
 	@mkdir -p bin
@@ -120,6 +120,11 @@ fuzz:
 .PHONY: flags
 flags:
 	$(GO) test ./internal/config -run TestReadme -update
+
+## bench: the load harness against the server and the peers that are installed, about five minutes
+.PHONY: bench
+bench: build
+	bin/odmrbench --save bin/bench.json all
 
 ## clean: remove what the build made
 .PHONY: clean

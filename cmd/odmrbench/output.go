@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/term"
+
+	"odmr/bench"
+	"odmr/bench/result"
+)
+
+// output is where results go.
+type output struct {
+	JSON     bool   `name:"json" help:"Results as JSON on standard output; what people read goes to standard error."`
+	Save     string `placeholder:"FILE" help:"Save the results as JSON, for --baseline."`
+	Report   string `placeholder:"FILE" help:"Write one self-contained HTML page with plots."`
+	Baseline string `placeholder:"FILE" help:"Compare with a run that was saved before."`
+}
+
+// measure runs scenarios one after another and shows what came of them.
+func (o *output) measure(ctx context.Context, s *bench.Settings, scenarios []bench.Scenario) (err error) {
+	var baseline *result.Run
+	if o.Baseline != "" { // before an hour of measuring, not after it
+		if baseline, err = result.Load(o.Baseline); err != nil {
+			return fmt.Errorf("--baseline: %w", err)
+		}
+	}
+	people := os.Stdout
+	if o.JSON {
+		people = os.Stderr
+	}
+	env, err := bench.NewEnv(*s, deps())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, env.Close()) }()
+	env.Progress = progress
+	env.Say = func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
+
+	run := &result.Run{Version: version, Began: time.Now()}
+	if run.Machine, err = env.Machine(); err != nil {
+		return err
+	}
+	fmt.Fprintf(people, "%d × %s · Linux %s · %s · lone fdatasync %s (median) · %s\n", run.Machine.CPUs, run.Machine.CPU,
+		run.Machine.Kernel, run.Machine.FileSystem, result.Micros(run.Machine.Fdatasync), run.Machine.Go)
+	var failed error
+	for _, scenario := range scenarios {
+		results, err := scenario.Run(ctx, env)
+		for _, r := range results {
+			run.Results = append(run.Results, r)
+			if err := r.Print(people); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("%T: %w", scenario, err))
+			fmt.Fprintf(os.Stderr, "odmrbench: %T: %v\n", scenario, err)
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	run.Seconds = time.Since(run.Began).Seconds()
+	return errors.Join(failed, o.show(run, baseline, people))
+}
+
+// show writes everything that was asked for, and fails if something did not hold.
+func (o *output) show(run, baseline *result.Run, people *os.File) error {
+	if len(run.Results) > 1 {
+		run.Asked = run.Ask(bench.Goals(run))
+		if err := run.PrintAsked(people); err != nil {
+			return err
+		}
+		fmt.Fprintf(people, "\n%d results in %.0f s\n", len(run.Results), run.Seconds)
+	}
+	if baseline != nil {
+		run.Baseline = o.Baseline
+		if err := result.PrintChanges(people, run.Compare(baseline)); err != nil {
+			return err
+		}
+	}
+	text, err := run.JSON()
+	if err != nil {
+		return err
+	}
+	if o.JSON {
+		if _, err := os.Stdout.Write(text); err != nil {
+			return err
+		}
+	}
+	if o.Save != "" {
+		if err := os.WriteFile(o.Save, text, 0o644); err != nil {
+			return err
+		}
+	}
+	for _, r := range run.Results {
+		if !r.OK() {
+			return fmt.Errorf("%s: something did not hold, see above", r.ID)
+		}
+	}
+	return nil
+}
+
+// progress draws a bar where standard error is a terminal.
+func progress(title string, total int64) (func(int64), func()) {
+	if !term.IsTerminal(int(os.Stderr.Fd())) {
+		return func(int64) {}, func() {}
+	}
+	if total == 0 {
+		total = -1 // a spinner
+	}
+	bar := progressbar.NewOptions64(total, progressbar.OptionSetDescription(title), progressbar.OptionSetWriter(os.Stderr),
+		progressbar.OptionShowIts(), progressbar.OptionShowCount(), progressbar.OptionClearOnFinish(), progressbar.OptionThrottle(100*time.Millisecond))
+	return func(done int64) { _ = bar.Set64(done) }, func() { _ = bar.Finish() }
+}
+
+// allCommand runs everything.
+type allCommand struct{}
+
+func (allCommand) scenarios() []bench.Scenario { return bench.All() }
