@@ -14,8 +14,9 @@ import (
 
 const (
 	// notSent is how many octets the kernel takes beyond those on their way to the peer (TCP_NOTSENT_LOWAT):
-	// enough to keep a fast line busy while the next segment is fetched, and all that a slow one costs.
-	notSent = 128 << 10
+	// enough to keep a line busy while the next segment is fetched, and all that a slow one costs there.
+	// Over loopback a 50 MB message went out at 300-700 MB/s with any value from 16 KiB upwards, and without.
+	notSent = 64 << 10
 	// acceptPause is the first wait after a failed accept, doubled up to acceptPauseMost: out of
 	// descriptors, the only help is that sessions end.
 	acceptPause     = 5 * time.Millisecond

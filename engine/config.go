@@ -59,7 +59,7 @@ type Timeouts struct {
 	Greeting  time.Duration // the customer's 220 after the turn
 	Envelope  time.Duration // the reply to EHLO, MAIL, RCPT
 	DataInit  time.Duration // the reply to DATA
-	DataBlock time.Duration // in which a peer must take some of a body, or send some of one
+	DataBlock time.Duration // in which a peer must take or send some more of a message
 	DataDone  time.Duration // the reply to the final dot
 	Quit      time.Duration // the reply to QUIT
 }

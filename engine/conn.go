@@ -69,10 +69,11 @@ type conn struct {
 	forgotten bool
 
 	out     output
-	watched bool // entered in writable
-	blocked bool // the kernel takes no more for now
-	again   bool // evAgain is on its way
-	paused  bool // the socket is not being read
+	watched bool         // entered in writable
+	blocked bool         // the kernel takes no more for now
+	again   bool         // evAgain is on its way
+	paused  bool         // the socket is not being read
+	takeBy  session.Time // when the peer must have taken some of a body; 0: none is waiting
 	closeBy session.Time
 	timer   timer
 
@@ -161,6 +162,10 @@ func (c *conn) tick(now session.Time) {
 	}
 	switch c.phase {
 	case phaseOpen:
+		if c.takeBy != 0 && now >= c.takeBy {
+			c.abandon("peer took nothing of a message in time")
+			return
+		}
 		c.sess.Tick(now, &c.lp.out)
 		c.carryOut(now)
 		c.run(now)
@@ -172,6 +177,9 @@ func (c *conn) tick(now session.Time) {
 func (c *conn) deadline() session.Time {
 	switch c.phase {
 	case phaseOpen:
+		if c.takeBy != 0 {
+			return min(c.takeBy, c.sess.Deadline())
+		}
 		return c.sess.Deadline()
 	case phaseFlush, phaseLinger:
 		return c.closeBy
@@ -283,6 +291,12 @@ func (c *conn) flush(now session.Time) {
 	if f.n > 0 && c.phase == phaseOpen && !c.closing {
 		c.sess.Progress(now)
 	}
+	switch { // RFC 5321 4.5.3.2.5
+	case !f.blocked || c.out.bodies == 0:
+		c.takeBy = 0
+	case f.n > 0 || c.takeBy == 0:
+		c.takeBy = now + session.Time(c.lp.eng.cfg.Timeouts.DataBlock)
+	}
 	switch {
 	case f.err != nil:
 		c.abandon("write: " + f.err.Error())
@@ -323,15 +337,19 @@ func (c *conn) because(reason string) {
 	}
 }
 
-// crashed ends a session whose machine panicked. A client is told; a customer whose server we
-// talk to is not, for whatever we said could become part of a message.
+// crashed ends a session whose machine panicked.
 func (c *conn) crashed() {
 	c.broken, c.closing = true, true
 	c.because("panic")
+	c.lastWord("421 4.3.0 Internal error, closing connection\r\n")
+}
+
+// lastWord closes the socket after one more reply, as far as the kernel takes it at once. A client is
+// told; a customer whose server we talk to is not, for whatever we said could become part of a message.
+func (c *conn) lastWord(reply string) {
 	if c.phase == phaseOpen && c.state != StateReversed && c.out.bodies == 0 {
-		c.out.write([]byte("421 4.3.0 Internal error, closing connection\r\n"))
-		f := c.out.flush(c.fd, c.retire)
-		c.stats.out += f.n
+		c.out.write([]byte(reply))
+		c.stats.out += c.out.flush(c.fd, c.retire).n
 	}
 	c.doomed = true
 }

@@ -58,7 +58,8 @@ func (c *conn) throttle() {
 	case !c.paused && unread > maxUnread && c.lp.epfd >= 0:
 		c.setPaused(true)
 	case unread > capUnread && c.lp.epfd < 0:
-		c.abandon("too much unread input")
+		c.because("too much unread input")
+		c.lastWord("421 4.3.2 Too much input, closing connection\r\n")
 	}
 }
 

@@ -26,6 +26,13 @@ func (e *Engine) machines() {
 		Hostname:       e.cfg.Hostname,
 		WindowMessages: e.cfg.WindowMessages,
 		WindowBytes:    e.cfg.WindowBytes,
+		Timeouts: session.ReversedTimeouts{
+			Greeting: t.Greeting,
+			Envelope: t.Envelope,
+			DataInit: t.DataInit,
+			DataDone: t.DataDone,
+			Quit:     t.Quit,
+		},
 	}
 }
 
