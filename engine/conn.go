@@ -96,8 +96,10 @@ type stats struct {
 	delivered, deferred, failed int64 // messages out
 }
 
-// open starts the dialogue.
+// open makes the machine and starts the dialogue.
 func (c *conn) open(now session.Time) {
+	c.sess = c.lp.eng.newSession(c)
+	c.offer()
 	c.sess.Start(now, &c.lp.out)
 	c.carryOut(now)
 	if c.lp.stopping && c.phase == phaseOpen && !c.closing {
@@ -276,6 +278,7 @@ func (c *conn) receive(now session.Time) bool {
 	if n > 0 { // gnet's Discard(0) would discard everything
 		_, _ = c.gc.Discard(n)
 		c.stats.in += int64(n)
+		c.lp.eng.cfg.Observer.Octets(int64(n), 0)
 		c.in.grew(c.lp.eng, int64(n))
 	}
 	return c.carryOut(now) || n > 0
@@ -288,6 +291,7 @@ func (c *conn) flush(now session.Time) {
 	}
 	f := c.out.flush(c.fd, c.retire)
 	c.stats.out += f.n
+	c.lp.eng.cfg.Observer.Octets(0, f.n)
 	if f.n > 0 && c.phase == phaseOpen && !c.closing {
 		c.sess.Progress(now)
 	}
@@ -367,7 +371,6 @@ func (c *conn) gone(now session.Time, err error) {
 	c.timer.unlink()
 	c.lp.eng.sessions.Add(-1)
 	c.setState(StateNone)
-	c.lp.eng.cfg.Observer.Octets(c.stats.in, c.stats.out)
 	c.finish(now)
 	c.out.drop(c.retire)
 }
@@ -379,7 +382,7 @@ func (c *conn) finish(now session.Time) {
 		return
 	}
 	c.ended = true
-	if !c.broken {
+	if !c.broken && c.sess != nil {
 		c.lp.guard(c, (*conn).end)
 	}
 	c.answers, c.answered, c.exchange = nil, 0, nil

@@ -73,7 +73,7 @@ func New(cfg Config) (*Engine, error) {
 		name string
 		max  int
 	}{{&e.commits, "commit", commitLane}, {&e.reads, "read", cfg.Workers}, {&e.lookups, "lookup", lookupLane}} {
-		l.lane.name, l.lane.max, l.lane.log, l.lane.obs = l.name, l.max, &e.log, cfg.Observer
+		l.lane.name, l.lane.max, l.lane.eng = l.name, l.max, e
 	}
 	e.ingest.limit = cfg.IngestMemory
 	e.prefetch.limit = cfg.PrefetchMemory

@@ -53,8 +53,6 @@ func (h *handler) open(gc gnet.Conn, a *arrival) gnet.Action {
 	}
 	c.out.lp, c.timer.c = lp, c
 	c.identity.Addr = a.remote
-	c.sess = h.eng.newSession(c)
-	c.offer()
 	gc.SetContext(c)
 	lp.conns[c.id] = c
 	h.eng.records.add()

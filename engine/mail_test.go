@@ -301,6 +301,23 @@ func TestCustomersDoNotMix(t *testing.T) {
 	}
 }
 
+// A directory that has to be asked elsewhere is asked by workers.
+func TestBlockingDirectory(t *testing.T) {
+	s := newServer(t, withAccount("a", "a.example"), func(s *server, _ *Config) { s.dir.blocking = true })
+	mx := s.feed(SMTP)
+	mx.ask("MAIL FROM:<x@y.example>", "250")
+	mx.ask("RCPT TO:<u@b.example>", "550 5.1.2")
+	mx.ask("RCPT TO:<u@down.example>", "451 4.4.3")
+	mx.ask("RCPT TO:<u@A.Example>", "250")
+	mx.ask("RSET", "250")
+	mx.deliver("x@y.example", "u@A.example", "x\r\n")
+	c := &customer{peer: s.login("a")}
+	c.collect("ATRN A.example")
+	if len(c.got) != 1 || c.got[0].to[0] != "u@A.example" {
+		t.Errorf("got %+v", c.got)
+	}
+}
+
 func TestUntrustedClient(t *testing.T) {
 	s := newServer(t, withAccount("a", "a.example"), func(_ *server, c *Config) { c.Trusted = nil })
 	s.feed(SMTP).ask("MAIL FROM:<x@y.example>", "550 5.7.1")

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/panjf2000/gnet/v2"
+
 	"odmr/engine/session"
 )
 
@@ -407,4 +409,36 @@ func TestManyConnections(t *testing.T) {
 		p.Close()
 	}
 	eventually(t, "all gone", func() bool { return s.Sessions() == 0 && s.records.count() == 0 })
+}
+
+// Where gnet's epoll instance is not found (another version of gnet), input is bounded by ending the session.
+func TestStuckSessionWithoutPausing(t *testing.T) {
+	set, all := toys()
+	s := newServer(t, set, func(s *server, c *Config) { c.Loops = 1 })
+	p := s.dial(SMTP)
+	p.expect("220")
+	inspect(s, func(c *conn) bool { c.lp.epfd = -1; return true })
+	p.send("STUCK")
+	eventually(t, "stuck", func() bool { return all.toy(0).stuck.Load() })
+	for range 1000 {
+		if _, err := p.Write(make([]byte, capUnread/100)); err != nil {
+			break
+		}
+	}
+	eventually(t, "the session is ended", func() bool { return s.Sessions() == 0 })
+}
+
+func TestPollerOfSomethingElse(t *testing.T) {
+	set, _ := toys()
+	s := newServer(t, set)
+	p := s.dial(SMTP)
+	p.expect("220")
+	type strange struct{ gnet.Conn }
+	ok := inspect(s, func(c *conn) bool {
+		fd, err := pollerOf(&strange{c.gc})
+		return fd == -1 && err != nil
+	})
+	if !ok {
+		t.Error("an epoll instance was found where there is none")
+	}
 }

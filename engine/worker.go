@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
-
-	"github.com/rs/zerolog"
 )
 
 // job is a piece of blocking work: a value that holds what it needs, never a connection. run is
@@ -31,8 +29,7 @@ type task struct {
 type lane struct {
 	name  string
 	max   int
-	log   *zerolog.Logger
-	obs   Observer
+	eng   *Engine
 	mu    sync.Mutex
 	queue []task
 	head  int
@@ -90,8 +87,9 @@ func (l *lane) next() (task, bool) {
 func (l *lane) do(j job) {
 	defer func() {
 		if p := recover(); p != nil {
-			l.obs.Panic()
-			l.log.Error().Str("lane", l.name).Interface("panic", p).Bytes("stack", debug.Stack()).Msg("panic in a worker")
+			l.eng.panics.Add(1)
+			l.eng.cfg.Observer.Panic()
+			l.eng.log.Error().Str("lane", l.name).Interface("panic", p).Bytes("stack", debug.Stack()).Msg("panic in a worker")
 			j.fail(fmt.Errorf("panic in a worker: %v", p))
 		}
 	}()
