@@ -15,6 +15,6 @@
 // instead of failing on it. It has its own reading of the wire on purpose: what the server
 // writes is judged by other code than the server's.
 //
-// It must never answer 250 to a message before its Sink's Commit has returned nil, never
-// hold a whole message in memory, and never read the clock: time-outs are timers.
+// It must never answer 250 to a message before its Sink's Commit has returned nil, and never
+// hold a whole message in memory.
 package client

@@ -86,8 +86,9 @@ type Cut uint8
 
 const (
 	CutNone   Cut = iota
-	CutBefore     // before anything is answered
-	CutAfter      // right after the answer has been written
+	CutBefore     // in order (FIN), before anything is answered; earlier answers arrive
+	CutAfter      // in order (FIN), right after the answer
+	CutReset      // by a reset (RST), before anything is answered; answers on their way may be lost
 )
 
 // Response is what a Hook wants done. The zero value: the usual.

@@ -1,8 +1,10 @@
 package client
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
 
@@ -45,15 +47,28 @@ var errQuit = errors.New("quit")
 // Serve answers as an SMTP server until the provider says QUIT, and does not close the
 // connection. A connection that ends otherwise is ErrLost (also when the Hook cut it),
 // with Stats saying how far it came.
-func (c *Customer) Serve(r Receiver) (Stats, error) {
-	s := &server{wire: c.wire, name: c.opts.Name, offer: c.opts.Offer, hook: c.opts.Hook, recv: r}
+func (c *Customer) Serve(r Receiver) (Stats, error) { return c.wire.serve(c.opts, r) }
+
+// Answer is an SMTP server for one connection that was accepted elsewhere, and closes it: the
+// MTA behind a program that relays a reversed session. It returns what Serve returns.
+func Answer(ctx context.Context, conn net.Conn, opts Options, r Receiver) (Stats, error) {
+	if opts.Name == "" {
+		opts.Name = "localhost"
+	}
+	w := newWire(ctx, conn, opts.Timeout, opts.Transcript)
+	defer w.close()
+	return w.serve(opts, r)
+}
+
+func (w *wire) serve(opts Options, r Receiver) (Stats, error) {
+	s := &server{wire: w, name: opts.Name, offer: opts.Offer, hook: opts.Hook, recv: r}
 	err := s.run()
 	s.drop()
 	if errors.Is(err, errQuit) {
 		return s.stats, nil
 	}
 	if errors.Is(err, errCut) {
-		_ = c.close()
+		w.hangUp()
 		err = fmt.Errorf("%w: %w", ErrLost, err)
 	}
 	return s.stats, err

@@ -34,6 +34,10 @@ func (s *server) consult(ev Event, usual string) (answering, error) {
 		_ = s.flush()
 		return a, fmt.Errorf("%w before the answer at %v", errCut, ev.Point)
 	}
+	if r.Cut == CutReset {
+		s.reset()
+		return a, fmt.Errorf("%w by a reset at %v", errCut, ev.Point)
+	}
 	if r.Reply != "" {
 		a.text = r.Reply
 	}

@@ -19,6 +19,8 @@ const (
 	readBuffer = 16 << 10
 	// writeBuffer gathers the replies to one pipelined group.
 	writeBuffer = 4 << 10
+	// hangUpWait bounds how long an orderly end waits for the peer's own.
+	hangUpWait = 10 * time.Second
 	// maxReplyLines bounds one reply; the longest known EHLO replies have about 20 lines.
 	maxReplyLines = 256
 )
@@ -85,6 +87,24 @@ func (w *wire) close() error {
 		w.watchdog.Stop()
 	}
 	return w.conn.Close()
+}
+
+// hangUp closes the connection so that all that was written reaches the peer: closing a socket
+// with unread input would reset the connection, and the peer might lose our last replies.
+func (w *wire) hangUp() {
+	if half, ok := w.conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+		_ = w.conn.SetReadDeadline(time.Now().Add(hangUpWait))
+		_, _ = io.Copy(io.Discard, w.conn)
+	}
+	_ = w.close()
+}
+
+// reset drops the connection with whatever is on its way, in both directions.
+func (w *wire) reset() {
+	if tcp, ok := w.conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	_ = w.close()
 }
 
 // rearm starts the idle time-out anew. Once it has struck, the connection stays dead.
