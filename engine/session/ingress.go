@@ -38,6 +38,7 @@ type Ingress struct {
 	hello    codec.Verb // EHLO, HELO or LHLO
 	skipping bool       // in the rest of a line that is too long
 	early    bool       // the last command would have begun content and was refused
+	secure   bool       // under TLS
 	stopping bool
 	closed   bool
 }
@@ -68,6 +69,7 @@ const (
 	ingressWaitRoute              // then RCPT is answered
 	ingressWaitAppend             // both buffers are full, or the content is complete
 	ingressWaitCommit             // then the content is answered
+	ingressWaitTLS                // then the dialogue begins anew
 )
 
 // ingressChunk is the BDAT chunk being read.
@@ -110,6 +112,10 @@ func (s *Ingress) Start(now Time, out *Output) {
 // Input takes commands and content.
 func (s *Ingress) Input(now Time, b []byte, out *Output) int {
 	s.now = now
+	if s.wait == ingressWaitTLS && !s.closed { // a driver that lets octets in clear come here makes them harmless
+		s.end(out, replyEarlyTLS, "data behind STARTTLS")
+		return len(b)
+	}
 	n := 0
 	for n < len(b) && !s.closed && s.wait == ingressNoWait && len(out.Reply) < ingressReplyBurst {
 		took := 0
@@ -127,6 +133,7 @@ func (s *Ingress) Input(now Time, b []byte, out *Output) int {
 			break
 		}
 		n += took
+		s.beginTLS(n == len(b), out)
 		s.rest(out)
 	}
 	return n
@@ -134,6 +141,10 @@ func (s *Ingress) Input(now Time, b []byte, out *Output) int {
 
 // Done goes on where the dialogue waited.
 func (s *Ingress) Done(now Time, ticket uint32, r *Result, out *Output) {
+	if ticket == 0 {
+		s.tlsBegan(now, out)
+		return
+	}
 	if s.closed || s.tx == nil {
 		return
 	}

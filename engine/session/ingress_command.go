@@ -31,6 +31,7 @@ type ingressCommand struct {
 	// command. The other commands that RFC 2920 wants last (EHLO, VRFY, NOOP, QUIT) do no
 	// harm elsewhere, and are answered in order.
 	last  bool
+	clear bool                                // allowed in clear text even where everything else needs TLS (RFC 3207 4)
 	check func(s *Ingress, arg []byte) *reply // nil: nothing to refuse
 	apply func(s *Ingress, arg []byte, out *Output)
 }
@@ -38,21 +39,21 @@ type ingressCommand struct {
 // ingressTable has a row for every verb that is known; a verb without apply is refused by its check.
 var ingressTable = [codec.NumVerbs]ingressCommand{
 	codec.VerbUnknown:  {states: ingressAnywhere, check: refuseUnknown},
-	codec.VerbEHLO:     {states: ingressAnywhere, check: checkHelloSMTP, apply: applyEHLO},
+	codec.VerbEHLO:     {states: ingressAnywhere, clear: true, check: checkHelloSMTP, apply: applyEHLO},
 	codec.VerbHELO:     {states: ingressAnywhere, check: checkHelloSMTP, apply: applyHELO},
-	codec.VerbLHLO:     {states: ingressAnywhere, check: checkHelloLMTP, apply: applyLHLO},
+	codec.VerbLHLO:     {states: ingressAnywhere, clear: true, check: checkHelloLMTP, apply: applyLHLO},
 	codec.VerbMAIL:     {states: ingressIn(ingressReady), check: checkMail, apply: applyMail},
 	codec.VerbRCPT:     {states: ingressIn(ingressMail, ingressRcpt), check: checkRcpt, apply: applyRcpt},
 	codec.VerbDATA:     {states: ingressIn(ingressMail, ingressRcpt), check: checkData, apply: applyData, last: true},
 	codec.VerbBDAT:     {states: ingressIn(ingressRcpt, ingressBdat), apply: applyBdat},
 	codec.VerbRSET:     {states: ingressAnywhere, check: checkNoArgument, apply: applyRset},
-	codec.VerbNOOP:     {states: ingressAnywhere, apply: applyNoop}, // RFC 5321 4.1.1.9: an argument is ignored
+	codec.VerbNOOP:     {states: ingressAnywhere, clear: true, apply: applyNoop}, // RFC 5321 4.1.1.9: an argument is ignored
 	codec.VerbVRFY:     {states: ingressAnywhere, check: checkVrfy, apply: applyVrfy},
 	codec.VerbHELP:     {states: ingressAnywhere, apply: applyHelp},
-	codec.VerbQUIT:     {states: ingressAnywhere, check: checkNoArgument, apply: applyQuit},
+	codec.VerbQUIT:     {states: ingressAnywhere, clear: true, check: checkNoArgument, apply: applyQuit},
 	codec.VerbEXPN:     {states: ingressAnywhere, check: refuseNotOffered},
 	codec.VerbAUTH:     {states: ingressAnywhere, check: refuseNotOffered},
-	codec.VerbSTARTTLS: {states: ingressAnywhere, check: refuseNotOffered},
+	codec.VerbSTARTTLS: {states: ingressAnywhere, clear: true, check: checkStartTLS, apply: applyStartTLS},
 	codec.VerbATRN:     {states: ingressAnywhere, check: refuseNotOffered},
 	codec.VerbETRN:     {states: ingressAnywhere, check: refuseNotOffered},
 	codec.VerbTURN:     {states: ingressAnywhere, check: refuseNotOffered},
@@ -80,6 +81,9 @@ func (s *Ingress) command(verb codec.Verb, arg []byte, out *Output) {
 
 // judge says why a command is refused, or nil.
 func (s *Ingress) judge(row *ingressCommand, arg []byte) *reply {
+	if !row.clear && !s.secure && s.cfg.TLSPolicy == TLSForAll {
+		return replyTLSFirst
+	}
 	if !row.states.has(s.state) {
 		return replyBadSequence
 	}
@@ -171,7 +175,7 @@ func (s *Ingress) greet(verb codec.Verb, arg []byte, out *Output) {
 		out.Reply = codec.AppendReply(out.Reply, 250, "", s.cfg.Hostname)
 		return
 	}
-	out.Reply = appendIngressEHLO(out.Reply, s.cfg.Hostname, s.cfg.MaxMessageSize)
+	out.Reply = appendIngressEHLO(out.Reply, s.cfg.Hostname, s.cfg.MaxMessageSize, s.cfg.StartTLS && !s.secure)
 }
 
 func applyRset(s *Ingress, _ []byte, out *Output) {

@@ -19,6 +19,8 @@ const (
 type IngressConfig struct {
 	Hostname       string // our name in greeting, EHLO reply and Received fields; must not be empty
 	Mode           IngressMode
+	StartTLS       bool          // a certificate is there: STARTTLS is offered
+	TLSPolicy      TLSPolicy     // what is allowed in clear text; TLSForLogin is as good as TLSOptional, for there is no login
 	MaxMessageSize int64         // octets of content; one more is refused (552 5.3.4)
 	MaxRecipients  int           // per message; further ones get 452 4.5.3
 	MaxErrors      int           // 5xx replies without an accepted message in between, then 421 4.7.0

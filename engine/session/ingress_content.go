@@ -371,17 +371,21 @@ func (s *Ingress) appendReceived(dst []byte) []byte {
 	return append(dst, "\r\n"...)
 }
 
-// protocol is the Received field's "with" (RFC 3848, RFC 6531 4.3).
+// protocol is the Received field's "with" (RFC 3848, RFC 6531 4.3). The names with S say TLS; HELO has none.
 func (s *Ingress) protocol() string {
+	i := 0
+	if s.secure {
+		i = 1
+	}
 	switch {
 	case s.hello == codec.VerbLHLO && s.tx.utf8:
-		return "UTF8LMTP"
+		return [2]string{"UTF8LMTP", "UTF8LMTPS"}[i]
 	case s.hello == codec.VerbLHLO:
-		return "LMTP"
+		return [2]string{"LMTP", "LMTPS"}[i]
 	case s.tx.utf8:
-		return "UTF8SMTP"
+		return [2]string{"UTF8SMTP", "UTF8SMTPS"}[i]
 	case s.hello == codec.VerbHELO:
 		return "SMTP"
 	}
-	return "ESMTP"
+	return [2]string{"ESMTP", "ESMTPS"}[i]
 }

@@ -24,6 +24,7 @@ type Provider struct {
 	waiting bool   // an action is in flight
 	early   bool   // octets arrived behind a line whose reply waits for that action
 	skip    bool   // within a line that was too long
+	secure  bool   // under TLS
 
 	errors, authErrors int
 
@@ -36,15 +37,16 @@ type Provider struct {
 }
 
 // providerState is where a Provider stands. Legal transitions: login -> exchange -> login or
-// customer; customer -> turned; any -> closed.
+// customer; login -> handshake -> login; customer -> turned; any -> closed.
 type providerState uint8
 
 const (
-	providerLogin    providerState = 1 << iota // not authenticated
-	providerExchange                           // within a SASL exchange: lines are responses, not commands
-	providerCustomer                           // authenticated
-	providerTurned                             // ActTurn was given; the Reversed machine has the connection
-	providerClosed                             // ActClose was given
+	providerLogin     providerState = 1 << iota // not authenticated
+	providerExchange                            // within a SASL exchange: lines are responses, not commands
+	providerHandshake                           // ActStartTLS was given; waiting for Done with ticket 0
+	providerCustomer                            // authenticated
+	providerTurned                              // ActTurn was given; the Reversed machine has the connection
+	providerClosed                              // ActClose was given
 )
 
 // Lines of a SASL exchange may be longer than commands, and replies to ones that are too
@@ -75,7 +77,7 @@ func (p *Provider) EndReason() string { return p.reason }
 // State names the state for logs and metrics.
 func (p *Provider) State() string {
 	switch p.state {
-	case providerLogin, providerExchange:
+	case providerLogin, providerExchange, providerHandshake:
 		return "login"
 	case providerCustomer:
 		return "customer"
@@ -99,11 +101,16 @@ func (p *Provider) Input(now Time, b []byte, out *Output) int {
 			p.early = true
 			break
 		}
+		if p.state == providerHandshake { // a driver that lets octets in clear come here makes them harmless
+			p.end(replyEarlyTLS, "data behind STARTTLS", out)
+			break
+		}
 		k := p.line(now, b[n:], out)
 		if k == 0 {
 			break
 		}
 		n += k
+		p.beginTLS(n == len(b), out)
 	}
 	if p.state == providerClosed {
 		return len(b)
@@ -153,7 +160,9 @@ func (p *Provider) command(line []byte, out *Output) {
 	switch {
 	case len(line)+len("\r\n") > limit:
 		p.refuse(replyLineTooLong, out)
-	case c.apply == nil:
+	case !c.clear && !p.secure && p.cfg.TLSPolicy == TLSForAll: // RFC 3207 4
+		p.refuse(replyTLSFirst, out)
+	case c.apply == nil, verb == codec.VerbSTARTTLS && !p.cfg.StartTLS:
 		p.refuse(replyNotOffered, out)
 	case c.states&p.state == 0:
 		p.refuse(c.otherwise, out)
@@ -166,21 +175,23 @@ func (p *Provider) command(line []byte, out *Output) {
 type providerCommand struct {
 	states    providerState // in which it is allowed
 	otherwise *reply        // what it gets in the others
+	clear     bool          // allowed in clear text even where everything else needs TLS (RFC 3207 4)
 	maxLine   int           // octets with CRLF; 0 is mail.MaxCommandLine
 	apply     func(p *Provider, arg []byte, out *Output)
 }
 
-// providerCommands are the commands of RFC 2645 5.1, with HELO, NOOP and RSET added. All
+// providerCommands are the commands of RFC 2645 5.1, with HELO, NOOP, RSET and STARTTLS added. All
 // others are answered 502, authenticated or not.
 var providerCommands = newProviderCommands()
 
 func newProviderCommands() (t [codec.NumVerbs]providerCommand) {
 	const both = providerLogin | providerCustomer
-	t[codec.VerbEHLO] = providerCommand{states: both, apply: (*Provider).ehlo}
+	t[codec.VerbEHLO] = providerCommand{states: both, clear: true, apply: (*Provider).ehlo}
 	t[codec.VerbHELO] = providerCommand{states: both, apply: (*Provider).helo}
-	t[codec.VerbNOOP] = providerCommand{states: both, apply: (*Provider).noop}
+	t[codec.VerbNOOP] = providerCommand{states: both, clear: true, apply: (*Provider).noop}
 	t[codec.VerbRSET] = providerCommand{states: both, apply: (*Provider).rset}
-	t[codec.VerbQUIT] = providerCommand{states: both, apply: (*Provider).quit}
+	t[codec.VerbQUIT] = providerCommand{states: both, clear: true, apply: (*Provider).quit}
+	t[codec.VerbSTARTTLS] = providerCommand{states: providerLogin, otherwise: replyTLSBeforeLogin, clear: true, apply: (*Provider).startTLS}
 	t[codec.VerbAUTH] = providerCommand{states: providerLogin, otherwise: replyAuthAgain, maxLine: mail.MaxAuthLine, apply: (*Provider).auth}
 	t[codec.VerbATRN] = providerCommand{states: providerCustomer, otherwise: replyAuthRequired, maxLine: mail.MaxATRNLine, apply: (*Provider).atrn}
 	return t
@@ -188,7 +199,7 @@ func newProviderCommands() (t [codec.NumVerbs]providerCommand) {
 
 func (p *Provider) ehlo(arg []byte, out *Output) {
 	if p.hello(arg, out) {
-		out.Reply = p.cfg.appendEHLO(out.Reply, p.mechanisms)
+		out.Reply = p.appendEHLO(out.Reply)
 	}
 }
 
@@ -282,8 +293,12 @@ func (p *Provider) begin(a Action, out *Output) {
 	out.Acts = append(out.Acts, a)
 }
 
-// Done takes the outcome of ActAuth or ActAcquire.
+// Done takes the outcome of ActAuth or ActAcquire, or with ticket 0 that TLS has begun.
 func (p *Provider) Done(now Time, ticket uint32, r *Result, out *Output) {
+	if ticket == 0 {
+		p.tlsBegan()
+		return
+	}
 	if !p.waiting || ticket != p.ticket || p.state&(providerTurned|providerClosed) != 0 {
 		return
 	}

@@ -22,6 +22,10 @@ func (p *Provider) mechanism(name []byte) string {
 
 // auth takes the AUTH command (RFC 4954 4).
 func (p *Provider) auth(arg []byte, out *Output) {
+	if !p.secure && p.cfg.TLSPolicy != TLSOptional {
+		p.refuse(replyTLSFirst, out)
+		return
+	}
 	name, initial, hasInitial, err := codec.ParseAuth(arg)
 	if err != nil {
 		p.refuse(replySyntax(err), out)

@@ -12,6 +12,8 @@ import (
 // not be changed while a session uses it; ask Defaults to fill in what is zero.
 type ProviderConfig struct {
 	Hostname       string        // our name in greeting and EHLO reply; must not be empty
+	StartTLS       bool          // a certificate is there: STARTTLS is offered
+	TLSPolicy      TLSPolicy     // what is allowed in clear text
 	MaxErrors      int           // refused commands, then 421 4.7.0
 	MaxAuthErrors  int           // failed logins; the last of them is answered by 421 4.7.0
 	LoginTimeout   time.Duration // from the greeting until authenticated, then 421 4.4.2
@@ -44,10 +46,16 @@ func (c ProviderConfig) Defaults() ProviderConfig {
 // and ATRN, for which this port exists, must not be followed by anything. Nor is
 // ENHANCEDSTATUSCODES: RFC 2034 4 then wants a code in every reply, and those to ATRN are
 // given by RFC 2645 without; where other replies carry one, it is plain text to the customer.
-func (c *ProviderConfig) appendEHLO(dst []byte, mechanisms []string) []byte {
-	lines := []string{c.Hostname}
-	if len(mechanisms) > 0 {
-		lines = append(lines, "AUTH "+strings.Join(mechanisms, " "))
+//
+// STARTTLS is listed where it may come: with a certificate, before TLS and before the login. Where the policy
+// wants TLS for logins, AUTH is not listed in clear text (RFC 4954 4 wants it so of mechanisms that need TLS).
+func (p *Provider) appendEHLO(dst []byte) []byte {
+	lines := []string{p.cfg.Hostname}
+	if p.mayStartTLS() {
+		lines = append(lines, "STARTTLS")
+	}
+	if len(p.mechanisms) > 0 && (p.secure || p.cfg.TLSPolicy == TLSOptional) {
+		lines = append(lines, "AUTH "+strings.Join(p.mechanisms, " "))
 	}
 	return codec.AppendReplyLines(dst, 250, append(lines, "ATRN")...)
 }

@@ -63,6 +63,10 @@ var (
 	replyNotOffered    = &reply{502, "5.5.1", "Not offered here"}
 	replyTooManyErrors = &reply{421, "4.7.0", "Too many errors, closing connection"}
 	replyTimeout       = &reply{421, "4.4.2", "Timeout, closing connection"}
+	replyReadyForTLS   = &reply{220, "2.0.0", "Ready to start TLS"}
+	replyTLSAlready    = &reply{503, "5.5.1", "TLS is active already"}
+	replyTLSFirst      = &reply{530, "5.7.0", "Must issue a STARTTLS command first"}
+	replyEarlyTLS      = &reply{554, "5.5.0", "Data behind STARTTLS before its reply, closing connection"}
 	replyShutdown      = &reply{421, "4.3.2", "Server is shutting down, try again later"}
 )
 
@@ -93,17 +97,18 @@ var (
 
 // Replies of the provider machine. Those to ATRN but for 530 have no enhanced code, as RFC 2645 5.2.1 has none.
 var (
-	replyAuthenticated = &reply{235, "2.7.0", "Authentication successful"}
-	replyTurning       = &reply{250, "", "OK now reversing the connection"}
-	replyAuthRequired  = &reply{530, "5.7.0", "Authentication required"}
-	replyAuthAgain     = &reply{503, "5.5.1", "Already authenticated"}
-	replyMechanism     = &reply{504, "5.5.4", "Mechanism not offered"}
-	replyAuthCancelled = &reply{501, "5.7.0", "Authentication cancelled"}
-	replyAuthLineLong  = &reply{500, "5.5.6", "Authentication line too long"}
-	replyAuthFailures  = &reply{421, "4.7.0", "Too many failed logins, closing connection"}
-	replyLoginTimeout  = &reply{421, "4.4.2", "No login in time, closing connection"}
-	replyEarlyAuth     = &reply{554, "5.5.0", "Data behind AUTH before its reply, closing connection"}
-	replyEarlyATRN     = &reply{554, "5.5.0", "Data behind ATRN before its reply: nothing is sent, closing connection"}
+	replyAuthenticated  = &reply{235, "2.7.0", "Authentication successful"}
+	replyTurning        = &reply{250, "", "OK now reversing the connection"}
+	replyAuthRequired   = &reply{530, "5.7.0", "Authentication required"}
+	replyTLSBeforeLogin = &reply{503, "5.5.1", "STARTTLS comes before AUTH"}
+	replyAuthAgain      = &reply{503, "5.5.1", "Already authenticated"}
+	replyMechanism      = &reply{504, "5.5.4", "Mechanism not offered"}
+	replyAuthCancelled  = &reply{501, "5.7.0", "Authentication cancelled"}
+	replyAuthLineLong   = &reply{500, "5.5.6", "Authentication line too long"}
+	replyAuthFailures   = &reply{421, "4.7.0", "Too many failed logins, closing connection"}
+	replyLoginTimeout   = &reply{421, "4.4.2", "No login in time, closing connection"}
+	replyEarlyAuth      = &reply{554, "5.5.0", "Data behind AUTH before its reply, closing connection"}
+	replyEarlyATRN      = &reply{554, "5.5.0", "Data behind ATRN before its reply: nothing is sent, closing connection"}
 )
 
 // appendGreeting appends the 220 of a connection; protocol is ESMTP or LMTP.
@@ -116,11 +121,14 @@ func appendGreeting(dst []byte, hostname, protocol string) []byte {
 }
 
 // appendIngressEHLO appends the reply to EHLO and LHLO (RFC 5321 4.1.1.1).
-func appendIngressEHLO(dst []byte, hostname string, maxSize int64) []byte {
+func appendIngressEHLO(dst []byte, hostname string, maxSize int64, startTLS bool) []byte {
 	dst = append(dst, "250-"...)
 	dst = append(dst, hostname...)
 	dst = append(dst, "\r\n250-PIPELINING\r\n250-SIZE "...)
 	dst = strconv.AppendInt(dst, maxSize, 10)
+	if startTLS {
+		dst = append(dst, "\r\n250-STARTTLS"...)
+	}
 	return append(dst, "\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n250-DSN\r\n250 ENHANCEDSTATUSCODES\r\n"...)
 }
 

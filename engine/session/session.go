@@ -55,6 +55,15 @@ type Session interface {
 	End(now Time, out *Output)
 }
 
+// TLSPolicy says what a server machine allows in clear text.
+type TLSPolicy uint8
+
+const (
+	TLSOptional TLSPolicy = iota // everything
+	TLSForLogin                  // everything but AUTH, which is not offered either
+	TLSForAll                    // NOOP, EHLO (LHLO), STARTTLS and QUIT only (RFC 3207 4)
+)
+
 // Output is what a machine wants done. The driver empties and reuses it.
 type Output struct {
 	Reply []byte   // octets for the peer, in order
@@ -98,8 +107,10 @@ const (
 	// of Account's). Result: Refusal 450, 451, 453 without enhanced code as RFC 2645 5.2.1 says, or
 	// nil with Domains and Waiting: the lease is then held by the connection.
 	ActAcquire
-	// ActStartTLS begins a TLS handshake after Reply[:At] has been written in clear. No ticket: the
-	// driver tells the machine by Done with ticket 0 once the handshake is complete.
+	// ActStartTLS begins a TLS handshake after Reply[:At] has been written in clear; nothing follows
+	// it in Reply. No ticket: the driver tells the machine by Done with ticket 0 once the handshake
+	// is complete, and calls nothing else before that, except End if it fails. Octets that had arrived in
+	// clear by then must never reach the machine.
 	ActStartTLS
 	// ActTurn makes the Reversed machine of the leased domains take over after Reply[:At].
 	// It is the last action of a Provider.
