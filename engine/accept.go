@@ -32,6 +32,7 @@ const (
 // listener is one listening socket.
 type listener struct {
 	role Role
+	tls  bool
 	tcp  *net.TCPListener
 }
 
@@ -48,7 +49,7 @@ func (e *Engine) listen() error {
 			e.unlisten()
 			return fmt.Errorf("listening for %s: %w", l.Role, err)
 		}
-		e.listeners = append(e.listeners, &listener{l.Role, ln.(*net.TCPListener)})
+		e.listeners = append(e.listeners, &listener{l.Role, l.TLS, ln.(*net.TCPListener)})
 	}
 	return nil
 }

@@ -40,6 +40,7 @@ func (r Role) String() string {
 type Listener struct {
 	Role Role
 	Addr string
+	TLS  bool // TLS from the first octet; otherwise STARTTLS is offered where there is a certificate
 }
 
 // Authenticator starts SASL exchanges; *account.Authenticator is one. It is safe for
@@ -54,6 +55,7 @@ type Authenticator interface {
 // Timeouts are the waits of RFC 5321 4.5.3.2 and those that only this protocol has. Zero means the
 // default of internal/mail.
 type Timeouts struct {
+	Handshake time.Duration // a TLS handshake, from the connection or from STARTTLS
 	Login     time.Duration // ODMR: from the greeting until authenticated
 	Command   time.Duration // a client's next command
 	Greeting  time.Duration // the customer's 220 after the turn
@@ -95,6 +97,7 @@ type Config struct {
 	Store          queue.Store
 	Directory      account.Directory
 	Authenticator  Authenticator
+	TLS            TLS
 	Trusted        []netip.Prefix // clients that may hand in mail
 	MaxMessageSize int64          // octets of content; 0: DefaultMaxMessageSize
 	MaxSessions    int            // connections at once; 0: DefaultMaxSessions, or fewer where descriptors are short
@@ -117,6 +120,7 @@ func (c *Config) EnsureDefaults() {
 	setDefault(&c.PrefetchMemory, DefaultPrefetchMemory)
 	setDefault(&c.IngestMemory, DefaultIngestMemory)
 	t := &c.Timeouts
+	setDefault(&t.Handshake, mail.TimeoutHandshake)
 	setDefault(&t.Login, mail.TimeoutLogin)
 	setDefault(&t.Command, mail.TimeoutCommand)
 	setDefault(&t.Greeting, mail.TimeoutGreeting)
@@ -152,6 +156,7 @@ func (c *Config) Validate() error {
 		bad("Directory: must be set")
 	}
 	c.validateListeners(bad)
+	c.TLS.validate(bad)
 	for i, p := range c.Trusted {
 		if !p.IsValid() {
 			bad("Trusted[%d]: not a network", i)
@@ -198,6 +203,9 @@ func (c *Config) validateListeners(bad func(format string, args ...any)) {
 		if l.Role == ODMR && c.Authenticator == nil {
 			bad("Listeners[%d]: ODMR needs an Authenticator", i)
 		}
+		if l.TLS && c.TLS.Certificate == nil {
+			bad("Listeners[%d]: TLS needs a certificate", i)
+		}
 		_, port, err := net.SplitHostPort(l.Addr)
 		switch {
 		case err != nil:
@@ -209,6 +217,6 @@ func (c *Config) validateListeners(bad func(format string, args ...any)) {
 	}
 }
 
-func (t *Timeouts) all() [8]time.Duration {
-	return [...]time.Duration{t.Login, t.Command, t.Greeting, t.Envelope, t.DataInit, t.DataBlock, t.DataDone, t.Quit}
+func (t *Timeouts) all() [9]time.Duration {
+	return [...]time.Duration{t.Handshake, t.Login, t.Command, t.Greeting, t.Envelope, t.DataInit, t.DataBlock, t.DataDone, t.Quit}
 }

@@ -26,6 +26,7 @@ const cutTime = 15 * time.Second
 type Address struct {
 	Role Role
 	Addr net.Addr
+	TLS  bool // from the first octet
 }
 
 // Engine is a server. Make it with New; Start, then Shutdown, each once. It does not own
@@ -170,7 +171,7 @@ func (e *Engine) findLoops(n int) error {
 func (e *Engine) Addrs() []Address {
 	addrs := make([]Address, len(e.listeners))
 	for i, l := range e.listeners {
-		addrs[i] = Address{l.role, l.tcp.Addr()}
+		addrs[i] = Address{l.role, l.tcp.Addr(), l.tls}
 	}
 	return addrs
 }

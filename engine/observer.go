@@ -69,6 +69,12 @@ type Observer interface {
 	Settle(d time.Duration, n int)
 	// LoopLag says how late an event loop, counted from 0, came to its tick.
 	LoopLag(loop int, d time.Duration)
+	// TLSBegan says that a handshake was completed, with the version as in crypto/tls.
+	TLSBegan(version uint16)
+	// TLSFailed says that a handshake failed, or that the peer left or took too long during one.
+	TLSFailed()
+	// TLSEnded says that a session under TLS ended: once for each TLSBegan.
+	TLSEnded()
 	// Panic says that a panic was caught; it ended one session.
 	Panic()
 }
@@ -86,4 +92,7 @@ func (NopObserver) Octets(int64, int64)        {}
 func (NopObserver) Commit(time.Duration)       {}
 func (NopObserver) Settle(time.Duration, int)  {}
 func (NopObserver) LoopLag(int, time.Duration) {}
+func (NopObserver) TLSBegan(uint16)            {}
+func (NopObserver) TLSFailed()                 {}
+func (NopObserver) TLSEnded()                  {}
 func (NopObserver) Panic()                     {}

@@ -356,7 +356,7 @@ func TestPortTaken(t *testing.T) {
 	set, _ := toys()
 	s := newServer(t, set)
 	cfg := s.cfg
-	cfg.Listeners = []Listener{{SMTP, "127.0.0.1:0"}, {ODMR, s.addr(ODMR)}}
+	cfg.Listeners = []Listener{{Role: SMTP, Addr: "127.0.0.1:0"}, {Role: ODMR, Addr: s.addr(ODMR)}}
 	e, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -64,7 +64,7 @@ func newServer(t *testing.T, settings ...setting) *server {
 	s.gate = &gate{Store: store}
 	cfg := Config{
 		Hostname:      "mail.isp.example",
-		Listeners:     []Listener{{SMTP, "127.0.0.1:0"}, {LMTP, "127.0.0.1:0"}, {ODMR, "127.0.0.1:0"}},
+		Listeners:     []Listener{{Role: SMTP, Addr: "127.0.0.1:0"}, {Role: LMTP, Addr: "127.0.0.1:0"}, {Role: ODMR, Addr: "127.0.0.1:0"}},
 		Loops:         2,
 		Store:         s.gate,
 		Directory:     s.dir,

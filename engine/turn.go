@@ -10,13 +10,17 @@ func (e *Engine) machines() {
 	ingress := session.IngressConfig{
 		Hostname:       e.cfg.Hostname,
 		MaxMessageSize: e.cfg.MaxMessageSize,
+		StartTLS:       e.cfg.TLS.Certificate != nil,
 		MaxRecipients:  e.cfg.MaxRecipients,
 		CommandTimeout: t.Command,
 		DataTimeout:    t.DataBlock,
 	}.Defaults()
 	e.smtp, e.lmtp = ingress, ingress
 	e.smtp.Mode, e.lmtp.Mode = session.IngressSMTP, session.IngressLMTP
+	e.smtp.TLSPolicy, e.lmtp.TLSPolicy = e.cfg.TLS.SMTP, e.cfg.TLS.LMTP
 	e.provider = session.ProviderConfig{
+		StartTLS:       e.cfg.TLS.Certificate != nil,
+		TLSPolicy:      e.cfg.TLS.ODMR,
 		Hostname:       e.cfg.Hostname,
 		LoginTimeout:   t.Login,
 		CommandTimeout: t.Command,

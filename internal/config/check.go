@@ -13,6 +13,7 @@ func (l *loader) check() {
 	l.checkServer()
 	l.checkListeners()
 	l.checkMechanisms()
+	l.checkTLS()
 }
 
 func (l *loader) checkServer() {
@@ -28,8 +29,8 @@ func (l *loader) checkServer() {
 
 // checkListeners reports addresses given twice, and a server that would listen nowhere.
 func (l *loader) checkListeners() {
-	if len(l.cfg.ODMRListen)+len(l.cfg.SMTPListen)+len(l.cfg.LMTPListen) == 0 {
-		l.problem("odmr-listen", "nothing to serve: --odmr-listen, --smtp-listen and --lmtp-listen are all empty")
+	if len(l.cfg.ODMRListen)+len(l.cfg.ODMRSListen)+len(l.cfg.SMTPListen)+len(l.cfg.LMTPListen) == 0 {
+		l.problem("odmr-listen", "nothing to serve: --odmr-listen, --odmrs-listen, --smtp-listen and --lmtp-listen are all empty")
 	}
 	taken := map[Listen]string{}
 	for _, f := range []struct {
@@ -37,6 +38,7 @@ func (l *loader) checkListeners() {
 		addrs []Listen
 	}{
 		{"odmr-listen", l.cfg.ODMRListen},
+		{"odmrs-listen", l.cfg.ODMRSListen},
 		{"smtp-listen", l.cfg.SMTPListen},
 		{"lmtp-listen", l.cfg.LMTPListen},
 		{"admin-listen", l.cfg.AdminListen},
@@ -62,7 +64,7 @@ func (l *loader) checkMechanisms() {
 		}
 		seen[m] = true
 	}
-	if len(l.cfg.SASLMechanisms) == 0 && len(l.cfg.ODMRListen) > 0 {
+	if len(l.cfg.SASLMechanisms) == 0 && len(l.cfg.ODMRListen)+len(l.cfg.ODMRSListen) > 0 {
 		l.problem("sasl-mechanisms", "is empty: no customer could log in")
 	}
 }

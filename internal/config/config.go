@@ -32,9 +32,17 @@ type Config struct {
 	Accounts string `group:"server" default:"/etc/odmr/accounts" placeholder:"FILE" help:"Accounts file, written by odmrctl and read again when it changes or on SIGHUP."`
 
 	ODMRListen  []Listen `group:"listen" name:"odmr-listen" default:":366" placeholder:"ADDR" help:"Addresses (host:port) for customers: ODMR with ATRN. 366 is the port of RFC 2645 and needs CAP_NET_BIND_SERVICE; port 0 takes a free one."`
+	ODMRSListen []Listen `group:"listen" name:"odmrs-listen" placeholder:"ADDR" help:"Addresses for customers that begin with TLS at once (fetchmail's ssl); needs --tls-cert. There is no registered port; STARTTLS on the other listeners needs none."`
 	SMTPListen  []Listen `group:"listen" name:"smtp-listen" default:"127.0.0.1:2525" placeholder:"ADDR" help:"Addresses for MTAs that hand in mail over SMTP. Local by default because mail is taken without a password."`
 	LMTPListen  []Listen `group:"listen" name:"lmtp-listen" default:"127.0.0.1:2424" placeholder:"ADDR" help:"Addresses for MTAs that hand in mail over LMTP, with a reply per recipient. Local by default for the same reason."`
 	AdminListen []Listen `group:"listen" default:"127.0.0.1:8366" placeholder:"ADDR" help:"Addresses of the HTTP server with /metrics, /healthz, /readyz and /debug/pprof. It asks for no password, so keep it local."`
+
+	TLSCert             []string      `group:"tls" name:"tls-cert" placeholder:"FILE" help:"Certificate chains in PEM, the server's own first. Given together with as many --tls-key; clients get the one whose names fit what they ask for (SNI), else the first. With one, STARTTLS is offered on every listener. Read again on SIGHUP and when the files change; a broken pair keeps the old one in use."`
+	TLSKey              []string      `group:"tls" name:"tls-key" placeholder:"FILE" help:"Private keys in PEM, in the order of --tls-cert."`
+	TLSMinVersion       string        `group:"tls" name:"tls-min-version" default:"1.2" placeholder:"VERSION" choices:"1.2,1.3" help:"Least version of TLS: 1.2 or 1.3. Nothing older is spoken; the ciphers are those that Go holds for secure."`
+	TLSRequired         []TLSRule     `group:"tls" name:"tls-required" placeholder:"ROLE=WHEN" help:"What is refused in clear text, per role (odmr, smtp, lmtp): none, auth (no login: AUTH is not offered) or all (nothing but NOOP, EHLO, STARTTLS and QUIT; also meant by the role's name alone). Default: none, as fetchmail knows no STARTTLS here."`
+	TLSClientCA         string        `group:"tls" name:"tls-client-ca" placeholder:"FILE" help:"CAs in PEM that customers' certificates are verified against, for EXTERNAL. With it clients are asked for a certificate; one that does not verify, or none, only means that EXTERNAL is not possible. Read again like --tls-cert."`
+	TLSHandshakeTimeout time.Duration `group:"tls" name:"tls-handshake-timeout" default:"${handshake_timeout}" min:"1s" max:"10m" help:"How long a TLS handshake may take from the connection or from STARTTLS."`
 
 	TrustedNetworks []netip.Prefix `group:"mail" default:"127.0.0.0/8,::1/128" placeholder:"CIDR" help:"Networks whose clients may hand in mail; all others are refused with 550 5.7.1. Only this machine by default; empty trusts nobody."`
 	MaxMessageSize  Size           `group:"mail" default:"50MiB" min:"64KiB" max:"2GiB" help:"Largest message taken, in octets before dot-stuffing, announced with SIZE. Larger ones are refused with 552; 50MiB passes what large mailbox providers pass."`
@@ -72,6 +80,7 @@ var groups = []kong.Group{
 	{Key: "run", Title: "General"},
 	{Key: "server", Title: "Server"},
 	{Key: "listen", Title: "Listeners", Description: "Each of these may be repeated, or name several addresses separated by commas. An empty value takes back those before it: alone it switches the listener off."},
+	{Key: "tls", Title: "TLS"},
 	{Key: "mail", Title: "Incoming mail"},
 	{Key: "login", Title: "Customers' login"},
 	{Key: "memory", Title: "Capacity"},

@@ -138,9 +138,16 @@ func TestProblemsAcrossFlags(t *testing.T) {
 		want string
 	}{
 		{[]string{"--odmr-listen=", "--smtp-listen=", "--lmtp-listen="},
-			"--odmr-listen: nothing to serve: --odmr-listen, --smtp-listen and --lmtp-listen are all empty"},
+			"--odmr-listen: nothing to serve: --odmr-listen, --odmrs-listen, --smtp-listen and --lmtp-listen are all empty"},
 		{[]string{"--smtp-listen=127.0.0.1:25", "--admin-listen=127.0.0.1:25"},
 			`--admin-listen: "127.0.0.1:25" is taken by --smtp-listen already`},
+		{[]string{"--tls-cert=a.pem"}, "--tls-key: 0 keys for 1 certificates: each --tls-cert needs its --tls-key, in the same order"},
+		{[]string{"--odmrs-listen=:1"}, "--odmrs-listen: needs a certificate: --tls-cert and --tls-key"},
+		{[]string{"--tls-required=odmr"}, `--tls-required: "odmr=all" needs a certificate: --tls-cert and --tls-key`},
+		{[]string{"--tls-required=smtp=auth"}, `--tls-required: "smtp=auth" is without meaning: there is no login over smtp; use smtp=all`},
+		{[]string{"--tls-required=odmr=none,odmr=none"}, "--tls-required: odmr is named twice"},
+		{[]string{"--tls-required=imap"}, `--tls-required: "imap" is ` + errTLSRule.Error()},
+		{[]string{"--tls-client-ca=a.pem"}, "--tls-client-ca: needs a certificate: --tls-cert and --tls-key"},
 		{[]string{"--hostname=not a name"}, `--hostname: "not a name" is not a host name (RFC 5321 2.3.5)`},
 		{[]string{"--sasl-mechanisms=PLAIN-TEXT"}, `--sasl-mechanisms: "PLAIN-TEXT" is none of ` + strings.Join(account.Implemented(), ", ")},
 		{[]string{"--sasl-mechanisms=CRAM-MD5,CRAM-MD5"}, `--sasl-mechanisms: "CRAM-MD5" is named twice`},
@@ -167,8 +174,9 @@ func TestHelpAndVersionWorkWithABrokenConfiguration(t *testing.T) {
 // and reads it back.
 func TestPrintRoundTrip(t *testing.T) {
 	args := []string{"--hostname=a.example", "--data=/tmp/a b: c", "--accounts=true", "--odmr-listen=",
-		"--smtp-listen=[::1]:0,:7", "--lmtp-listen=localhost:24", "--admin-listen=", "--trusted-networks=2001:db8::/32",
-		"--max-message-size=65537B", "--max-recipients=100", "--sasl-mechanisms=", "--max-sessions=7",
+		"--odmrs-listen=:8", "--tls-cert=a.pem,b.pem", "--tls-key=a.key,b.key", "--tls-min-version=1.3", "--tls-required=odmr=auth,smtp",
+		"--tls-client-ca=ca.pem", "--tls-handshake-timeout=5s", "--smtp-listen=[::1]:0,:7", "--lmtp-listen=localhost:24", "--admin-listen=", "--trusted-networks=2001:db8::/32",
+		"--max-message-size=65537B", "--max-recipients=100", "--sasl-mechanisms=CRAM-MD5", "--max-sessions=7",
 		"--loops=3", "--workers=9", "--prefetch-memory=5MB", "--ingest-memory=5GiB", "--window-messages=2",
 		"--window-bytes=300kB", "--min-free-space=3MB", "--store-cache=2MiB", "--store-memtable=4MiB", "--login-timeout=1m30s", "--command-timeout=1h",
 		"--greeting-timeout=1500ms", "--envelope-timeout=61m", "--data-init-timeout=1s", "--data-block-timeout=2s",
@@ -178,6 +186,9 @@ func TestPrintRoundTrip(t *testing.T) {
 	v, d := reflect.ValueOf(*cfg), reflect.ValueOf(*standard)
 	for i := 0; i < v.NumField(); i++ {
 		f := v.Type().Field(i)
+		if f.Name == "SASLMechanisms" && len(account.Implemented()) == 1 { // there is no other value
+			continue
+		}
 		if f.Tag.Get("file") != "-" && reflect.DeepEqual(v.Field(i).Interface(), d.Field(i).Interface()) {
 			t.Errorf("%s has its default: the round trip shows nothing for it", f.Name)
 		}

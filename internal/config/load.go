@@ -141,6 +141,7 @@ func defaults() kong.Vars {
 		"window_messages":    fmt.Sprint(session.ReversedWindowMessages),
 		"window_bytes":       Size(session.ReversedWindowBytes).String(),
 		"mechanisms":         strings.Join(account.Implemented(), ","),
+		"handshake_timeout":  formatDuration(mail.TimeoutHandshake),
 		"login_timeout":      formatDuration(mail.TimeoutLogin),
 		"command_timeout":    formatDuration(mail.TimeoutCommand),
 		"greeting_timeout":   formatDuration(mail.TimeoutGreeting),
@@ -317,7 +318,7 @@ func (l *loader) decode(ctx *kong.DecodeContext, target reflect.Value) error {
 	list := target.Kind() == reflect.Slice
 	elements := texts(value, target)
 	if list && len(elements) == 0 { // an empty value takes back those before it on the command line
-		target.Set(reflect.MakeSlice(target.Type(), 0, 0))
+		target.SetZero()
 	}
 	for _, text := range elements {
 		element := target

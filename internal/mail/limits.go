@@ -53,4 +53,6 @@ const (
 	TimeoutQuit = 30 * time.Second
 	// TimeoutLogin is how long a client on the ODMR port may take until it is authenticated.
 	TimeoutLogin = 2 * time.Minute
+	// TimeoutHandshake is how long a TLS handshake may take: two exchanges over a bad line.
+	TimeoutHandshake = 30 * time.Second
 )

@@ -10,6 +10,7 @@
 package metrics
 
 import (
+	"crypto/tls"
 	"net/http"
 	"runtime"
 	"strconv"
@@ -55,6 +56,9 @@ type Metrics struct {
 	settleBatch   prometheus.Histogram
 	lag           prometheus.Histogram
 	panics        prometheus.Counter
+	tlsBegan      map[uint16]prometheus.Counter
+	tlsFailed     prometheus.Counter
+	tlsSessions   prometheus.Gauge
 
 	store    storeMetrics
 	accounts accountMetrics
@@ -89,6 +93,7 @@ func New(version string, totals func() queue.Counts) *Metrics {
 	info.WithLabelValues(version, runtime.Version()).Set(1)
 	m.newSessions()
 	m.newMessages()
+	m.newTLS()
 	m.panics = m.counter("panics_recovered_total", "Panics caught, each of which ended one session. Any is a bug: see the log.")
 	m.lag = m.histogram("loop_lag_seconds", "How late event loops came to their ticks.", durations)
 	m.store = m.newStore()
@@ -126,6 +131,16 @@ func (m *Metrics) newMessages() {
 	m.commit = m.histogram("commit_duration_seconds", "Time until an incoming message was on stable storage.", durations)
 	m.settle = m.histogram("settle_duration_seconds", "Time until a batch of outcomes was on stable storage.", durations)
 	m.settleBatch = m.histogram("settle_batch_messages", "Messages settled at once.", prometheus.ExponentialBuckets(1, 2, 10))
+}
+
+func (m *Metrics) newTLS() {
+	began := m.counters("tls_handshakes_total", "TLS handshakes completed, by version.", "version")
+	m.tlsBegan = map[uint16]prometheus.Counter{
+		tls.VersionTLS12: began.WithLabelValues("1.2"),
+		tls.VersionTLS13: began.WithLabelValues("1.3"),
+	}
+	m.tlsFailed = m.counter("tls_handshakes_failed_total", "TLS handshakes that failed, or that the client did not finish.")
+	m.tlsSessions = m.gauge("tls_sessions", "Sessions under TLS at present.")
 }
 
 // Handler serves the figures.
@@ -200,6 +215,20 @@ func (m *Metrics) Settle(d time.Duration, n int) {
 
 // LoopLag implements engine.Observer.
 func (m *Metrics) LoopLag(_ int, d time.Duration) { m.lag.Observe(d.Seconds()) }
+
+// TLSBegan implements engine.Observer.
+func (m *Metrics) TLSBegan(version uint16) {
+	if c := m.tlsBegan[version]; c != nil {
+		c.Inc()
+	}
+	m.tlsSessions.Inc()
+}
+
+// TLSFailed implements engine.Observer.
+func (m *Metrics) TLSFailed() { m.tlsFailed.Inc() }
+
+// TLSEnded implements engine.Observer.
+func (m *Metrics) TLSEnded() { m.tlsSessions.Dec() }
 
 // Panic implements engine.Observer.
 func (m *Metrics) Panic() { m.panics.Inc() }
