@@ -16,7 +16,7 @@ import (
 
 func TestValidateReportsEveryProblem(t *testing.T) {
 	cfg := Config{
-		Listeners:      []Listener{{SMTP, "nonsense"}, {ODMR, "127.0.0.1:366"}, {LMTP, "127.0.0.1:366"}, {Role(9), ":0"}},
+		Listeners:      []Listener{{Role: SMTP, Addr: "nonsense"}, {Role: ODMR, Addr: "127.0.0.1:366"}, {Role: LMTP, Addr: "127.0.0.1:366"}, {Role: 9, Addr: ":0"}},
 		Trusted:        []netip.Prefix{{}},
 		Loops:          maxLoops + 1,
 		MaxMessageSize: -1, MaxSessions: -1, Workers: -1, PrefetchMemory: 1, IngestMemory: 1,
