@@ -195,10 +195,7 @@ func (c *conn) run(now session.Time) {
 	for c.phase == phaseOpen && !c.doomed {
 		gated := c.work(now)
 		if c.closing {
-			c.finish(now)
-			c.phase = phaseFlush
-			c.closeBy = now + session.Time(flushTime)
-			c.setState(StateClosing)
+			c.close(now)
 			break
 		}
 		c.flush(now)
@@ -216,6 +213,19 @@ func (c *conn) run(now session.Time) {
 		if c.out.empty() && !c.doomed {
 			c.linger(now)
 		}
+	}
+}
+
+// close ends the session: the machine has said its last word.
+func (c *conn) close(now session.Time) {
+	c.finish(now)
+	c.phase = phaseFlush
+	c.closeBy = now + session.Time(flushTime)
+	c.setState(StateClosing)
+	// What is left of a message must not go out any more: nobody would hear the reply to it, and
+	// the customer would be given it again. Cut short it is none (RFC 5321 4.1.1.4).
+	if c.out.bodies > 0 {
+		c.doomed = true
 	}
 }
 

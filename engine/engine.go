@@ -34,6 +34,8 @@ type Address struct {
 type Engine struct {
 	cfg Config
 	log zerolog.Logger
+	// sparse is log, for what may come thousands of times a second: ten of them are enough.
+	sparse zerolog.Logger
 
 	smtp, lmtp session.IngressConfig
 	provider   session.ProviderConfig
@@ -67,6 +69,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	cfg.EnsureDefaults()
 	e := &Engine{cfg: cfg, log: cfg.Logger, stopping: make(chan struct{}), tickless: make(chan struct{})}
+	e.sparse = e.log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
 	e.newSession = e.newMachine
 	e.machines()
 	for _, l := range []struct {

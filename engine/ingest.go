@@ -40,24 +40,27 @@ func (c *conn) begin(now session.Time, a *session.Action) {
 	}
 	charge = max(charge, ingestLeast)
 	if !e.ingest.reserve(charge) {
-		c.notBegun(a.Ticket, &mail.Refusal{Code: 452, Enhanced: "4.3.1", Text: "Too much mail is coming in, try again later"})
+		c.answer(a.Ticket, session.Result{Refusal: c.notTaken(errIngestMemory)})
 		return
 	}
 	in, err := e.cfg.Store.Begin(a.Size)
 	if err != nil {
 		e.ingest.charge(-charge)
-		c.notBegun(a.Ticket, ingestRefusal(err))
+		c.answer(a.Ticket, session.Result{Refusal: c.notTaken(err)})
 		return
 	}
 	c.in = incoming{in: in, charge: charge, began: now}
 	c.answer(a.Ticket, session.Result{ID: in.ID()})
 }
 
-func (c *conn) notBegun(ticket uint32, r *mail.Refusal) {
+// notTaken counts and logs a message that is not taken, and says why to the client.
+func (c *conn) notTaken(err error) *mail.Refusal {
+	r := ingestRefusal(err)
 	c.stats.refused++
 	c.lp.eng.cfg.Observer.MessageIn(Refused, 0)
-	c.refused("message refused", r)
-	c.answer(ticket, session.Result{Refusal: r})
+	// The log of a full disk must not be what fills it.
+	c.log(c.lp.eng.sparse.Warn()).Int("code", r.Code).Err(err).Msg("message refused")
+	return r
 }
 
 // grew counts n octets from the peer. Who announced less than it sends is charged for what it can
@@ -107,8 +110,7 @@ func (c *conn) appended(j *appendJob) {
 	}
 	var r session.Result
 	if j.err != nil {
-		r.Refusal = ingestRefusal(j.err)
-		c.refused("message refused", r.Refusal)
+		r.Refusal = c.notTaken(j.err)
 	}
 	c.answer(j.ticket, r)
 }
@@ -130,10 +132,7 @@ func (c *conn) committed(now session.Time, j *commitJob) {
 	c.in.over(e)
 	var r session.Result
 	if j.err != nil {
-		r.Refusal = ingestRefusal(j.err)
-		c.stats.refused++
-		e.cfg.Observer.MessageIn(Refused, 0)
-		c.refused("message refused", r.Refusal)
+		r.Refusal = c.notTaken(j.err)
 	} else {
 		c.stats.accepted++
 		e.cfg.Observer.Commit(j.took)

@@ -190,10 +190,16 @@ func acquireRefusal(err error) *mail.Refusal {
 	return &mail.Refusal{Code: 451, Text: text, Cause: err}
 }
 
+// errIngestMemory says that IngestMemory is used up.
+var errIngestMemory = errors.New("engine: too much mail is coming in at once")
+
 // ingestRefusal says why a message is not taken.
 func ingestRefusal(err error) *mail.Refusal {
 	if errors.Is(err, queue.ErrFull) {
 		return &mail.Refusal{Code: 452, Enhanced: "4.3.1", Text: "Insufficient system storage", Cause: err}
+	}
+	if err == errIngestMemory {
+		return &mail.Refusal{Code: 452, Enhanced: "4.3.1", Text: "Too much mail is coming in, try again later", Cause: err}
 	}
 	return &mail.Refusal{Code: 451, Enhanced: "4.3.0", Text: "Local error in processing", Cause: err}
 }

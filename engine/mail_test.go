@@ -459,6 +459,34 @@ func TestLineLost(t *testing.T) {
 	}
 }
 
+// A customer that says 421 in the middle of a message must not be given the rest of it: its reply
+// would not be heard, and the message would come twice.
+func TestMessageIsCutAt421(t *testing.T) {
+	s := newServer(t, withAccount("a", "a.example"))
+	s.feed(SMTP).deliver("", "u@a.example", strings.Repeat(strings.Repeat("large ", 12)+"\r\n", 10<<20/74))
+	p := s.login("a")
+	_ = p.Conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+	c := &customer{peer: p}
+	c.ask("ATRN", "250")
+	c.send("220 busy")
+	for b, _ := c.r.Peek(4); string(b) != "DATA"; b, _ = c.r.Peek(4) {
+		c.command()
+	}
+	c.line()
+	c.send("354 go on")
+	eventually(t, "the line is full", func() bool { return inspect(s, func(c *conn) bool { return c.blocked }) })
+	c.send("421 4.3.2 shutting down")
+	eventually(t, "the session has ended", func() bool { return s.seen.states()[StateReversed] == 0 })
+	got, _ := io.ReadAll(c.r)
+	if bytes.HasSuffix(got, []byte("\r\n.\r\n")) {
+		t.Error("the message was sent whole")
+	}
+	eventually(t, "the lease was released", func() bool { return s.records.count() == 1 })
+	if n := s.store.Counts("a.example").Messages; n != 1 {
+		t.Errorf("%d messages are queued, want 1", n)
+	}
+}
+
 // Mail that arrives while a customer collects is collected in the same session.
 func TestMailArrivesWhileDraining(t *testing.T) {
 	s := newServer(t, withAccount("a", "a.example"))

@@ -3,7 +3,6 @@ package engine
 import (
 	"odmr/engine/session"
 	"odmr/internal/account"
-	"odmr/internal/mail"
 )
 
 // carryOut performs what the machine put into the loop's Output, and empties it. It reports whether
@@ -171,9 +170,4 @@ func (c *conn) route(a *session.Action) {
 	}
 	ok, err := dir.Collectable(domain)
 	c.answer(a.Ticket, routeResult(domain, ok, err))
-}
-
-// refused logs a refusal whose cause is not the peer's.
-func (c *conn) refused(what string, r *mail.Refusal) {
-	c.log(c.lp.eng.log.Warn()).Int("code", r.Code).AnErr("cause", r.Cause).Msg(what + ": " + r.Text)
 }

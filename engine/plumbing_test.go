@@ -379,7 +379,7 @@ func TestLastReplyArrives(t *testing.T) {
 	for i := range 50 {
 		p := s.dial(SMTP)
 		p.expect("220")
-		_, _ = p.Write([]byte("QUIT\r\n" + strings.Repeat("more\r\n", 100*i)))
+		_, _ = p.Write([]byte("QUIT\r\n" + strings.Repeat("more\r\n", 2000*i)))
 		p.expect("221")
 		p.eof()
 		p.Close()
