@@ -56,7 +56,19 @@ type Account struct {
 	// fetchmail without fetchdomains sends its own host name.
 	OwnHostname bool
 	CRAMMD5     *CRAMMD5Context // nil: CRAM-MD5 is not possible for this account
-	SCRAMSHA256 *SCRAMKeys      // nil: SCRAM-SHA-256 is not possible for this account
+	SCRAMSHA256 *SCRAMKeys      // nil: SCRAM-SHA-256, PLAIN and LOGIN are not possible for this account
+	// Certificates and Networks say which peers are this customer without a password (EXTERNAL). Both are
+	// sorted; no two accounts have an equal one.
+	Certificates []Certificate
+	Networks     []netip.Prefix
+}
+
+// Identifier is a Directory that knows customers by their certificate or their line. Without it
+// EXTERNAL is not offered.
+type Identifier interface {
+	// Identify returns the accounts that peer is without a password: those that its verified certificate
+	// names, else the one whose network, the narrowest, holds its address. None is no error.
+	Identify(peer Peer) ([]*Account, error)
 }
 
 // CRAMMD5Context holds what HMAC-MD5 makes of a secret: the MD5 chaining states after the
@@ -83,6 +95,28 @@ type Peer struct {
 	// ServerCertificate is our own certificate of this connection, for the channel binding
 	// tls-server-end-point (RFC 5929 4), which is not possible if it is nil.
 	ServerCertificate *x509.Certificate
+	// Guard, if there is one, is asked as soon as the peer has named an account and before any work is
+	// done for it. Its error ends the exchange. name is canonical; whether there is such an account
+	// nobody knows yet.
+	Guard func(name string) error
+}
+
+func (p *Peer) guard(name string) error {
+	if p.Guard == nil {
+		return nil
+	}
+	return p.Guard(canonical(name))
+}
+
+// canonical writes a login name in the one way that all spellings of it share: domains are not
+// case-sensitive.
+func canonical(name string) string {
+	if len(name) <= 4*maxDomain {
+		if d, err := ParseDomain(name); err == nil {
+			return d
+		}
+	}
+	return name
 }
 
 // Exchange is one SASL exchange on the server's side.

@@ -6,8 +6,6 @@ import (
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/hex"
-	"errors"
-	"fmt"
 	"strconv"
 
 	"github.com/emersion/go-sasl"
@@ -17,6 +15,7 @@ import (
 // nobody can foresee, the client answers with its name and HMAC-MD5(password, challenge).
 type cramMD5 struct {
 	auth      *Authenticator
+	peer      *Peer
 	challenge []byte // nil until sent
 	account   string // set once authenticated
 	ended     bool
@@ -24,7 +23,7 @@ type cramMD5 struct {
 
 var _ sasl.Server = (*cramMD5)(nil)
 
-func newCRAMMD5(a *Authenticator) Exchange { return &cramMD5{auth: a} }
+func newCRAMMD5(a *Authenticator, p *Peer) Exchange { return &cramMD5{auth: a, peer: p} }
 
 // nobody's context stands in where there is no account, so that the same work is done. It is
 // random, and its verdict does not count anyway.
@@ -72,9 +71,12 @@ func (c *cramMD5) verify(response []byte) (string, error) {
 		wellFormed = err == nil
 	}
 
-	a, err := c.auth.dir.Lookup(string(name))
-	if err != nil && !errors.Is(err, ErrUnknown) {
-		return "", fmt.Errorf("%w: %w", ErrUnavailable, err)
+	if err := c.peer.guard(string(name)); err != nil {
+		return "", err
+	}
+	a, err := c.auth.lookup(string(name))
+	if err != nil {
+		return "", err
 	}
 	ctx, known := c.auth.nobody, false
 	if a != nil && a.CRAMMD5 != nil {

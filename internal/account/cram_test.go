@@ -65,7 +65,7 @@ func login(t testing.TB, a *Authenticator, name, password string) (string, error
 // The example of RFC 2195 2.
 func TestCRAMMD5Vector(t *testing.T) {
 	a := newAuth(t, newAccount("tim", "tanstaaftanstaaf", "example.org"))
-	x := &cramMD5{auth: a, challenge: []byte("<1896.697170952@postoffice.reston.mci.net>")}
+	x := &cramMD5{auth: a, peer: &Peer{}, challenge: []byte("<1896.697170952@postoffice.reston.mci.net>")}
 	response, _ := base64.StdEncoding.DecodeString("dGltIGI5MTNhNjAyYzdlZGE3YTQ5NWI0ZTZlNzMzNGQzODkw")
 	_, done, err := x.Next(response)
 	if !done || err != nil || x.Account() != "tim" {
@@ -213,10 +213,10 @@ func TestAuthenticatorConfig(t *testing.T) {
 		mechanisms []string
 		want       string // or the error
 	}{
-		{nil, "CRAM-MD5"},
+		{nil, "CRAM-MD5 SCRAM-SHA-256"},
 		{[]string{"cram-md5"}, "CRAM-MD5"},
-		{[]string{"CRAM-MD5", "cram-MD5"}, "mechanism CRAM-MD5 is listed twice"},
-		{[]string{"GSSAPI"}, `unknown mechanism "GSSAPI" (known: CRAM-MD5)`},
+		{[]string{"CRAM-MD5", "cram-MD5"}, `account: mechanism "cram-MD5" is named twice`},
+		{[]string{"GSSAPI"}, `account: unknown mechanism "GSSAPI"; there is CRAM-MD5 EXTERNAL SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN`},
 	} {
 		a, err := NewAuthenticator(table, AuthConfig{Hostname: "h.example", Clock: testClock, Mechanisms: c.mechanisms})
 		got := fmt.Sprint(err)
@@ -242,6 +242,7 @@ func TestRefusals(t *testing.T) {
 		{fmt.Errorf("x: %w", ErrUnavailable), "454 4.7.0"},
 		{ErrMechanism, "504 5.5.4"},
 		{ErrInitialResponse, "501 5.7.0"},
+		{fmt.Errorf("x: %w", ErrGuarded), "421 4.7.0"},
 	} {
 		r := AuthRefusal(c.err)
 		if got := fmt.Sprint(r.Code, " ", r.Enhanced); got != c.want || !errors.Is(r, c.err) {

@@ -71,9 +71,7 @@ func (d *Document) Remove(name string) error {
 		return fmt.Errorf("%w: %q", ErrUnknown, clip(name))
 	}
 	delete(d.names, name)
-	for _, dom := range b.account.Domains {
-		delete(d.owners, dom)
-	}
+	d.disown(b)
 	i := slices.Index(d.blocks, b)
 	d.blocks = slices.Delete(d.blocks, i, i+1)
 	// What a blank line separates from the account (the file's header) speaks of more than this account.
@@ -117,19 +115,64 @@ func (d *Document) claim(b *block, a *Account) error {
 	}
 	sort.Strings(c.Domains)
 	c.Domains = slices.Compact(c.Domains)
+	if err := d.claimIdentities(b, &c); err != nil {
+		return err
+	}
 	if err := c.validate(); err != nil {
 		return err
 	}
 	if b.account != nil {
-		for _, dom := range b.account.Domains {
-			delete(d.owners, dom)
-		}
+		d.disown(b)
 	}
 	for _, dom := range c.Domains {
 		d.owners[dom] = b
 	}
+	for _, cert := range c.Certificates {
+		d.certs[cert] = b
+	}
+	for _, n := range c.Networks {
+		d.nets[n] = b
+	}
 	b.account = &c
 	return nil
+}
+
+// claimIdentities brings c's certificates and networks into canonical form, and into its own memory.
+func (d *Document) claimIdentities(b *block, c *Account) error {
+	certificates, networks := c.Certificates, slices.Clone(c.Networks)
+	c.Certificates, c.Networks = nil, nil
+	for _, v := range certificates {
+		cert, err := ParseCertificate(v.Kind, v.Value)
+		if err != nil {
+			return err
+		}
+		if other := d.certs[cert]; other != nil && other != b {
+			return fmt.Errorf("certificate %s belongs to account %q already", cert, other.account.Name)
+		}
+		c.Certificates = append(c.Certificates, cert)
+	}
+	for _, n := range networks {
+		if other := d.nets[n]; other != nil && other != b {
+			return fmt.Errorf("network %s belongs to account %q already", n, other.account.Name)
+		}
+	}
+	c.Networks = networks
+	c.sortIdentities()
+	c.Certificates, c.Networks = slices.Compact(c.Certificates), slices.Compact(c.Networks)
+	return nil
+}
+
+// disown makes what belongs to b nobody's.
+func (d *Document) disown(b *block) {
+	for _, dom := range b.account.Domains {
+		delete(d.owners, dom)
+	}
+	for _, c := range b.account.Certificates {
+		delete(d.certs, c)
+	}
+	for _, n := range b.account.Networks {
+		delete(d.nets, n)
+	}
 }
 
 // Append appends the text of the file.
@@ -160,6 +203,14 @@ func (b *block) append(dst []byte) []byte {
 	}
 	if a.OwnHostname {
 		dst = append(dst, "  own-hostname\n"...)
+	}
+	for _, c := range a.Certificates {
+		dst = append(append(dst, "  cert-"...), c.Kind...)
+		dst = append(append(dst, ' '), c.Value...)
+		dst = append(dst, '\n')
+	}
+	for _, n := range a.Networks {
+		dst = append(n.AppendTo(append(dst, "  network "...)), '\n')
 	}
 	if c := a.CRAMMD5; c != nil {
 		dst = appendSecrets(append(dst, "  cram-md5"...), c.Inner[:], c.Outer[:])

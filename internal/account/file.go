@@ -25,7 +25,10 @@ type File struct {
 	seen identity   // the version of the file that was last read, broken or not
 }
 
-var _ Directory = (*File)(nil)
+var (
+	_ Directory  = (*File)(nil)
+	_ Identifier = (*File)(nil)
+)
 
 // OpenFile reads the accounts file at path. A file that is missing or broken is an error.
 func OpenFile(path string) (*File, error) {
@@ -50,6 +53,9 @@ func (f *File) Collectable(domain string) (bool, error) { return f.Table().Colle
 
 // Lookup implements Directory.
 func (f *File) Lookup(name string) (*Account, error) { return f.Table().Lookup(name) }
+
+// Identify implements Identifier.
+func (f *File) Identify(peer Peer) ([]*Account, error) { return f.Table().Identify(peer) }
 
 // Authorize implements Directory.
 func (f *File) Authorize(account string, wanted []string) ([]string, error) {

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,13 +19,19 @@ import (
 //	  domain example.org
 //	  domain example.com
 //	  own-hostname
+//	  cert-email tim@example.org
+//	  cert-dns gateway.example.org
+//	  cert-cn Example GmbH
+//	  cert-sha256 FINGERPRINT
+//	  network 192.0.2.32/29
 //	  cram-md5 INNER OUTER
 //	  scram-sha-256 ITERATIONS SALT STORED-KEY SERVER-KEY
 //
 // "account" begins an account, whose name is the rest of the line (blanks inside are part of
 // it); all other lines belong to the account above them. "domain" takes one or more domains
-// and may be repeated; it is the only line that an account must have. Secrets and salt are
-// base64 (RFC 4648 4). Blanks and tabs before, between and behind the words do not matter.
+// and may be repeated; it is the only line that an account must have. A "cert-" line is a property of client
+// certificates and may be repeated; that of cert-cn is the rest of the line. "network" takes one or
+// more. Secrets and salt are base64 (RFC 4648 4). Blanks and tabs before, between and behind the words do not matter.
 
 // maxProblems is how many problems of one file are reported at once.
 const maxProblems = 20
@@ -45,6 +52,8 @@ type Document struct {
 	tail   []byte // comments behind the last account
 	names  map[string]*block
 	owners map[string]*block // by domain
+	certs  map[Certificate]*block
+	nets   map[netip.Prefix]*block
 }
 
 // block is one account and the text that it came from. The text of an account that was not
@@ -101,7 +110,10 @@ func Parse(path string, data []byte) (*Document, error) {
 }
 
 func newDocument(size int) *Document {
-	return &Document{names: make(map[string]*block, size), owners: make(map[string]*block, size)}
+	return &Document{
+		names: make(map[string]*block, size), owners: make(map[string]*block, size),
+		certs: map[Certificate]*block{}, nets: map[netip.Prefix]*block{},
+	}
 }
 
 // split cuts the first word off line; rest has no blanks around it.
@@ -156,6 +168,7 @@ func (p *parser) finish() {
 		p.problemAt(p.cur.line, "account %q has no domain", clip(p.cur.account.Name))
 	}
 	slices.Sort(p.cur.account.Domains)
+	p.cur.account.sortIdentities()
 	p.doc.blocks = append(p.doc.blocks, p.cur)
 }
 
@@ -165,6 +178,53 @@ var fields = map[string]func(*parser, []string) error{
 	"own-hostname":  (*parser).ownHostname,
 	"cram-md5":      (*parser).cramMD5,
 	"scram-sha-256": (*parser).scramSHA256,
+	"network":       (*parser).network,
+	"cert-email":    certificateField(CertEmail),
+	"cert-dns":      certificateField(CertDNS),
+	"cert-cn":       certificateField(CertCN),
+	"cert-sha256":   certificateField(CertSHA256),
+}
+
+func certificateField(kind CertificateKind) func(*parser, []string) error {
+	return func(p *parser, values []string) error {
+		if len(values) == 0 {
+			return fmt.Errorf("cert-%s needs a value", kind)
+		}
+		c, err := ParseCertificate(kind, strings.Join(values, " "))
+		if err != nil {
+			return err
+		}
+		if other := p.doc.certs[c]; other != nil {
+			if other == p.cur {
+				return fmt.Errorf("cert-%s %q is there twice", kind, clip(c.Value))
+			}
+			return fmt.Errorf("cert-%s %q belongs to account %q already", kind, clip(c.Value), other.account.Name)
+		}
+		p.doc.certs[c] = p.cur
+		p.cur.account.Certificates = append(p.cur.account.Certificates, c)
+		return nil
+	}
+}
+
+func (p *parser) network(values []string) error {
+	if len(values) == 0 {
+		return errors.New("network needs a value")
+	}
+	for _, v := range values {
+		n, err := ParseNetwork(v)
+		if err != nil {
+			return err
+		}
+		if other := p.doc.nets[n]; other != nil {
+			if other == p.cur {
+				return fmt.Errorf("network %s is there twice", n)
+			}
+			return fmt.Errorf("network %s belongs to account %q already", n, other.account.Name)
+		}
+		p.doc.nets[n] = p.cur
+		p.cur.account.Networks = append(p.cur.account.Networks, n)
+	}
+	return nil
 }
 
 func (p *parser) field(keyword string, rest []byte) {
@@ -280,6 +340,7 @@ func (d *Document) table() *Table {
 		accounts: make([]*Account, 0, len(d.blocks)),
 		names:    make(map[string]*Account, len(d.names)),
 		domains:  make(map[string]*Account, len(d.owners)),
+		known:    newIdentities(),
 	}
 	for _, b := range d.blocks {
 		t.accounts = append(t.accounts, b.account)
@@ -287,6 +348,7 @@ func (d *Document) table() *Table {
 		for _, dom := range b.account.Domains {
 			t.domains[dom] = b.account
 		}
+		_ = t.known.add(b.account) // nothing is there twice
 	}
 	slices.SortFunc(t.accounts, func(a, b *Account) int { return strings.Compare(a.Name, b.Name) })
 	return t

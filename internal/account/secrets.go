@@ -99,6 +99,11 @@ func DeriveSCRAM(password string, salt []byte, iterations int) (*SCRAMKeys, erro
 	if err != nil {
 		return nil, err
 	}
+	return deriveSCRAM(prepared, salt, iterations)
+}
+
+// deriveSCRAM is DeriveSCRAM of a password that has been through prepare.
+func deriveSCRAM(prepared string, salt []byte, iterations int) (*SCRAMKeys, error) {
 	salted, err := pbkdf2.Key(sha256.New, prepared, salt, iterations, sha256.Size)
 	if err != nil {
 		return nil, fmt.Errorf("scram-sha-256: %w", err)

@@ -10,9 +10,13 @@ type Table struct {
 	accounts []*Account // sorted by name
 	names    map[string]*Account
 	domains  map[string]*Account
+	known    identities
 }
 
-var _ Directory = (*Table)(nil)
+var (
+	_ Directory  = (*Table)(nil)
+	_ Identifier = (*Table)(nil)
+)
 
 // NewTable makes a Table. Two accounts with one name or one domain are an error. The
 // accounts must not be changed afterwards.
@@ -21,6 +25,7 @@ func NewTable(accounts ...*Account) (*Table, error) {
 		accounts: append([]*Account(nil), accounts...),
 		names:    make(map[string]*Account, len(accounts)),
 		domains:  make(map[string]*Account, len(accounts)),
+		known:    newIdentities(),
 	}
 	for _, a := range accounts {
 		if err := a.validate(); err != nil {
@@ -35,6 +40,9 @@ func NewTable(accounts ...*Account) (*Table, error) {
 				return nil, fmt.Errorf("domain %s belongs to account %q and to account %q", d, other.Name, a.Name)
 			}
 			t.domains[d] = a
+		}
+		if err := t.known.add(a); err != nil {
+			return nil, err
 		}
 	}
 	sort.Slice(t.accounts, func(i, j int) bool { return t.accounts[i].Name < t.accounts[j].Name })
@@ -59,8 +67,33 @@ func (a *Account) validate() error {
 			return fmt.Errorf("the domains of account %q are not sorted, or one is there twice", a.Name)
 		}
 	}
+	return a.validateIdentities()
+}
+
+func (a *Account) validateIdentities() error {
+	for i, c := range a.Certificates {
+		if canon, err := ParseCertificate(c.Kind, c.Value); err != nil {
+			return err
+		} else if canon != c {
+			return fmt.Errorf("certificate %s is not written as %s", c, canon)
+		}
+		if i > 0 && compareCertificates(a.Certificates[i-1], c) >= 0 {
+			return fmt.Errorf("the certificates of account %q are not sorted, or one is there twice", a.Name)
+		}
+	}
+	for i, n := range a.Networks {
+		if _, err := ParseNetwork(n.String()); err != nil {
+			return err
+		}
+		if i > 0 && compareNetworks(a.Networks[i-1], n) >= 0 {
+			return fmt.Errorf("the networks of account %q are not sorted, or one is there twice", a.Name)
+		}
+	}
 	return nil
 }
+
+// Identify implements Identifier.
+func (t *Table) Identify(peer Peer) ([]*Account, error) { return t.known.identify(&peer), nil }
 
 // NonBlocking is always true.
 func (t *Table) NonBlocking() bool { return true }

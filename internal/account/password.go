@@ -1,0 +1,148 @@
+package account
+
+import (
+	"bytes"
+	"crypto/subtle"
+
+	"github.com/emersion/go-sasl"
+)
+
+// checkPassword verifies a password given in clear against the SCRAM keys of the account of that
+// name. An account that does not exist, or has no such keys, costs the same derivation as a wrong
+// password. (Keys with another work factor than SCRAMIterations, from elsewhere, do not.)
+func (a *Authenticator) checkPassword(peer *Peer, name, password string) (*Account, error) {
+	if err := peer.guard(name); err != nil {
+		return nil, err
+	}
+	found, err := a.lookup(name)
+	if err != nil {
+		return nil, err
+	}
+	keys, good := a.fakeKeys(name), false
+	if found != nil && found.SCRAMSHA256 != nil {
+		keys, good = found.SCRAMSHA256, true
+	}
+	if len(password) > MaxPassword {
+		password, good = "", false
+	}
+	prepared, err := prepare(password)
+	if err != nil {
+		prepared, good = "", false
+	}
+	given, err := a.derive(prepared, keys)
+	if err != nil {
+		return nil, err
+	}
+	if subtle.ConstantTimeCompare(given.StoredKey[:], keys.StoredKey[:]) != 1 || !good {
+		return nil, ErrCredentials
+	}
+	return found, nil
+}
+
+// derive is DeriveSCRAM with the salt and the work factor of keys, within the bound of deriving.
+func (a *Authenticator) derive(prepared string, keys *SCRAMKeys) (*SCRAMKeys, error) {
+	a.deriving <- struct{}{}
+	defer func() { <-a.deriving }()
+	return deriveSCRAM(prepared, keys.Salt, keys.Iterations)
+}
+
+// plainText is the server's side of PLAIN (RFC 4616): one message, `[authzid] NUL authcid NUL passwd`.
+type plainText struct {
+	auth    *Authenticator
+	peer    *Peer
+	account string
+	asked   bool
+	ended   bool
+}
+
+var _ sasl.Server = (*plainText)(nil)
+
+func newPlain(a *Authenticator, p *Peer) Exchange { return &plainText{auth: a, peer: p} }
+
+// Next implements Exchange and sasl.Server.
+func (x *plainText) Next(response []byte) (challenge []byte, done bool, err error) {
+	if x.ended {
+		return nil, false, sasl.ErrUnexpectedClientResponse
+	}
+	if response == nil && !x.asked {
+		x.asked = true
+		return []byte{}, false, nil
+	}
+	x.ended = true
+	parts := bytes.Split(response, []byte{0})
+	if len(parts) != 3 || len(parts[1]) == 0 || len(parts[2]) == 0 { // RFC 4616 2
+		return nil, false, ErrCredentials
+	}
+	identity, name := string(parts[0]), string(parts[1])
+	found, err := x.auth.checkPassword(x.peer, name, string(parts[2]))
+	if err != nil {
+		return nil, false, err
+	}
+	if !mayActAs(found, name, identity) {
+		return nil, false, ErrCredentials
+	}
+	x.account = found.Name
+	return nil, true, nil
+}
+
+// Account implements Exchange.
+func (x *plainText) Account() string { return x.account }
+
+// Costly says that a password in clear means a key derivation: milliseconds of arithmetic.
+func (x *plainText) Costly() bool { return true }
+
+// mayActAs reports whether a, logged in as name, may act as identity, the authzid of RFC 4422 3.4.1:
+// only as itself.
+func mayActAs(a *Account, name, identity string) bool {
+	return identity == "" || identity == name || identity == a.Name
+}
+
+// loginText is the server's side of LOGIN, which nobody standardised (draft-murchison-sasl-login): name
+// and password, each asked for. Some clients send the name as initial response.
+type loginText struct {
+	auth    *Authenticator
+	peer    *Peer
+	name    string
+	account string
+	state   loginState
+}
+
+type loginState uint8
+
+const (
+	loginBegun loginState = iota
+	loginName             // "Username:" was sent
+	loginPassword
+	loginEnded
+)
+
+var _ sasl.Server = (*loginText)(nil)
+
+func newLogin(a *Authenticator, p *Peer) Exchange { return &loginText{auth: a, peer: p} }
+
+// Next implements Exchange and sasl.Server.
+func (x *loginText) Next(response []byte) (challenge []byte, done bool, err error) {
+	switch {
+	case x.state == loginBegun && response == nil:
+		x.state = loginName
+		return []byte("Username:"), false, nil
+	case x.state <= loginName:
+		x.name, x.state = string(response), loginPassword
+		return []byte("Password:"), false, nil
+	case x.state == loginPassword:
+		x.state = loginEnded
+		found, err := x.auth.checkPassword(x.peer, x.name, string(response))
+		if err != nil {
+			return nil, false, err
+		}
+		x.account = found.Name
+		return nil, true, nil
+	}
+	return nil, false, sasl.ErrUnexpectedClientResponse
+}
+
+// Account implements Exchange.
+func (x *loginText) Account() string { return x.account }
+
+// Costly is plainText's.
+func (x *loginText) Costly() bool { return x.state == loginPassword }
