@@ -16,13 +16,14 @@ import (
 
 // accountCommands are odmrctl account ….
 type accountCommands struct {
-	Add    accountAdd    `cmd:"" help:"Add an account."`
-	List   accountList   `cmd:"" help:"List all accounts."`
-	Show   accountShow   `cmd:"" help:"Show one account."`
-	Passwd accountPasswd `cmd:"" help:"Give an account a new password."`
-	Set    accountSet    `cmd:"" help:"Change the settings of an account."`
-	Remove accountRemove `cmd:"" help:"Remove accounts."`
-	Domain accountDomain `cmd:"" help:"Add and remove domains of an account."`
+	Add      accountAdd      `cmd:"" help:"Add an account."`
+	List     accountList     `cmd:"" help:"List all accounts."`
+	Show     accountShow     `cmd:"" help:"Show one account."`
+	Passwd   accountPasswd   `cmd:"" help:"Give an account a new password."`
+	Set      accountSet      `cmd:"" help:"Change the settings of an account."`
+	Remove   accountRemove   `cmd:"" help:"Remove accounts."`
+	Domain   accountDomain   `cmd:"" help:"Add and remove domains of an account."`
+	Identity accountIdentity `cmd:"" help:"Add and remove certificates and networks by which an account logs in (EXTERNAL)."`
 }
 
 // accountsFile returns the name of the accounts file.
@@ -58,6 +59,7 @@ type accountAdd struct {
 	Name        string   `arg:"" help:"Account name, which the customer logs in with; case matters. Any of the account's domains does as well."`
 	Domain      []string `required:"" sep:"none" placeholder:"DOMAIN" help:"Domain whose mail the customer may collect; may be repeated."`
 	OwnHostname bool     `help:"Take a host name of the customer's own as ATRN's argument for all domains (fetchmail without fetchdomains sends one)."`
+	identityFlags
 	passwordFlags
 }
 
@@ -68,11 +70,15 @@ as CRAM-MD5 and SCRAM-SHA-256 keys, never in plain text. The file is made if it 
 Examples:
   odmrctl --accounts FILE account add tim --domain example.org --domain example.com
   odmrctl --accounts FILE account add tim --domain example.org --generate
-  odmrctl --accounts FILE account add tim --domain example.org --password-stdin < secret`
+  odmrctl --accounts FILE account add tim --domain example.org --password-stdin < secret
+  odmrctl --accounts FILE account add tim --domain example.org --generate --cert-dns gw.example.org --network 192.0.2.32/29`
 }
 
 func (a *accountAdd) Run(c *cli, s *surroundings) error {
 	draft := &account.Account{Name: a.Name, Domains: a.Domain, OwnHostname: a.OwnHostname}
+	if err := a.identityFlags.add(draft); err != nil {
+		return err
+	}
 	// What is wrong anyway is said before a password is asked for.
 	doc, err := c.load()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -146,6 +152,7 @@ func (c *cli) change(name string, fn func(*account.Account) error) error {
 		}
 		a := *old
 		a.Domains = slices.Clone(old.Domains)
+		a.Certificates, a.Networks = slices.Clone(old.Certificates), slices.Clone(old.Networks)
 		if err := fn(&a); err != nil {
 			return err
 		}
@@ -264,6 +271,9 @@ type accountView struct {
 	Domains     []string `json:"domains"`
 	OwnHostname bool     `json:"own_hostname"`
 	Secrets     []string `json:"secrets"` // SASL mechanisms for which there is a secret
+	// How the account logs in with EXTERNAL; absent where it does not.
+	Certificates []string `json:"certificates,omitempty"` // kind:value
+	Networks     []string `json:"networks,omitempty"`
 }
 
 func viewAccount(a *account.Account) accountView {
@@ -272,7 +282,13 @@ func viewAccount(a *account.Account) accountView {
 		v.Secrets = append(v.Secrets, account.CRAMMD5)
 	}
 	if a.SCRAMSHA256 != nil {
-		v.Secrets = append(v.Secrets, "SCRAM-SHA-256")
+		v.Secrets = append(v.Secrets, account.SCRAMSHA256)
+	}
+	for _, c := range a.Certificates {
+		v.Certificates = append(v.Certificates, c.String())
+	}
+	for _, n := range a.Networks {
+		v.Networks = append(v.Networks, n.String())
 	}
 	return v
 }
@@ -336,10 +352,14 @@ func (a *accountShow) Run(c *cli, s *surroundings) error {
 		return writeJSON(s.stdout, v)
 	}
 	fmt.Fprintf(s.stdout, "name:          %s\nsecrets:       %s\nown-hostname:  %s\n", v.Name, secretsText(v), yesNo(v.OwnHostname))
-	label := "domains:"
-	for _, d := range v.Domains {
-		fmt.Fprintf(s.stdout, "%-14s %s\n", label, d)
-		label = ""
+	for _, list := range []struct {
+		label  string
+		values []string
+	}{{"domains:", v.Domains}, {"certificates:", v.Certificates}, {"networks:", v.Networks}} {
+		for _, value := range list.values {
+			fmt.Fprintf(s.stdout, "%-14s %s\n", list.label, value)
+			list.label = ""
+		}
 	}
 	return nil
 }

@@ -147,8 +147,12 @@ func (s *server) openStore() error {
 }
 
 func (s *server) startEngine() error {
+	secret, err := authSecret(s.cfg.Data)
+	if err != nil {
+		return fmt.Errorf("--data: %w", err)
+	}
 	auth, err := account.NewAuthenticator(s.accounts, account.AuthConfig{
-		Hostname: s.cfg.Hostname, Mechanisms: s.cfg.SASLMechanisms, Clock: time.Now,
+		Hostname: s.cfg.Hostname, Mechanisms: s.cfg.SASLMechanisms, Clock: time.Now, Secret: secret,
 	})
 	if err != nil {
 		return fmt.Errorf("--sasl-mechanisms: %w", err)

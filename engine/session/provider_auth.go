@@ -94,6 +94,11 @@ func (p *Provider) authenticated(now Time, r *Result, out *Output) {
 // authRefused answers a failed exchange. A directory that is down is not the customer's fault; all
 // else counts as an error, and a wrong secret as a failed login on top.
 func (p *Provider) authRefused(r *mail.Refusal, out *Output) {
+	if r.Code == 421 { // the driver wants no more of this peer
+		refusal := replyRefusal(r)
+		p.end(&refusal, "login not allowed: "+r.Text, out)
+		return
+	}
 	if r.Code == 535 {
 		if p.authErrors++; p.authErrors >= p.cfg.MaxAuthErrors {
 			p.end(replyAuthFailures, "too many failed logins", out)

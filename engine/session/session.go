@@ -99,7 +99,7 @@ const (
 
 	// ActAuth starts (Mechanism set) or continues (Mechanism empty) a SASL exchange with the
 	// decoded response Data; HasData tells an absent initial response from an empty one. Result:
-	// Refusal, or Challenge to send on, or AuthDone with Account.
+	// Refusal (421: which ends the session), or Challenge to send on, or AuthDone with Account.
 	ActAuth
 	// ActAuthAbort gives up the running SASL exchange ("*"). It has no ticket.
 	ActAuthAbort

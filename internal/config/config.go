@@ -48,7 +48,7 @@ type Config struct {
 	MaxMessageSize  Size           `group:"mail" default:"50MiB" min:"64KiB" max:"2GiB" help:"Largest message taken, in octets before dot-stuffing, announced with SIZE. Larger ones are refused with 552; 50MiB passes what large mailbox providers pass."`
 	MaxRecipients   int            `group:"mail" default:"${max_recipients}" min:"100" max:"100000" help:"Recipients of one message; more are refused with 452 and come in another transaction. RFC 5321 asks for at least 100."`
 
-	SASLMechanisms []string `group:"login" name:"sasl-mechanisms" default:"${mechanisms}" placeholder:"NAME" help:"SASL mechanisms offered to customers, in this order. RFC 2645 makes CRAM-MD5 mandatory and fetchmail uses nothing else; leave it out only where every customer has something stronger."`
+	SASLMechanisms []string `group:"login" name:"sasl-mechanisms" default:"${mechanisms}" placeholder:"NAME" help:"SASL mechanisms offered to customers, in this order. RFC 2645 makes CRAM-MD5 mandatory and fetchmail uses nothing else; leave it out only where every customer has something stronger. PLAIN, LOGIN and SCRAM-SHA-256-PLUS are offered under TLS only, EXTERNAL to those whose certificate or network stands in an account."`
 
 	MaxSessions    int  `group:"memory" default:"0" min:"0" max:"1000000" help:"Connections at once over all listeners; more get 421. Each costs a file descriptor: 0 means ${max_sessions}, or fewer where the limit of open files is low; a larger number than that limit has room for is an error."`
 	Loops          int  `group:"memory" default:"0" min:"0" max:"256" help:"Event loops; 0 means one per CPU, which suits nearly every machine."`
