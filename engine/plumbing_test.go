@@ -381,7 +381,9 @@ func TestLastReplyArrives(t *testing.T) {
 		p.expect("220")
 		_, _ = p.Write([]byte("QUIT\r\n" + strings.Repeat("more\r\n", 2000*i)))
 		p.expect("221")
-		p.eof()
+		if _, err := p.r.ReadByte(); err != io.EOF { // not a reset
+			t.Fatalf("with %d lines behind QUIT: %v", 2000*i, err)
+		}
 		p.Close()
 	}
 }
