@@ -41,10 +41,10 @@ func TestSlowCustomers(t *testing.T) {
 		customers = 200
 		size      = 50_000_000
 		messages  = 20
-		// bound is what the server may take in all with its default flags: 256 MiB for bodies on their way out and 256 MiB
-		// for those on their way in, the store's own memory (memtables and block cache), and the runtime's freedom
-		// to let garbage grow. It is one backlog, where 200 are waiting.
-		bound    = 1 << 30
+		// bound is what the server may take in all with its default flags: 256 MiB for bodies on their way out, 256 MiB
+		// for those on their way in, and as much again as both for the store (memtables, block cache) and for
+		// garbage that the runtime has not collected, with a quarter on top.
+		bound    = 1280 << 20
 		watching = 20 * time.Second
 	)
 	slow := customer("slow")

@@ -217,26 +217,32 @@ func (*verdicts) Recipient(_ *mail.Envelope, r mail.Recipient) error {
 // TestOutcomes checks what becomes of each recipient: 2xx done, 4xx comes again for those recipients
 // only, 5xx never comes again and is kept for its bounce.
 func TestOutcomes(t *testing.T) {
+	a := customer("tim")
+	for name := range offers {
+		a.Domains = append(a.Domains, name+".example")
+	}
+	s := startServer(t, []client.Account{a})
 	for name, offer := range offers {
 		t.Run(name, func(t *testing.T) {
-			a := customer("tim", "example.org")
-			s := startServer(t, []client.Account{a})
+			only := a
+			only.Domains = []string{name + ".example"}
+			at := "@" + name + ".example"
 			handIn(t, s.SMTP, client.SenderOptions{},
-				message("mixed", kindText, 1000, "ok@example.org", "gone@example.org", "full@example.org", "ok2@example.org"),
-				message("gone", kindText, 1000, "gone@example.org"),
-				message("full", kindText, 1000, "full@example.org"),
-				message("last", kindText, 1000, "ok@example.org"))
+				message("mixed", kindText, 1000, "ok"+at, "gone"+at, "full"+at, "ok2"+at),
+				message("gone", kindText, 1000, "gone"+at),
+				message("full", kindText, 1000, "full"+at),
+				message("last", kindText, 1000, "ok"+at))
 			rec := &verdicts{client.Recorder{Keep: 5000}}
-			collectAs(t, s, a, offer, rec)
-			checkReceived(t, rec.Messages(), "mixed: ok@example.org ok2@example.org", "last: ok@example.org")
+			collectAs(t, s, only, offer, rec)
+			checkReceived(t, rec.Messages(), "mixed: ok"+at+" ok2"+at, "last: ok"+at)
 			again := &client.Recorder{Keep: 5000}
-			collect(t, s, a, again)
-			checkReceived(t, again.Messages(), "mixed: full@example.org", "full: full@example.org")
-			if stats := collect(t, s, a, again); stats.Messages != 0 {
+			collect(t, s, only, again)
+			checkReceived(t, again.Messages(), "mixed: full"+at, "full: full"+at)
+			if stats := collect(t, s, only, again); stats.Messages != 0 {
 				t.Errorf("after all: %+v", stats)
 			}
-			out, err := s.odmrctl("queue", "list")
-			if err != nil || strings.Count(out, "example.org") < 2 {
+			out, err := s.odmrctl("queue", "list", "--domain", only.Domains[0])
+			if err != nil || len(queueID.FindAllString(out, -1)) != 2 {
 				t.Errorf("the two messages with a refused recipient are not kept: %v\n%s", err, out)
 			}
 		})
@@ -257,8 +263,7 @@ func checkReceived(t *testing.T, got []*client.Received, want ...string) {
 // TestDeferredMessage checks that a message which is refused for now waits for the next session and those
 // behind it go on, and that 421 ends the session without refusing anything.
 func TestDeferredMessage(t *testing.T) {
-	a := customer("tim", "example.org")
-	for _, c := range []struct {
+	cases := []struct {
 		name   string
 		point  client.Point
 		reply  string
@@ -271,12 +276,20 @@ func TestDeferredMessage(t *testing.T) {
 		{"421 after the dot", client.AtDot, "421 4.3.2 shutting down", []string{"m1"}, []string{"m2", "m3"}},
 		{"421 at MAIL", client.AtMAIL, "421 4.3.2 shutting down", []string{"m1"}, []string{"m2", "m3"}},
 		{"multi-line", client.AtDot, "250-2.0.0 taken\n250-2.0.0 really\n250 2.0.0 yes", []string{"m1", "m2", "m3"}, nil},
-	} {
+	}
+	a := customer("tim")
+	for i := range len(cases) * len(offers) {
+		a.Domains = append(a.Domains, fmt.Sprintf("d%d.example", i))
+	}
+	s := startServer(t, []client.Account{a}, "--window-messages", "1")
+	left := a.Domains
+	for _, c := range cases {
 		for name, offer := range offers {
+			only := a
+			only.Domains, left = left[:1], left[1:]
 			t.Run(c.name+"/"+name, func(t *testing.T) {
-				s := startServer(t, []client.Account{a}, "--window-messages", "1")
 				for i := range 3 {
-					handIn(t, s.SMTP, client.SenderOptions{}, message(fmt.Sprintf("m%d", i+1), kindText, 100, "a@example.org"))
+					handIn(t, s.SMTP, client.SenderOptions{}, message(fmt.Sprintf("m%d", i+1), kindText, 100, "a@"+only.Domains[0]))
 				}
 				mails := 0
 				hook := func(e client.Event) client.Response {
@@ -289,7 +302,7 @@ func TestDeferredMessage(t *testing.T) {
 					return client.Response{}
 				}
 				rec := &client.Recorder{Keep: 1000}
-				_, err := client.Collect(t.Context(), s.ODMR, a, client.Options{Timeout: patience, Offer: offer, Hook: hook}, rec)
+				_, err := client.Collect(t.Context(), s.ODMR, only, client.Options{Timeout: patience, Offer: offer, Hook: hook}, rec)
 				if err != nil && !errors.Is(err, client.ErrLost) {
 					t.Fatal(err)
 				}
@@ -297,7 +310,7 @@ func TestDeferredMessage(t *testing.T) {
 					t.Errorf("first session: %q, want %q", got, c.first)
 				}
 				rec = &client.Recorder{Keep: 1000}
-				collect(t, s, a, rec)
+				collect(t, s, only, rec)
 				if got := ids(t, rec); !slices.Equal(got, c.second) {
 					t.Errorf("second session: %q, want %q", got, c.second)
 				}
