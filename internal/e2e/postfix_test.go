@@ -130,7 +130,7 @@ func startPostfix(t *testing.T, name string, mainCF string) *Postfix {
 	}
 	p.cmd = exec.Command(master, "-c", dir, "-s")
 	p.cmd.Env = append(os.Environ(), "MAIL_CONFIG="+dir)
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // its children are found by their group
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM} // its children are found by their group
 	must(p.cmd.Start())
 	t.Cleanup(p.stop)
 	until(t, name+" to listen", func() bool {

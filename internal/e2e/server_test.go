@@ -115,6 +115,7 @@ func (s *Server) Start() {
 	}
 	s.cmd = exec.Command(filepath.Join(bin, "odmrd"), args...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // a test binary that is killed leaves nothing behind
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
