@@ -124,7 +124,28 @@ flags:
 ## bench: the load harness against the server and the peers that are installed, about five minutes
 .PHONY: bench
 bench: build
-	bin/odmrbench --save bin/bench.json all
+	bin/odmrbench --save bin/bench.json --report bin/bench.html all
+
+## bench-peers: install or unpack the mail servers that make bench measures beside ours (root on Debian)
+.PHONY: bench-peers
+bench-peers:
+	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then echo "bench-peers needs root on Debian"; exit 1; fi; \
+	policy=/usr/sbin/policy-rc.d; own=""; \
+	if [ ! -e $$policy ]; then own=1; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; fi; \
+	trap '[ -z "$$own" ] || rm -f '$$policy EXIT; \
+	export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1; \
+	apt-get -qq -o DPkg::Lock::Timeout=600 update; \
+	libs="$$(apt-cache depends exim4-daemon-light exim4-base opensmtpd | sed -n 's/^ *|\{0,1\}Depends: \(lib[^ ]*\)$$/\1/p' | sort -u)"; \
+	apt-get -qq -o DPkg::Lock::Timeout=600 install --no-install-recommends -y postfix adduser util-linux $$libs >/dev/null; \
+	rm -rf bin/peers; mkdir -p bin/peers; cd bin/peers; \
+	apt-get -qq -o APT::Sandbox::User=root download exim4-daemon-light opensmtpd; \
+	for d in *.deb; do dpkg -x "$$d" .; rm "$$d"; done; \
+	for u in Debian-exim opensmtpd opensmtpq; do \
+		getent passwd $$u >/dev/null || adduser --system --group --quiet --no-create-home --home /nonexistent --force-badname $$u; \
+	done; \
+	chgrp opensmtpq usr/sbin/smtpctl; chmod 2755 usr/sbin/smtpctl; \
+	mkdir -p /var/spool/smtpd /var/lib/opensmtpd/empty /usr/libexec/opensmtpd; \
+	echo "Debian's mail servers conflict with one another: Postfix is installed, Exim and OpenSMTPD are unpacked in bin/peers"
 
 ## clean: remove what the build made
 .PHONY: clean

@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"odmr/bench/letters"
-	"odmr/bench/result"
 	"odmr/bench/traffic"
 )
 
@@ -17,26 +16,23 @@ func Customers(n int) []Customer {
 	return list
 }
 
-// All is everything, sized for about five minutes on two processors.
-func All() []Scenario {
+// All is everything, sized for about five minutes on two processors. root is where make bench-peers has unpacked
+// what cannot be installed side by side.
+func All(root string) []Scenario {
 	fixed := letters.Fixed(4096)
 	return []Scenario{
-		&Ingest{Connections: 64, For: 5 * time.Second, Size: fixed, Transfer: traffic.Chunks, Window: 16, Customers: 1000},
-		&Ingest{Connections: 64, For: 4 * time.Second, Size: fixed, Transfer: traffic.Data, Customers: 1000},
-		&Drain{Customers: 20, Each: 10000, Size: fixed, Offer: traffic.OfferChunking},
-		&Drain{Customers: 20, Each: 5000, Size: fixed, Offer: traffic.OfferPipelining},
+		&Ingest{Connections: 64, For: 4 * time.Second, Size: fixed, Transfer: traffic.Chunks, Window: 16, Customers: 1000},
+		&Ingest{Connections: 64, For: 3 * time.Second, Size: fixed, Transfer: traffic.Data, Customers: 1000},
+		&Peers{Messages: 5000, Ours: 40000, Relay: 8 * time.Second, Sessions: 20, Root: root},
+		&Drain{Customers: 20, Each: 8000, Size: fixed, Offer: traffic.OfferChunking},
+		&Drain{Customers: 20, Each: 4000, Size: fixed, Offer: traffic.OfferPipelining},
 		&Drain{Customers: 20, Each: 200, Size: letters.Fixed(256 << 10), Offer: traffic.OfferChunking},
 		&Turn{Backlogs: []int{1000, 100_000, 1_000_000}, Others: 10000, Probes: 1000, Size: letters.Fixed(512)},
-		&Idle{Sessions: 10000, Rest: 5 * time.Second, TLS: "auto"},
-	}
-}
-
-// Goals are what the server has to reach.
-func Goals(run *result.Run) []result.Goal {
-	return []result.Goal{
-		{
-			What: "ingest 4 KiB, our pipelining generator, 64 connections", Want: "≥ 50 % of the bare store's synced rate, 64 writers",
-			Of: [2]string{"ingest-bdat", "rate"}, Per: [2]string{"ingest-bdat", "store"}, Limit: 0.5, Unit: "msg/s",
-		},
+		&Idle{Sessions: 10000, Rest: 3 * time.Second, TLS: "auto"},
+		&WAN{RTTs: []time.Duration{10 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond}, Messages: 1000, Size: fixed, Limit: 52 * time.Second},
+		&Mixed{Share: 0.3, PeakFor: 3 * time.Second, For: 12 * time.Second, Connections: 125, Customers: 2000, Queued: 5,
+			Think: 500 * time.Millisecond, Size: fixed, Offer: traffic.OfferChunking},
+		&Slow{Customers: 2000, Rate: 7000, For: 10 * time.Second, Size: letters.Fixed(64 << 10), Each: 2},
+		&Space{Customers: 20, Messages: 250_000, Size: fixed, Hold: 10 * time.Second, Wait: 60 * time.Second},
 	}
 }

@@ -92,7 +92,7 @@ func (s *Drain) collect(ctx context.Context, e *Env, srv *server.Process, serve 
 	var p *phase
 	var measureErr error
 	met, err := c.gather(ctx, func(collect func()) {
-		p, measureErr = e.measure(s.id(), srv, serve.Counter, int64(s.Customers*s.Each), func() error {
+		p, measureErr = e.measure(srv, watched{title: s.id(), counter: serve.Counter, total: int64(s.Customers * s.Each)}, func() error {
 			collect()
 			return nil
 		})

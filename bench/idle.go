@@ -127,7 +127,7 @@ func (s *Idle) run(ctx context.Context, e *Env, config *tls.Config) (*result.Res
 		}
 	}()
 	var counter traffic.Counter
-	p, err := e.measure(r.ID, srv, &counter, int64(s.Sessions), func() error {
+	p, err := e.measure(srv, watched{title: r.ID, counter: &counter, total: int64(s.Sessions)}, func() error {
 		return inParallel(s.Sessions, 16, func(i int) (err error) {
 			if sessions[i], err = c.login(ctx, i); err == nil {
 				counter.Messages.Add(1)

@@ -79,7 +79,7 @@ func (s *Ingest) measure(ctx context.Context, e *Env, srv *server.Process, r *re
 	depth, depthErr := srv.Metric("odmr_queue_messages")
 	var counter traffic.Counter
 	var latency *hdrhistogram.Histogram
-	p, err := e.measure(r.ID, srv, &counter, 0, func() (err error) {
+	p, err := e.measure(srv, watched{title: r.ID, counter: &counter}, func() (err error) {
 		latency, err = s.drive(ctx, e, addr[0], &counter, s.For)
 		return err
 	})

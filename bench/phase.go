@@ -28,12 +28,48 @@ type phase struct {
 	after    server.Usage
 	peak     int64 // highest RSS seen
 	own      time.Duration
+	gauges   []gauge
 }
 
-// measure runs work and samples counter and server meanwhile. total is how many messages there
-// will be, 0 if that is not known.
-func (e *Env) measure(title string, srv *server.Process, counter *traffic.Counter, total int64, work func() error) (*phase, error) {
-	p := &phase{}
+// gauge is something else to look at whenever throughput is.
+type gauge struct {
+	name, unit string
+	value      func() float64
+	points     []result.Point
+}
+
+// speed makes a value of a counter: its growth per second since the last look.
+func speed(counter *traffic.Counter) func() float64 {
+	last, at := counter.Messages.Load(), time.Now()
+	return func() float64 {
+		now, count := time.Now(), counter.Messages.Load()
+		rate := float64(count-last) / now.Sub(at).Seconds()
+		last, at = count, now
+		return rate
+	}
+}
+
+// mean is the average of what a gauge showed.
+func (g *gauge) mean() float64 {
+	sum := 0.0
+	for _, p := range g.points {
+		sum += p[1]
+	}
+	return sum / float64(max(1, len(g.points)))
+}
+
+// watched is what a measured part is seen by.
+type watched struct {
+	title   string
+	counter *traffic.Counter
+	total   int64 // messages that there will be; 0: unknown
+	gauges  []gauge
+}
+
+// measure runs work and samples w and the server meanwhile.
+func (e *Env) measure(srv *server.Process, w watched, work func() error) (*phase, error) {
+	p := &phase{gauges: w.gauges}
+	title, counter := w.title, w.counter
 	var err error
 	if p.before, err = srv.Usage(); err != nil {
 		return nil, err
@@ -42,7 +78,7 @@ func (e *Env) measure(title string, srv *server.Process, counter *traffic.Counte
 	if err != nil {
 		return nil, err
 	}
-	show, end := e.Progress(title, total)
+	show, end := e.Progress(title, w.total)
 	stopProfiles := e.profile(title, srv)
 	messages, octets := counter.Messages.Load(), counter.Octets.Load()
 	began := time.Now()
@@ -82,6 +118,10 @@ func (p *phase) sample(srv *server.Process, counter *traffic.Counter, began time
 		p.rate = append(p.rate, result.Point{now.Sub(began).Seconds(), float64(count-last) / now.Sub(at).Seconds()})
 		last, at = count, now
 		show(count - first)
+		for i := range p.gauges {
+			g := &p.gauges[i]
+			g.points = append(g.points, result.Point{now.Sub(began).Seconds(), g.value()})
+		}
 		if u, err := srv.Usage(); err == nil && srv.Pid != 0 {
 			p.rss = append(p.rss, result.Point{now.Sub(began).Seconds(), float64(u.RSS)})
 			p.peak = max(p.peak, u.RSS)
@@ -96,6 +136,9 @@ func (p *phase) perSecond() float64 { return float64(p.messages) / p.seconds }
 func (p *phase) tell(r *result.Result, srv *server.Process) {
 	r.Seconds += p.seconds
 	r.Series = append(r.Series, result.Series{Name: "throughput", Unit: "msg/s", Points: p.rate})
+	for _, g := range p.gauges {
+		r.Series = append(r.Series, result.Series{Name: g.name, Unit: g.unit, Points: g.points})
+	}
 	r.Add("octets", "content", float64(p.octets)/p.seconds, "B/s")
 	if p.messages > 0 {
 		r.AddLess("harness_cpu", "harness: processor time per message", float64(p.own.Microseconds())/float64(p.messages), "us")

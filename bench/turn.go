@@ -80,7 +80,7 @@ func (s *Turn) probe(ctx context.Context, b *bed, first, backlog int) error {
 	var counter traffic.Counter
 	turns := newShared()
 	met := new(collected)
-	p, err := e.measure(id, srv, &counter, int64(s.Probes), func() error {
+	p, err := e.measure(srv, watched{title: id, counter: &counter, total: int64(s.Probes)}, func() error {
 		return s.turns(ctx, srv.ODMR[0], first, traffic.ServeOptions{Offer: traffic.OfferChunking, Ledger: ledger, Counter: &counter}, turns)
 	})
 	if err != nil {

@@ -44,6 +44,7 @@ type Addrs struct {
 type Process struct {
 	Addrs
 	Pid  int
+	how  Options
 	dir  string
 	cmd  *exec.Cmd
 	log  *os.File
@@ -66,7 +67,7 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	args := append([]string{"--hostname", "odmr.bench.example", "--data", filepath.Join(o.Dir, "data"), "--accounts", o.Accounts,
 		"--odmr-listen", local, "--smtp-listen", local, "--lmtp-listen", local, "--admin-listen", local,
 		"--log-level", o.LogLevel, "--log-format", "json"}, o.Args...)
-	p := &Process{dir: o.Dir, log: log, done: make(chan error, 1)}
+	p := &Process{how: o, dir: o.Dir, log: log, done: make(chan error, 1)}
 	p.cmd = exec.Command(o.Binary, args...)
 	p.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "ODMRD_") })
 	p.cmd.Stdout, p.cmd.Stderr = log, log
@@ -148,6 +149,23 @@ func (p *Process) DataDir() string {
 		return ""
 	}
 	return filepath.Join(p.dir, "data")
+}
+
+// Restart stops the server and starts it again on the same data: what it keeps in memory of its past is
+// gone. One that somebody else started stays as it is.
+func (p *Process) Restart(ctx context.Context) error {
+	if p.Pid == 0 {
+		return nil
+	}
+	if err := p.Stop(); err != nil {
+		return err
+	}
+	again, err := Start(ctx, p.how)
+	if err != nil {
+		return err
+	}
+	*p = *again
+	return nil
 }
 
 // Stop ends the server in order, and by force if it does not obey; that is an error, as is

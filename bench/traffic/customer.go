@@ -16,7 +16,6 @@ import (
 type CustomerOptions struct {
 	Buffer   int         // read buffer in octets; 0: 128 KiB
 	Receive  int         // SO_RCVBUF in octets; 0: the system's
-	Throttle *Throttle   // nil: reads as fast as it can
 	TLS      *tls.Config // nil: in clear text
 	StartTLS bool        // with TLS: by STARTTLS instead of from the first octet
 }
@@ -56,9 +55,11 @@ func DialCustomer(ctx context.Context, addr string, o CustomerOptions) (*Custome
 		c.close()
 		return nil, err
 	}
-	c.slow = o.Throttle
 	return c, nil
 }
+
+// Slow makes the customer read no faster than t lets it from now on.
+func (c *Customer) Slow(t *Throttle) { c.slow = t }
 
 // startTLS goes on in TLS (RFC 3207).
 func (c *Customer) startTLS(ctx context.Context, config *tls.Config) error {

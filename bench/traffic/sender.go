@@ -135,6 +135,9 @@ func newSender(w *wire, opts SenderOptions) *Sender {
 // Refusal is the first reply that refused a message, or "".
 func (s *Sender) Refusal() string { return s.refusal }
 
+// Latency is the histogram that was given.
+func (s *Sender) Latency() *hdrhistogram.Histogram { return s.opts.Latency }
+
 // Close closes the connection without a word.
 func (s *Sender) Close() { s.close() }
 

@@ -45,10 +45,10 @@ type ServeOptions struct {
 	Offer    Offer
 	Ledger   *letters.Ledger // nil: what arrives is looked at and not kept book of
 	Counter  *Counter
-	Pace     time.Duration    // wait before each message's reply; 0: none
-	OnMail   func(first bool) // told of each MAIL; may be nil
-	OnLetter func(id uint64)  // told of each message that the Ledger took; may be nil
-	Divide   uint64           // >0: order is checked; ids of one customer have the same remainder
+	Pace     func() time.Duration // wait before each message's reply; nil: none
+	OnMail   func(first bool)     // told of each MAIL; may be nil
+	OnLetter func(id uint64)      // told of each message that the Ledger took; may be nil
+	Divide   uint64               // >0: order is checked; ids of one customer have the same remainder
 }
 
 // server is the state of one session.
@@ -239,11 +239,13 @@ func (s *server) end() error {
 		}
 	}
 	s.judge.Reset()
-	if s.o.Pace > 0 {
-		if err := s.flush(); err != nil {
-			return err
+	if s.o.Pace != nil {
+		if wait := s.o.Pace(); wait > 0 {
+			if err := s.flush(); err != nil {
+				return err
+			}
+			time.Sleep(wait)
 		}
-		time.Sleep(s.o.Pace)
 	}
 	s.o.Counter.Octets.Add(s.octets)
 	s.o.Counter.Messages.Add(1)

@@ -82,6 +82,8 @@ func provide(c *wire, plan Plan, first uint64) error {
 		switch verb {
 		case "EHLO":
 			c.out = append(c.out, "250-provider.bench.example\r\n250-AUTH CRAM-MD5\r\n250 ATRN\r\n"...)
+		case "NOOP":
+			c.out = append(c.out, ok...)
 		case "AUTH":
 			c.out = append(c.out, "334 "+base64.StdEncoding.EncodeToString([]byte("<1.1@bench>"))+"\r\n"...)
 		case "ATRN":

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"odmr/codec"
@@ -76,6 +77,9 @@ func (c *wire) fill() error {
 	}
 	n, err := c.conn.Read(room)
 	c.w += n
+	if c.slow != nil {
+		c.slow.took(n)
+	}
 	if n > 0 {
 		return nil
 	}
@@ -174,16 +178,24 @@ type Throttle struct {
 	Rate  int // octets per second
 	Piece int // octets read at a time
 	next  time.Time
+	taken atomic.Int64
 }
+
+// Taken is how many octets came through so far.
+func (t *Throttle) Taken() int64 { return t.taken.Load() }
 
 // take waits for the line's pace and returns how much of room may be read now.
 func (t *Throttle) take(room []byte) []byte {
-	now := time.Now()
-	if wait := t.next.Sub(now); wait > 0 {
-		time.Sleep(wait)
-		now = t.next
+	time.Sleep(time.Until(t.next))
+	return room[:min(len(room), t.Piece)]
+}
+
+// took says that n octets came: the line is busy with them for a while.
+func (t *Throttle) took(n int) {
+	busy := time.Duration(n) * time.Second / time.Duration(t.Rate)
+	if now := time.Now(); now.Sub(t.next) > busy { // the line was idle; what it did not carry then is lost
+		t.next = now
 	}
-	n := min(len(room), t.Piece)
-	t.next = now.Add(time.Duration(n) * time.Second / time.Duration(t.Rate))
-	return room[:n]
+	t.next = t.next.Add(busy)
+	t.taken.Add(int64(n))
 }

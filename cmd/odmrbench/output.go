@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"odmr/bench"
+	"odmr/bench/report"
 	"odmr/bench/result"
 )
 
@@ -72,18 +74,33 @@ func (o *output) measure(ctx context.Context, s *bench.Settings, scenarios []ben
 // show writes everything that was asked for, and fails if something did not hold.
 func (o *output) show(run, baseline *result.Run, people *os.File) error {
 	if len(run.Results) > 1 {
-		run.Asked = run.Ask(bench.Goals(run))
+		run.Asked = run.Ask(bench.Goals())
 		if err := run.PrintAsked(people); err != nil {
 			return err
 		}
 		fmt.Fprintf(people, "\n%d results in %.0f s\n", len(run.Results), run.Seconds)
 	}
+	var changes []result.Change
 	if baseline != nil {
 		run.Baseline = o.Baseline
-		if err := result.PrintChanges(people, run.Compare(baseline)); err != nil {
+		changes = run.Compare(baseline)
+		if err := result.PrintChanges(people, changes); err != nil {
 			return err
 		}
 	}
+	if err := o.write(run, changes); err != nil {
+		return err
+	}
+	for _, r := range run.Results {
+		if !r.OK() {
+			return fmt.Errorf("%s: something did not hold, see above", r.ID)
+		}
+	}
+	return nil
+}
+
+// write writes the files that were asked for.
+func (o *output) write(run *result.Run, changes []result.Change) error {
 	text, err := run.JSON()
 	if err != nil {
 		return err
@@ -98,12 +115,14 @@ func (o *output) show(run, baseline *result.Run, people *os.File) error {
 			return err
 		}
 	}
-	for _, r := range run.Results {
-		if !r.OK() {
-			return fmt.Errorf("%s: something did not hold, see above", r.ID)
-		}
+	if o.Report == "" {
+		return nil
 	}
-	return nil
+	var page bytes.Buffer
+	if err := report.Write(&page, run, changes); err != nil {
+		return err
+	}
+	return os.WriteFile(o.Report, page.Bytes(), 0o644)
 }
 
 // progress draws a bar where standard error is a terminal.
@@ -120,6 +139,8 @@ func progress(title string, total int64) (func(int64), func()) {
 }
 
 // allCommand runs everything.
-type allCommand struct{}
+type allCommand struct {
+	Root string `default:"bin/peers" placeholder:"DIR" help:"Where make bench-peers has unpacked what cannot be installed side by side."`
+}
 
-func (allCommand) scenarios() []bench.Scenario { return bench.All() }
+func (a *allCommand) scenarios() []bench.Scenario { return bench.All(a.Root) }
