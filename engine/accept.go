@@ -81,7 +81,7 @@ func (e *Engine) accept(l *listener) {
 			return
 		}
 		if err == nil {
-			err = e.admit(l.role, tc)
+			err = e.admit(l, tc)
 		}
 		if err == nil {
 			pause = acceptPause
@@ -99,15 +99,18 @@ func (e *Engine) accept(l *listener) {
 
 // admit brings a connection into a loop, or turns it away if there are too many. An error is the
 // server's trouble, not the connection's.
-func (e *Engine) admit(role Role, tc *net.TCPConn) error {
+func (e *Engine) admit(l *listener, tc *net.TCPConn) error {
 	if e.sessions.Add(1) > int64(e.cfg.MaxSessions) {
 		e.sessions.Add(-1)
 		e.cfg.Observer.SessionRefused()
 		// 421 in place of the greeting: RFC 5321 3.8. A new socket takes so little at once.
+		if l.tls { // nobody could read it
+			return tc.Close()
+		}
 		_, _ = tc.Write([]byte("421 4.3.2 " + e.cfg.Hostname + " Too many connections, try again later\r\n"))
 		return tc.Close()
 	}
-	a := &arrival{role: role, remote: remoteOf(tc)}
+	a := &arrival{role: l.role, tls: l.tls, remote: remoteOf(tc)}
 	_, err := e.client.EnrollContext(tc, a) // closes tc in any case
 	if !a.opened {
 		e.sessions.Add(-1)

@@ -44,15 +44,16 @@ type answer struct {
 // conn is the record of one connection: its socket, its machine, and all that it holds. It belongs to
 // one loop and is touched there only.
 type conn struct {
-	id     uint64
-	lp     *loop
-	gc     gnet.Conn
-	fd     int
-	xid    xid.ID
-	role   Role
-	remote netip.AddrPort
-	state  State
-	phase  phase
+	id       uint64
+	lp       *loop
+	gc       gnet.Conn
+	fd       int
+	xid      xid.ID
+	role     Role
+	implicit bool // TLS from the first octet
+	remote   netip.AddrPort
+	state    State
+	phase    phase
 
 	sess       session.Session
 	turned     bool // the machine was exchanged and has not been started
@@ -68,6 +69,7 @@ type conn struct {
 	inflight  int // jobs and grants on their way
 	forgotten bool
 
+	tls     *secure // nil in clear text
 	out     output
 	watched bool         // entered in writable
 	blocked bool         // the kernel takes no more for now
@@ -96,17 +98,29 @@ type stats struct {
 	delivered, deferred, failed int64 // messages out
 }
 
-// open makes the machine and starts the dialogue.
+// open makes the machine and starts the dialogue, unless TLS comes first.
 func (c *conn) open(now session.Time) {
 	c.sess = c.lp.eng.newSession(c)
+	if c.implicit {
+		c.beginTLS(now, true)
+		return
+	}
+	c.start(now)
+	c.run(now)
+}
+
+// start begins the dialogue.
+func (c *conn) start(now session.Time) {
 	c.offer()
+	if m, ok := c.sess.(interface{ Secured() }); ok && c.tls != nil {
+		m.Secured()
+	}
 	c.sess.Start(now, &c.lp.out)
 	c.carryOut(now)
 	if c.lp.stopping && c.phase == phaseOpen && !c.closing {
 		c.sess.Stop(now, &c.lp.out)
 		c.carryOut(now)
 	}
-	c.run(now)
 }
 
 // traffic handles octets from the peer.
@@ -143,6 +157,10 @@ func (c *conn) event(now session.Time, ev *event) {
 		c.blocked = false
 	case evAgain:
 		c.again = false
+	case evShake:
+		if c.tls.shaking() && c.phase == phaseOpen {
+			c.tls.wire.fetch(&c.tls.queue)
+		}
 	}
 	c.leaseStep()
 	c.run(now)
@@ -150,6 +168,10 @@ func (c *conn) event(now session.Time, ev *event) {
 
 // stop asks for an orderly end.
 func (c *conn) stop(now session.Time) {
+	if c.tls.shaking() { // nothing that could be said would be understood
+		c.abandon("server is shutting down")
+		return
+	}
 	if c.phase == phaseOpen && !c.closing {
 		c.sess.Stop(now, &c.lp.out)
 		c.carryOut(now)
@@ -164,6 +186,10 @@ func (c *conn) tick(now session.Time) {
 	}
 	switch c.phase {
 	case phaseOpen:
+		if c.tls.shaking() {
+			c.shakeFailed(errSlow)
+			return
+		}
 		if c.takeBy != 0 && now >= c.takeBy {
 			c.abandon("peer took nothing of a message in time")
 			return
@@ -179,6 +205,9 @@ func (c *conn) tick(now session.Time) {
 func (c *conn) deadline() session.Time {
 	switch c.phase {
 	case phaseOpen:
+		if c.tls.shaking() {
+			return c.tls.by
+		}
 		if c.takeBy != 0 {
 			return min(c.takeBy, c.sess.Deadline())
 		}
@@ -210,7 +239,10 @@ func (c *conn) run(now session.Time) {
 		}
 	case phaseFlush:
 		c.flush(now)
-		if c.out.empty() && !c.doomed {
+		if c.out.empty() && c.tls.goodbyeOnce() {
+			c.flush(now)
+		}
+		if c.out.drained() && !c.doomed {
 			c.linger(now)
 		}
 	}
@@ -243,6 +275,10 @@ func (c *conn) linger(now session.Time) {
 // work calls the machine until it is quiescent. It reports whether input was left unread because replies
 // have not been taken.
 func (c *conn) work(now session.Time) (gated bool) {
+	if c.tls.shaking() {
+		c.shake()
+		return false
+	}
 	for !c.closing && !c.doomed {
 		switch {
 		case c.turned:
@@ -277,6 +313,9 @@ func (c *conn) nextAnswer(now session.Time) {
 
 // receive gives the machine what came in. It reports whether anything came of it.
 func (c *conn) receive(now session.Time) bool {
+	if c.tls != nil {
+		return !c.tls.shaking() && c.receiveTLS(now)
+	}
 	if c.gc.InboundBuffered() == 0 {
 		return false
 	}
@@ -287,22 +326,31 @@ func (c *conn) receive(now session.Time) bool {
 	n := c.sess.Input(now, b, &c.lp.out)
 	if n > 0 { // gnet's Discard(0) would discard everything
 		_, _ = c.gc.Discard(n)
-		c.stats.in += int64(n)
-		c.lp.eng.cfg.Observer.Octets(int64(n), 0)
+		c.received(n)
 		c.in.grew(c.lp.eng, int64(n))
 	}
 	return c.carryOut(now) || n > 0
 }
 
+// received and sent count octets of the socket.
+func (c *conn) received(n int) {
+	c.stats.in += int64(n)
+	c.lp.eng.cfg.Observer.Octets(int64(n), 0)
+}
+
+func (c *conn) sent(n int64) {
+	c.stats.out += n
+	c.lp.eng.cfg.Observer.Octets(0, n)
+}
+
 // flush writes what the socket takes.
 func (c *conn) flush(now session.Time) {
-	if c.out.empty() || c.blocked || c.again || c.doomed {
+	if c.out.drained() || c.blocked || c.again || c.doomed {
 		return
 	}
 	f := c.out.flush(c.fd, c.retire)
-	c.stats.out += f.n
-	c.lp.eng.cfg.Observer.Octets(0, f.n)
-	if f.n > 0 && c.phase == phaseOpen && !c.closing {
+	c.sent(f.n)
+	if f.n > 0 && c.phase == phaseOpen && !c.closing && !c.tls.shaking() {
 		c.sess.Progress(now)
 	}
 	switch { // RFC 5321 4.5.3.2.5
@@ -361,9 +409,9 @@ func (c *conn) crashed() {
 // lastWord closes the socket after one more reply, as far as the kernel takes it at once. A client is
 // told; a customer whose server we talk to is not, for whatever we said could become part of a message.
 func (c *conn) lastWord(reply string) {
-	if c.phase == phaseOpen && c.state != StateReversed && c.out.bodies == 0 {
+	if c.phase == phaseOpen && c.state != StateReversed && c.out.bodies == 0 && !c.tls.shaking() {
 		c.out.write([]byte(reply))
-		c.stats.out += c.out.flush(c.fd, c.retire).n
+		c.sent(c.out.flush(c.fd, c.retire).n)
 	}
 	c.doomed = true
 }
@@ -383,6 +431,7 @@ func (c *conn) gone(now session.Time, err error) {
 	c.setState(StateNone)
 	c.finish(now)
 	c.out.drop(c.retire)
+	c.tls.close()
 }
 
 // finish gives the machine its End and gives back everything but the output. Settlements still go

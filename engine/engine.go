@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -53,6 +54,9 @@ type Engine struct {
 	tickless  chan struct{} // closed when the loops need no more ticks
 	ready     atomic.Bool
 
+	tls    *tls.Config // nil: no certificate
+	shakes handshakes
+
 	commits, reads, lookups lane
 	ingest                  ingestBudget
 	prefetch                prefetchBudget
@@ -71,6 +75,8 @@ func New(cfg Config) (*Engine, error) {
 	e := &Engine{cfg: cfg, log: cfg.Logger, stopping: make(chan struct{}), tickless: make(chan struct{})}
 	e.sparse = e.log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
 	e.newSession = e.newMachine
+	e.tls = tlsConfig(&e.cfg.TLS)
+	e.shakes.max, e.shakes.cpu = maxHandshakes, make(chan struct{}, runtime.GOMAXPROCS(0))
 	e.machines()
 	for _, l := range []struct {
 		lane *lane

@@ -19,6 +19,7 @@ type handler struct {
 // arrival is what an accepted connection brings along into its loop.
 type arrival struct {
 	role   Role
+	tls    bool
 	remote netip.AddrPort
 	opened bool // OnOpen was called; gnet does not say otherwise
 }
@@ -49,7 +50,7 @@ func (h *handler) open(gc gnet.Conn, a *arrival) gnet.Action {
 	lp := h.eng.byLoop[gc.EventLoop()]
 	c := &conn{
 		id: lp.newID(), lp: lp, gc: gc, fd: gc.Fd(), xid: xid.New(),
-		role: a.role, remote: a.remote, opened: now(),
+		role: a.role, implicit: a.tls, remote: a.remote, opened: now(),
 	}
 	c.out.lp, c.timer.c = lp, c
 	c.identity.Addr = a.remote

@@ -12,6 +12,7 @@ const (
 	evDone     eventKind = iota + 1 // job has been carried out
 	evWritable                      // the socket takes octets again
 	evAgain                         // a flush stopped at its share of a turn: go on
+	evShake                         // a TLS handshake has written, or wants to read
 	evGrant                         // n octets of prefetch memory are granted
 	evTick                          // look at the wheel
 	evStop                          // the server is being stopped: ask every session to end

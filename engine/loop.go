@@ -26,18 +26,21 @@ type loop struct {
 	out      session.Output // of the machine being called; empty between calls
 	small    buffers
 	large    buffers
+	record   []byte   // where a TLS record's plain text is gathered
+	iov      [][]byte // of cipherQueue; empty between calls
 	stopping bool
 	cutting  bool
 }
 
 func newLoop(e *Engine, index int) *loop {
 	lp := &loop{
-		eng:   e,
-		index: index,
-		epfd:  -1,
-		conns: make(map[uint64]*conn),
-		small: buffers{size: bufferSize},
-		large: buffers{size: plainSize},
+		eng:    e,
+		index:  index,
+		epfd:   -1,
+		conns:  make(map[uint64]*conn),
+		small:  buffers{size: bufferSize},
+		large:  buffers{size: plainSize},
+		record: make([]byte, 0, maxRecord),
 	}
 	lp.wheel.init(now())
 	lp.inbox.wake = func() error { return lp.el.Execute(context.Background(), lp) }

@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -75,6 +74,7 @@ type customer struct {
 	*peer
 	offer   []string
 	got     []message
+	raw     *strings.Builder        // gets every body as it came; nil: not
 	verdict func(m *message) string // the reply to the final dot; nil: 250
 }
 
@@ -159,6 +159,9 @@ func (c *customer) dotted() string {
 func (c *customer) took(body string) {
 	c.t.Helper()
 	m := &c.got[len(c.got)-1]
+	if c.raw != nil {
+		c.raw.WriteString(body)
+	}
 	end := 0 // of our Received field
 	for i := strings.Index(body, "\r\n"); ; i = end + strings.Index(body[end:], "\r\n") {
 		end = i + 2
@@ -366,7 +369,7 @@ func TestSlowReaderOfALargeMessage(t *testing.T) {
 			body := "Subject: large\r\n\r\n" + strings.Repeat("."+strings.Repeat("large ", 12)+"\r\n", 30<<20/75)
 			s.feed(SMTP).deliver("", "u@a.example", body)
 			p := s.login("a")
-			_ = p.Conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+			_ = socket(p.Conn).SetReadBuffer(64 << 10)
 			c := &customer{peer: p, offer: offer}
 			c.ask("ATRN", "250")
 			c.send("220 slow")
@@ -466,7 +469,7 @@ func TestMessageIsCutAt421(t *testing.T) {
 	s := newServer(t, withAccount("a", "a.example"))
 	s.feed(SMTP).deliver("", "u@a.example", strings.Repeat(strings.Repeat("large ", 12)+"\r\n", 10<<20/74))
 	p := s.login("a")
-	_ = p.Conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+	_ = socket(p.Conn).SetReadBuffer(64 << 10)
 	c := &customer{peer: p}
 	c.ask("ATRN", "250")
 	c.send("220 busy")

@@ -84,6 +84,7 @@ type output struct {
 	held    int64 // octets of segments that are lent to this output
 	bodies  int   // pieces that are bodies
 	iov     [][]byte
+	tls     *secure // nil in clear text
 }
 
 // errBodyShort says that a body ended before its size was reached, or went on behind it.
@@ -132,6 +133,13 @@ type flushed struct {
 
 // flush writes what it may to fd. done is called for every body that was written whole.
 func (o *output) flush(fd int, done func(*source)) flushed {
+	if o.tls != nil {
+		return o.flushTLS(fd, done)
+	}
+	return o.flushClear(fd, done)
+}
+
+func (o *output) flushClear(fd int, done func(*source)) flushed {
 	var f flushed
 	for f.n < flushOctets {
 		o.trim(done)

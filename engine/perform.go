@@ -49,7 +49,7 @@ func (c *conn) perform(now session.Time, a *session.Action) {
 	case session.ActAcquire:
 		c.acquire(a)
 	case session.ActStartTLS:
-		c.abandon("TLS was asked for and is not offered")
+		c.startTLS(now)
 	case session.ActTurn:
 		c.turn()
 	case session.ActPrefetch:
@@ -87,6 +87,8 @@ func (c *conn) complete(now session.Time, j job) {
 		c.segment(j)
 	case *settleJob:
 		c.settled(now, j)
+	case *shakeJob:
+		c.shaken(now, j)
 	case *releaseJob:
 		c.drain.lease = nil
 		c.drain.busy = false

@@ -3,6 +3,7 @@ package engine
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"net"
 	"net/netip"
 	"os"
@@ -36,16 +37,20 @@ func TestMain(m *testing.M) {
 // server is an engine under test on a store of its own.
 type server struct {
 	*Engine
-	t     *testing.T
-	store *pebblestore.Store
-	gate  *gate
-	dir   *testDirectory
-	seen  *recorder
-	crash bool // the test plants panics
-	down  bool
+	t      *testing.T
+	store  *pebblestore.Store
+	gate   *gate
+	dir    *testDirectory
+	seen   *recorder
+	crash  bool        // the test plants panics
+	client *tls.Config // how dial connects; nil: in clear
+	down   bool
 }
 
 type setting func(*server, *Config)
+
+// everythingUnderTLS changes every server while it is set; see TestUnderTLS.
+var everythingUnderTLS setting
 
 // newServer starts a server that listens for all three protocols. At the test's end it is shut down,
 // and everything lent must have been given back.
@@ -78,6 +83,9 @@ func newServer(t *testing.T, settings ...setting) *server {
 	}
 	for _, set := range settings {
 		set(s, &cfg)
+	}
+	if everythingUnderTLS != nil {
+		everythingUnderTLS(s, &cfg)
 	}
 	s.Engine, err = New(cfg)
 	if err != nil {
@@ -127,6 +135,12 @@ func (s *server) close() {
 	}
 	if n := s.records.count(); n != 0 {
 		s.t.Errorf("%d records are left", n)
+	}
+	if n := s.seen.get(func(r *recorder) int { return r.tlsNow }); n != 0 {
+		s.t.Errorf("metrics still count %d sessions under TLS", n)
+	}
+	if n := s.shakes.count(); n != 0 {
+		s.t.Errorf("%d handshakes are left", n)
 	}
 	for st, n := range s.seen.states() {
 		if n != 0 && State(st) != StateNone {
@@ -182,7 +196,18 @@ func (s *server) dial(r Role) *peer {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { c.Close() })
+	if s.client != nil {
+		c = tls.Client(c, s.client)
+	}
 	return newPeer(s.t, c)
+}
+
+// socket is the TCP connection under c.
+func socket(c net.Conn) *net.TCPConn {
+	if tc, ok := c.(*tls.Conn); ok {
+		c = tc.NetConn()
+	}
+	return c.(*net.TCPConn)
 }
 
 func newPeer(t *testing.T, c net.Conn) *peer {
@@ -321,14 +346,17 @@ func (x *testExchange) Account() string { return x.name }
 // recorder is an Observer that remembers.
 type recorder struct {
 	NopObserver
-	mu      sync.Mutex
-	state   [NumStates]int
-	atrn    []int
-	refused int
-	in, out [NumOutcomes]int
-	commits int
-	settles int
-	lags    int
+	mu        sync.Mutex
+	state     [NumStates]int
+	atrn      []int
+	refused   int
+	in, out   [NumOutcomes]int
+	commits   int
+	settles   int
+	lags      int
+	tlsBegan  map[uint16]int
+	tlsFailed int
+	tlsNow    int
 }
 
 func (r *recorder) SessionState(from, to State) {
@@ -351,6 +379,18 @@ func (r *recorder) MessageOut(o Outcome, _ int64) { r.mu.Lock(); r.out[o]++; r.m
 func (r *recorder) Commit(time.Duration)          { r.mu.Lock(); r.commits++; r.mu.Unlock() }
 func (r *recorder) Settle(time.Duration, int)     { r.mu.Lock(); r.settles++; r.mu.Unlock() }
 func (r *recorder) LoopLag(int, time.Duration)    { r.mu.Lock(); r.lags++; r.mu.Unlock() }
+
+func (r *recorder) TLSFailed() { r.mu.Lock(); r.tlsFailed++; r.mu.Unlock() }
+func (r *recorder) TLSEnded()  { r.mu.Lock(); r.tlsNow--; r.mu.Unlock() }
+func (r *recorder) TLSBegan(version uint16) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.tlsBegan == nil {
+		r.tlsBegan = map[uint16]int{}
+	}
+	r.tlsBegan[version]++
+	r.tlsNow++
+}
 
 func (r *recorder) get(f func(*recorder) int) int {
 	r.mu.Lock()

@@ -76,6 +76,7 @@ func (c *conn) turn() {
 	c.sess = session.NewReversed(&e.reversed, c.drain.lease.Domains())
 	c.turned, c.everTurned = true, true
 	c.drain.joined = true
+	c.forgetIdentity()
 	e.prefetch.join()
 	c.setState(StateReversed)
 }
