@@ -15,6 +15,7 @@ import (
 	"odmr/engine"
 	"odmr/internal/account"
 	"odmr/internal/admin"
+	"odmr/internal/certs"
 	"odmr/internal/config"
 	"odmr/internal/metrics"
 	"odmr/queue"
@@ -32,6 +33,7 @@ type server struct {
 	ready admin.Conditions
 
 	accounts *account.File
+	certs    *certs.Certificates // nil without --tls-cert
 	metrics  *metrics.Metrics
 	store    atomic.Pointer[pebblestore.Store] // nil until open
 	admin    *admin.Server
@@ -62,6 +64,9 @@ func (s *server) start() error {
 	if err := s.openAccounts(); err != nil {
 		return err
 	}
+	if err := s.openCertificates(); err != nil {
+		return err
+	}
 	var err error
 	handler := admin.Handler(admin.Options{Version: version, Metrics: s.metrics.Handler(), Ready: &s.ready})
 	if s.admin, err = admin.Serve(handler, texts(s.cfg.AdminListen)...); err != nil {
@@ -76,7 +81,7 @@ func (s *server) start() error {
 	if err := s.startEngine(); err != nil {
 		return err
 	}
-	s.watchAccounts()
+	s.watchFiles()
 	s.ready.Clear(condStarting)
 	s.logListening()
 	return nil
@@ -107,13 +112,16 @@ func (s *server) accountsRead(err error) {
 	s.log.Info().Str("file", s.cfg.Accounts).Int("accounts", len(table.Accounts())).Int("domains", table.Domains()).Msg("accounts read")
 }
 
-// watchAccounts picks up what odmrctl changes.
-func (s *server) watchAccounts() {
+// watchFiles picks up what odmrctl changes, and renewed certificates.
+func (s *server) watchFiles() {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stopWatch = cancel
 	s.watching.Go(func() {
 		s.accounts.Watch(ctx, func(c account.Change) { s.accountsRead(c.Err) })
 	})
+	if s.certs != nil {
+		s.watching.Go(func() { s.certs.Watch(ctx, s.certificatesRead) })
+	}
 }
 
 // openStore opens the queue in the data directory, which is made if missing.
@@ -160,12 +168,13 @@ func (s *server) startEngine() error {
 	c := s.cfg
 	s.engine, err = engine.New(engine.Config{
 		Hostname: c.Hostname, Listeners: listeners(c), Loops: c.Loops, Store: s.store.Load(),
-		Directory: s.accounts, Authenticator: auth, Trusted: c.TrustedNetworks,
+		Directory: s.accounts, Authenticator: auth, TLS: s.tls(), Trusted: c.TrustedNetworks,
 		MaxMessageSize: int64(c.MaxMessageSize), MaxSessions: c.MaxSessions, Workers: c.Workers,
 		PrefetchMemory: int64(c.PrefetchMemory), IngestMemory: int64(c.IngestMemory),
 		MaxRecipients: c.MaxRecipients, WindowMessages: c.WindowMessages, WindowBytes: int64(c.WindowBytes),
 		Timeouts: engine.Timeouts{
-			Login: c.LoginTimeout, Command: c.CommandTimeout, Greeting: c.GreetingTimeout, Envelope: c.EnvelopeTimeout,
+			Handshake: c.TLSHandshakeTimeout,
+			Login:     c.LoginTimeout, Command: c.CommandTimeout, Greeting: c.GreetingTimeout, Envelope: c.EnvelopeTimeout,
 			DataInit: c.DataInitTimeout, DataBlock: c.DataBlockTimeout, DataDone: c.DataDoneTimeout, Quit: c.QuitTimeout,
 		},
 		Logger: s.log, Observer: s.metrics,
@@ -186,9 +195,10 @@ func listeners(c *config.Config) []engine.Listener {
 	for _, l := range []struct {
 		role  engine.Role
 		addrs []config.Listen
-	}{{engine.ODMR, c.ODMRListen}, {engine.SMTP, c.SMTPListen}, {engine.LMTP, c.LMTPListen}} {
+		tls   bool
+	}{{engine.ODMR, c.ODMRListen, false}, {engine.ODMR, c.ODMRSListen, true}, {engine.SMTP, c.SMTPListen, false}, {engine.LMTP, c.LMTPListen, false}} {
 		for _, addr := range l.addrs {
-			out = append(out, engine.Listener{Role: l.role, Addr: string(addr)})
+			out = append(out, engine.Listener{Role: l.role, Addr: string(addr), TLS: l.tls})
 		}
 	}
 	return out
@@ -205,12 +215,16 @@ func texts(addrs []config.Listen) []string {
 // logListening writes the line that scripts wait for: message "listening" with the addresses,
 // chosen ports included, of each kind of listener. Its field names do not change.
 func (s *server) logListening() {
-	addrs := map[engine.Role][]string{engine.ODMR: {}, engine.SMTP: {}, engine.LMTP: {}}
+	addrs, odmrs := map[engine.Role][]string{engine.ODMR: {}, engine.SMTP: {}, engine.LMTP: {}}, []string{}
 	for _, a := range s.engine.Addrs() {
+		if a.TLS {
+			odmrs = append(odmrs, a.Addr.String())
+			continue
+		}
 		addrs[a.Role] = append(addrs[a.Role], a.Addr.String())
 	}
 	s.log.Log().Str(zerolog.LevelFieldName, zerolog.InfoLevel.String()). // whatever --log-level is
-										Strs("odmr", addrs[engine.ODMR]).Strs("smtp", addrs[engine.SMTP]).Strs("lmtp", addrs[engine.LMTP]).
+										Strs("odmr", addrs[engine.ODMR]).Strs("odmrs", odmrs).Strs("smtp", addrs[engine.SMTP]).Strs("lmtp", addrs[engine.LMTP]).
 										Strs("admin", s.admin.Addrs()).Int("pid", os.Getpid()).Str("version", version).Msg("listening")
 }
 
@@ -220,6 +234,9 @@ func (s *server) serve(stop, hangup <-chan os.Signal) int {
 		select {
 		case <-hangup:
 			s.accountsRead(s.accounts.Reload())
+			if s.certs != nil {
+				s.certificatesRead(s.certs.Reload())
+			}
 			continue
 		case sig := <-stop:
 			s.log.Info().Stringer("signal", sig).Dur("grace_ms", s.cfg.ShutdownGrace).Msg("stopping")
