@@ -24,7 +24,10 @@ require (
 	pgregory.net/rapid v1.3.0
 )
 
-require github.com/xdg-go/scram v1.4.0 // indirect
+require (
+	github.com/pires/go-proxyproto v0.15.0 // indirect
+	github.com/xdg-go/scram v1.4.0 // indirect
+)
 
 require (
 	github.com/BurntSushi/toml v1.4.1-0.20240526193622-a339e1f7089c // indirect

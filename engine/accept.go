@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"odmr/engine/session"
 )
 
 const (
@@ -97,29 +99,64 @@ func (e *Engine) accept(l *listener) {
 	}
 }
 
-// admit brings a connection into a loop, or turns it away if there are too many. An error is the
+// admit brings a connection into a loop, or turns it away because of a limit. An error is the
 // server's trouble, not the connection's.
 func (e *Engine) admit(l *listener, tc *net.TCPConn) error {
 	if e.sessions.Add(1) > int64(e.cfg.MaxSessions) {
 		e.sessions.Add(-1)
 		e.cfg.Observer.SessionRefused()
-		// 421 in place of the greeting: RFC 5321 3.8. A new socket takes so little at once.
-		if l.tls { // nobody could read it
-			return tc.Close()
-		}
-		_, _ = tc.Write([]byte("421 4.3.2 " + e.cfg.Hostname + " Too many connections, try again later\r\n"))
-		return tc.Close()
+		return e.turnAway(l, tc, []byte("421 4.3.2 "+e.cfg.Hostname+" Too many connections, try again later\r\n"))
 	}
 	a := &arrival{role: l.role, tls: l.tls, remote: remoteOf(tc)}
+	if a.proxied = contains(e.cfg.Limits.ProxyNetworks, a.remote.Addr()); !a.proxied {
+		var limit Limit
+		if limit, a.counted = e.enter(now(), l.role, a.remote.Addr()); limit != LimitNone {
+			e.sessions.Add(-1)
+			e.sparse.Info().Stringer("listener", l.role).Stringer("client", a.remote).Stringer("limit", limit).Msg("connection turned away")
+			return e.turnAway(l, tc, e.refusals[limit])
+		}
+	}
 	_, err := e.client.EnrollContext(tc, a) // closes tc in any case
 	if !a.opened {
 		e.sessions.Add(-1)
+		if a.counted {
+			e.addresses.leave(keyOf(a.remote.Addr()))
+		}
 		if err == nil {
 			err = errors.New("the connection could not be registered")
 		}
 		return err
 	}
 	return nil
+}
+
+// turnAway closes a connection that has not begun, with a reply in place of the greeting (RFC 5321 3.1,
+// 3.8). A new socket takes so little at once.
+func (e *Engine) turnAway(l *listener, tc *net.TCPConn, reply []byte) error {
+	if !l.tls { // under TLS nobody could read it
+		_, _ = tc.Write(reply)
+	}
+	return tc.Close()
+}
+
+// enter counts a client among those of its address, or says which limit it is over.
+func (e *Engine) enter(now session.Time, role Role, addr netip.Addr) (limit Limit, counted bool) {
+	switch {
+	case role == ODMR && len(e.cfg.Limits.ODMRNetworks) > 0 && !contains(e.cfg.Limits.ODMRNetworks, addr):
+		limit = LimitNetwork // RFC 2645 8
+	case !e.exempt(role, addr):
+		limit = e.addresses.enter(now, keyOf(addr))
+		counted = limit == LimitNone
+	}
+	if limit != LimitNone {
+		e.cfg.Observer.LimitHit(limit)
+	}
+	return limit, counted
+}
+
+// exempt reports whether limits by address do not count for a client.
+func (e *Engine) exempt(role Role, addr netip.Addr) bool {
+	return contains(e.cfg.Limits.Exempt, addr) || role != ODMR && contains(e.cfg.Trusted, addr)
 }
 
 // remoteOf is the peer's address. The zone of a link-local address is taken out of the socket's own copy:

@@ -86,6 +86,9 @@ const (
 	commitLane = 1024
 	// lookupLane is how many logins and lease requests may run at once.
 	lookupLane = 128
+	// passwordLane is how many logins that cost milliseconds of arithmetic may wait for a processor at
+	// once, apart from the others.
+	passwordLane = 16
 )
 
 // Config is what an Engine is made of. Hostname, Listeners, Store and Directory are
@@ -98,6 +101,7 @@ type Config struct {
 	Directory      account.Directory
 	Authenticator  Authenticator
 	TLS            TLS
+	Limits         Limits
 	Trusted        []netip.Prefix // clients that may hand in mail
 	MaxMessageSize int64          // octets of content; 0: DefaultMaxMessageSize
 	MaxSessions    int            // connections at once; 0: DefaultMaxSessions, or fewer where descriptors are short
@@ -157,6 +161,7 @@ func (c *Config) Validate() error {
 	}
 	c.validateListeners(bad)
 	c.TLS.validate(bad)
+	c.Limits.validate(bad)
 	for i, p := range c.Trusted {
 		if !p.IsValid() {
 			bad("Trusted[%d]: not a network", i)

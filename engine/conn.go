@@ -52,6 +52,7 @@ type conn struct {
 	role     Role
 	implicit bool // TLS from the first octet
 	remote   netip.AddrPort
+	balancer netip.AddrPort // where the connection itself comes from if that is not remote
 	state    State
 	phase    phase
 
@@ -82,6 +83,12 @@ type conn struct {
 	identity account.Peer // what logins rest on; after a change of it: offer
 	account  string
 	exchange account.Exchange
+	attempt  *attempt     // the login that exchange is
+	late     answer       // to be given to the machine at lateAt
+	lateAt   session.Time // 0: there is none
+	counted  bool         // in addresses
+	joined   bool         // in accounts
+	headerBy session.Time // when a PROXY header must have come; 0: none is awaited
 	in       incoming
 	drain    drain
 
@@ -125,6 +132,10 @@ func (c *conn) start(now session.Time) {
 
 // traffic handles octets from the peer.
 func (c *conn) traffic(now session.Time) {
+	if c.headerBy != 0 {
+		c.proxyHeader(now)
+		return
+	}
 	if c.phase != phaseOpen {
 		c.swallow()
 		return
@@ -168,7 +179,7 @@ func (c *conn) event(now session.Time, ev *event) {
 
 // stop asks for an orderly end.
 func (c *conn) stop(now session.Time) {
-	if c.tls.shaking() { // nothing that could be said would be understood
+	if c.headerBy != 0 || c.tls.shaking() { // nothing that could be said would be understood
 		c.abandon("server is shutting down")
 		return
 	}
@@ -186,8 +197,16 @@ func (c *conn) tick(now session.Time) {
 	}
 	switch c.phase {
 	case phaseOpen:
+		if c.headerBy != 0 {
+			c.noProxyHeader("no PROXY header in time")
+			return
+		}
 		if c.tls.shaking() {
 			c.shakeFailed(errSlow)
+			return
+		}
+		if c.deliverLate(now) && now < c.deadline() {
+			c.run(now)
 			return
 		}
 		if c.takeBy != 0 && now >= c.takeBy {
@@ -205,13 +224,20 @@ func (c *conn) tick(now session.Time) {
 func (c *conn) deadline() session.Time {
 	switch c.phase {
 	case phaseOpen:
+		if c.headerBy != 0 {
+			return c.headerBy
+		}
 		if c.tls.shaking() {
 			return c.tls.by
 		}
+		by := c.sess.Deadline()
 		if c.takeBy != 0 {
-			return min(c.takeBy, c.sess.Deadline())
+			by = min(by, c.takeBy)
 		}
-		return c.sess.Deadline()
+		if c.lateAt != 0 {
+			by = min(by, c.lateAt)
+		}
+		return by
 	case phaseFlush, phaseLinger:
 		return c.closeBy
 	}
@@ -444,7 +470,9 @@ func (c *conn) finish(now session.Time) {
 	if !c.broken && c.sess != nil {
 		c.lp.guard(c, (*conn).end)
 	}
-	c.answers, c.answered, c.exchange = nil, 0, nil
+	c.answers, c.answered, c.exchange, c.attempt = nil, 0, nil, nil
+	c.late, c.lateAt, c.headerBy = answer{}, 0, 0
+	c.leaveLimits()
 	c.in.discard(c.lp.eng)
 	c.closeDrain()
 	c.leaseStep()

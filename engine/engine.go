@@ -57,13 +57,19 @@ type Engine struct {
 	tls    *tls.Config // nil: no certificate
 	shakes handshakes
 
-	commits, reads, lookups lane
-	ingest                  ingestBudget
-	prefetch                prefetchBudget
-	sessions                atomic.Int64 // sockets, for MaxSessions
-	records                 records
-	panics                  atomic.Int64
-	lent                    atomic.Int64 // octets of segments that outputs hold
+	commits, reads, lookups, passwords lane
+
+	addresses addresses
+	accounts  accounts
+	lockouts  lockouts
+	refusals  [NumLimits][]byte // in place of the greeting
+
+	ingest   ingestBudget
+	prefetch prefetchBudget
+	sessions atomic.Int64 // sockets, for MaxSessions
+	records  records
+	panics   atomic.Int64
+	lent     atomic.Int64 // octets of segments that outputs hold
 }
 
 // New checks cfg, fills in defaults and makes an Engine that does nothing yet.
@@ -82,9 +88,13 @@ func New(cfg Config) (*Engine, error) {
 		lane *lane
 		name string
 		max  int
-	}{{&e.commits, "commit", commitLane}, {&e.reads, "read", cfg.Workers}, {&e.lookups, "lookup", lookupLane}} {
+	}{{&e.commits, "commit", commitLane}, {&e.reads, "read", cfg.Workers}, {&e.lookups, "lookup", lookupLane}, {&e.passwords, "password", passwordLane}} {
 		l.lane.name, l.lane.max, l.lane.eng = l.name, l.max, e
 	}
+	e.addresses.init(&cfg.Limits)
+	e.accounts.limit = cfg.Limits.SessionsPerAccount
+	e.lockouts.init(&cfg.Limits)
+	e.refusals = limitReplies(cfg.Hostname)
 	e.ingest.limit = cfg.IngestMemory
 	e.prefetch.limit = cfg.PrefetchMemory
 	return e, nil

@@ -21,6 +21,9 @@ type arrival struct {
 	role   Role
 	tls    bool
 	remote netip.AddrPort
+	// counted says that it is in addresses, proxied that its address is a balancer's.
+	counted, proxied bool
+
 	opened bool // OnOpen was called; gnet does not say otherwise
 }
 
@@ -54,12 +57,19 @@ func (h *handler) open(gc gnet.Conn, a *arrival) gnet.Action {
 	}
 	c.out.lp, c.timer.c = lp, c
 	c.identity.Addr = a.remote
+	c.counted = a.counted
+	if a.proxied {
+		c.headerBy = c.opened + session.Time(proxyTime)
+	}
 	gc.SetContext(c)
 	lp.conns[c.id] = c
 	h.eng.records.add()
 	c.setState([...]State{SMTP: StateSMTP, LMTP: StateLMTP, ODMR: StateLogin}[a.role])
 	if lp.cutting {
 		c.abandon("server is shutting down")
+	}
+	if a.proxied {
+		return lp.call(c, func(*conn, session.Time) {}) // the header comes first
 	}
 	return lp.call(c, (*conn).open)
 }

@@ -15,6 +15,9 @@ import (
 // log adds to ev what names the session.
 func (c *conn) log(ev *zerolog.Event) *zerolog.Event {
 	ev = ev.Stringer("session", c.xid).Stringer("listener", c.role).Stringer("client", c.remote)
+	if c.balancer.IsValid() {
+		ev = ev.Stringer("balancer", c.balancer)
+	}
 	if c.account != "" {
 		ev = ev.Str("account", c.account)
 	}

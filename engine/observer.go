@@ -53,9 +53,11 @@ type Observer interface {
 	SessionState(from, to State)
 	// SessionRefused says that a connection over MaxSessions was turned away.
 	SessionRefused()
+	// LimitHit says that a connection or a login was turned away because of a limit.
+	LimitHit(l Limit)
 	// ATRN says that an ATRN was answered: 250, 450, 451, 453.
 	ATRN(code int)
-	// Auth says that a SASL exchange ended: 235, 454, 501, 504, 535.
+	// Auth says that a SASL exchange ended: 235, 421 (over a limit), 454, 501, 504, 535.
 	Auth(code int)
 	// MessageIn counts an incoming message (Accepted, Refused) and its octets in wire form.
 	MessageIn(outcome Outcome, octets int64)
@@ -84,6 +86,7 @@ type NopObserver struct{}
 
 func (NopObserver) SessionState(State, State)  {}
 func (NopObserver) SessionRefused()            {}
+func (NopObserver) LimitHit(Limit)             {}
 func (NopObserver) ATRN(int)                   {}
 func (NopObserver) Auth(int)                   {}
 func (NopObserver) MessageIn(Outcome, int64)   {}

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"errors"
+
 	"odmr/engine/session"
 	"odmr/internal/account"
 )
@@ -43,9 +45,9 @@ func (c *conn) perform(now session.Time, a *session.Action) {
 	case session.ActDiscard:
 		c.in.discard(c.lp.eng)
 	case session.ActAuth:
-		c.auth(a)
+		c.auth(now, a)
 	case session.ActAuthAbort:
-		c.exchange = nil
+		c.exchange, c.attempt = nil, nil
 	case session.ActAcquire:
 		c.acquire(a)
 	case session.ActStartTLS:
@@ -70,7 +72,7 @@ func (c *conn) perform(now session.Time, a *session.Action) {
 func (c *conn) complete(now session.Time, j job) {
 	switch j := j.(type) {
 	case *authJob:
-		c.authenticated(j)
+		c.authenticated(now, j)
 	case *routeJob:
 		c.answer(j.ticket, routeResult(j.domain, j.ok, j.err))
 	case *acquireJob:
@@ -111,38 +113,50 @@ func (c *conn) offer() {
 }
 
 // auth starts or continues a SASL exchange.
-func (c *conn) auth(a *session.Action) {
+func (c *conn) auth(now session.Time, a *session.Action) {
 	if a.Mechanism != "" {
-		exchange, err := c.lp.eng.cfg.Authenticator.Start(a.Mechanism, c.identity)
+		attempt, peer := c.newAttempt()
+		exchange, err := c.lp.eng.cfg.Authenticator.Start(a.Mechanism, peer)
 		if err != nil {
-			c.authRefused(a.Ticket, err)
+			c.authRefused(now, a.Ticket, err)
 			return
 		}
-		c.exchange = exchange
+		c.exchange, c.attempt = exchange, attempt
 	}
 	if c.exchange == nil {
-		c.authRefused(a.Ticket, account.ErrMechanism)
+		c.authRefused(now, a.Ticket, account.ErrMechanism)
 		return
 	}
 	j := &authJob{ticket: a.Ticket, exchange: c.exchange}
 	if a.HasData {
 		j.response = append([]byte{}, a.Data...)
 	}
-	c.submit(&c.lp.eng.lookups, j)
+	lane := &c.lp.eng.lookups
+	if x, ok := j.exchange.(interface{ Costly() bool }); ok && x.Costly() {
+		lane = &c.lp.eng.passwords
+	}
+	c.submit(lane, j)
 }
 
-func (c *conn) authenticated(j *authJob) {
+func (c *conn) authenticated(now session.Time, j *authJob) {
 	if c.ended || c.exchange != j.exchange {
 		return
 	}
 	if j.err != nil {
-		c.authRefused(j.ticket, j.err)
+		c.authRefused(now, j.ticket, j.err)
 		return
 	}
 	r := session.Result{Challenge: j.challenge, AuthDone: j.done}
 	if j.done {
+		c.attempt.succeeded()
+		c.exchange, c.attempt = nil, nil
+		if refusal := c.join(j.exchange.Account()); refusal != nil {
+			c.lp.eng.cfg.Observer.Auth(refusal.Code)
+			c.log(c.lp.eng.sparse.Info()).Str("account", j.exchange.Account()).Msg("login refused: too many sessions of the account")
+			c.answer(j.ticket, session.Result{Refusal: refusal})
+			return
+		}
 		c.account = j.exchange.Account()
-		c.exchange = nil
 		r.Account = c.account
 		c.lp.eng.cfg.Observer.Auth(235)
 		c.setState(StateProvider)
@@ -150,12 +164,16 @@ func (c *conn) authenticated(j *authJob) {
 	c.answer(j.ticket, r)
 }
 
-func (c *conn) authRefused(ticket uint32, err error) {
-	c.exchange = nil
+func (c *conn) authRefused(now session.Time, ticket uint32, err error) {
 	r := account.AuthRefusal(err)
+	delay := c.attempt.failed(now, r)
+	c.exchange, c.attempt = nil, nil
+	if errors.Is(err, account.ErrGuarded) {
+		c.lp.eng.cfg.Observer.LimitHit(LimitLockout)
+	}
 	c.lp.eng.cfg.Observer.Auth(r.Code)
-	c.log(c.lp.eng.log.Info()).Int("code", r.Code).AnErr("cause", r.Cause).Msg("authentication refused")
-	c.answer(ticket, session.Result{Refusal: r})
+	c.log(c.lp.eng.sparse.Info()).Int("code", r.Code).AnErr("cause", r.Cause).Msg("authentication refused")
+	c.answerLater(now, delay, ticket, session.Result{Refusal: r})
 }
 
 // route asks the directory whether mail for a domain is held here.

@@ -24,6 +24,7 @@ func (e *Engine) machines() {
 		Hostname:       e.cfg.Hostname,
 		LoginTimeout:   t.Login,
 		CommandTimeout: t.Command,
+		MaxCommands:    e.cfg.Limits.LoginCommands,
 	}
 	e.provider = e.provider.Defaults()
 	e.reversed = session.ReversedConfig{
@@ -54,14 +55,7 @@ func (e *Engine) newMachine(c *conn) session.Session {
 // peerOf says who hands in mail.
 func (e *Engine) peerOf(c *conn) session.IngressPeer {
 	addr := c.remote.Addr()
-	peer := session.IngressPeer{Client: addr.String()}
-	for _, p := range e.cfg.Trusted {
-		if p.Contains(addr) {
-			peer.Trusted = true
-			break
-		}
-	}
-	return peer
+	return session.IngressPeer{Client: addr.String(), Trusted: contains(e.cfg.Trusted, addr)}
 }
 
 // turn exchanges the machines: the provider's is out, and the reversed one sends what the lease

@@ -169,6 +169,12 @@ func (s *server) startEngine() error {
 	s.engine, err = engine.New(engine.Config{
 		Hostname: c.Hostname, Listeners: listeners(c), Loops: c.Loops, Store: s.store.Load(),
 		Directory: s.accounts, Authenticator: auth, TLS: s.tls(), Trusted: c.TrustedNetworks,
+		Limits: engine.Limits{
+			Exempt: c.LimitExempt, ODMRNetworks: c.ODMRNetworks, ProxyNetworks: c.ProxyNetworks,
+			SessionsPerAddress: c.SessionsPerAddress, SessionsPerAccount: c.SessionsPerAccount,
+			ConnectionsPerMinute: c.ConnectionsPerMinute, LoginCommands: c.LoginCommands,
+			AuthFailures: c.AuthFailures, AuthLockout: c.AuthLockout, AuthDelay: c.AuthDelay,
+		},
 		MaxMessageSize: int64(c.MaxMessageSize), MaxSessions: c.MaxSessions, Workers: c.Workers,
 		PrefetchMemory: int64(c.PrefetchMemory), IngestMemory: int64(c.IngestMemory),
 		MaxRecipients: c.MaxRecipients, WindowMessages: c.WindowMessages, WindowBytes: int64(c.WindowBytes),

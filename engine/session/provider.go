@@ -27,6 +27,7 @@ type Provider struct {
 	secure  bool   // under TLS
 
 	errors, authErrors int
+	commands           int // before the login
 
 	deadline Time
 	account  string
@@ -151,6 +152,12 @@ func (p *Provider) line(now Time, b []byte, out *Output) int {
 
 // command takes one command line.
 func (p *Provider) command(line []byte, out *Output) {
+	if p.state == providerLogin && p.cfg.MaxCommands > 0 {
+		if p.commands++; p.commands > p.cfg.MaxCommands {
+			p.end(replyTooManyCommands, "too many commands without a login", out)
+			return
+		}
+	}
 	verb, arg := codec.ParseCommand(line)
 	c := &providerCommands[verb]
 	limit := mail.MaxCommandLine

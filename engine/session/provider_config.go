@@ -16,6 +16,7 @@ type ProviderConfig struct {
 	TLSPolicy      TLSPolicy     // what is allowed in clear text
 	MaxErrors      int           // refused commands, then 421 4.7.0
 	MaxAuthErrors  int           // failed logins; the last of them is answered by 421 4.7.0
+	MaxCommands    int           // commands before the login, then 421 4.7.0; 0: no limit
 	LoginTimeout   time.Duration // from the greeting until authenticated, then 421 4.4.2
 	CommandTimeout time.Duration // how long the next command may take after that, then 421 4.4.2
 }

@@ -21,6 +21,7 @@ func newScenarioProvider(t *testing.T, sc *scenario) Session {
 	if v, ok := sc.value("hostname"); ok {
 		cfg.Hostname = v
 	}
+	cfg.MaxCommands = int(sc.number(t, "max-commands", 0))
 	p := NewProvider(&cfg)
 	p.Offer([]string{"CRAM-MD5"})
 	if v, ok := sc.value("mechanisms"); ok {

@@ -97,18 +97,19 @@ var (
 
 // Replies of the provider machine. Those to ATRN but for 530 have no enhanced code, as RFC 2645 5.2.1 has none.
 var (
-	replyAuthenticated  = &reply{235, "2.7.0", "Authentication successful"}
-	replyTurning        = &reply{250, "", "OK now reversing the connection"}
-	replyAuthRequired   = &reply{530, "5.7.0", "Authentication required"}
-	replyTLSBeforeLogin = &reply{503, "5.5.1", "STARTTLS comes before AUTH"}
-	replyAuthAgain      = &reply{503, "5.5.1", "Already authenticated"}
-	replyMechanism      = &reply{504, "5.5.4", "Mechanism not offered"}
-	replyAuthCancelled  = &reply{501, "5.7.0", "Authentication cancelled"}
-	replyAuthLineLong   = &reply{500, "5.5.6", "Authentication line too long"}
-	replyAuthFailures   = &reply{421, "4.7.0", "Too many failed logins, closing connection"}
-	replyLoginTimeout   = &reply{421, "4.4.2", "No login in time, closing connection"}
-	replyEarlyAuth      = &reply{554, "5.5.0", "Data behind AUTH before its reply, closing connection"}
-	replyEarlyATRN      = &reply{554, "5.5.0", "Data behind ATRN before its reply: nothing is sent, closing connection"}
+	replyAuthenticated   = &reply{235, "2.7.0", "Authentication successful"}
+	replyTurning         = &reply{250, "", "OK now reversing the connection"}
+	replyAuthRequired    = &reply{530, "5.7.0", "Authentication required"}
+	replyTLSBeforeLogin  = &reply{503, "5.5.1", "STARTTLS comes before AUTH"}
+	replyAuthAgain       = &reply{503, "5.5.1", "Already authenticated"}
+	replyMechanism       = &reply{504, "5.5.4", "Mechanism not offered"}
+	replyAuthCancelled   = &reply{501, "5.7.0", "Authentication cancelled"}
+	replyAuthLineLong    = &reply{500, "5.5.6", "Authentication line too long"}
+	replyTooManyCommands = &reply{421, "4.7.0", "Too many commands without a login, closing connection"}
+	replyAuthFailures    = &reply{421, "4.7.0", "Too many failed logins, closing connection"}
+	replyLoginTimeout    = &reply{421, "4.4.2", "No login in time, closing connection"}
+	replyEarlyAuth       = &reply{554, "5.5.0", "Data behind AUTH before its reply, closing connection"}
+	replyEarlyATRN       = &reply{554, "5.5.0", "Data behind ATRN before its reply: nothing is sent, closing connection"}
 )
 
 // appendGreeting appends the 220 of a connection; protocol is ESMTP or LMTP.

@@ -90,10 +90,19 @@ func newCertificate(t testing.TB, template *x509.Certificate) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
 }
 
+// trial is a login to be tried.
+type trial struct {
+	t         testing.TB
+	auth      *Authenticator
+	mechanism string
+	peer      Peer
+}
+
 // talk runs an exchange against answer, which is asked for the response to each challenge.
-func talk(t testing.TB, a *Authenticator, mechanism string, peer Peer, initial []byte, answer func(challenge []byte) []byte) (string, error) {
+func (l trial) talk(initial []byte, answer func(challenge []byte) []byte) (string, error) {
+	t := l.t
 	t.Helper()
-	x, err := a.Start(mechanism, peer)
+	x, err := l.auth.Start(l.mechanism, l.peer)
 	if err != nil {
 		return "", err
 	}
@@ -210,9 +219,9 @@ func TestPlain(t *testing.T) {
 			var got string
 			var err error
 			if initial {
-				got, err = talk(t, a, "PLAIN", peer, []byte(c.message), nil)
+				got, err = trial{t, a, "PLAIN", peer}.talk([]byte(c.message), nil)
 			} else {
-				got, err = talk(t, a, "plain", peer, nil, answer)
+				got, err = trial{t, a, "plain", peer}.talk(nil, answer)
 			}
 			if got != c.want || (err == nil) != (c.want != "") || err != nil && err != ErrCredentials {
 				t.Errorf("%q: account %q, %v; want %q", c.message, got, err, c.want)
@@ -230,7 +239,7 @@ func TestPlainAgainstGoSASL(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := talk(t, a, name, peer, initial, func(c []byte) []byte {
+		got, err := trial{t, a, name, peer}.talk(initial, func(c []byte) []byte {
 			r, err := client.Next(c)
 			if err != nil {
 				t.Error(err)
@@ -251,14 +260,14 @@ func TestLogin(t *testing.T) {
 		{"tim", "wrong", ""}, {"tim", "", ""}, {"", testPassword, ""}, {"nobody", testPassword, ""},
 	} {
 		var asked []string
-		got, err := talk(t, a, "LOGIN", peer, nil, func(q []byte) []byte {
+		got, err := trial{t, a, "LOGIN", peer}.talk(nil, func(q []byte) []byte {
 			asked = append(asked, string(q))
 			return []byte([]string{c.name, c.password}[len(asked)-1])
 		})
 		if got != c.want || c.want == "" && err != ErrCredentials || strings.Join(asked, " ") != "Username: Password:" {
 			t.Errorf("%+v: %q, %v, asked %q", c, got, err, asked)
 		}
-		if got, err = talk(t, a, "LOGIN", peer, []byte(c.name), func([]byte) []byte { return []byte(c.password) }); got != c.want {
+		if got, err = (trial{t, a, "LOGIN", peer}).talk([]byte(c.name), func([]byte) []byte { return []byte(c.password) }); got != c.want {
 			t.Errorf("%+v, name first: %q, %v", c, got, err)
 		}
 	}
@@ -302,7 +311,8 @@ func stepper(conv *scram.ClientConversation) (initial []byte, answer func([]byte
 	}
 }
 
-func scramLogin(t testing.TB, a *Authenticator, mechanism string, peer Peer, name, password, authzid string, binding *scram.ChannelBinding) (string, error) {
+func (l trial) scram(name, password, authzid string, binding *scram.ChannelBinding) (string, error) {
+	t := l.t
 	t.Helper()
 	client, err := scram.SHA256.NewClient(name, password, authzid)
 	if err != nil {
@@ -313,7 +323,7 @@ func scramLogin(t testing.TB, a *Authenticator, mechanism string, peer Peer, nam
 		conv = client.NewConversationWithChannelBinding(*binding)
 	}
 	initial, answer := stepper(conv)
-	who, err := talk(t, a, mechanism, peer, initial, answer)
+	who, err := l.talk(initial, answer)
 	if err == nil && (!conv.Done() || !conv.Valid()) {
 		t.Error("the client is not convinced of the server")
 	}
@@ -335,7 +345,7 @@ func TestSCRAM(t *testing.T) {
 		{"cramonly", testPassword, "", ""},
 		{"nobody", testPassword, "", ""},
 	} {
-		got, err := scramLogin(t, a, "SCRAM-SHA-256", Peer{}, c.name, c.password, c.authzid, nil)
+		got, err := trial{t, a, "SCRAM-SHA-256", Peer{}}.scram(c.name, c.password, c.authzid, nil)
 		if got != c.want || c.want == "" && AuthRefusal(err).Code != 535 {
 			t.Errorf("%+v: %q, %v", c, got, err)
 		}
@@ -343,7 +353,7 @@ func TestSCRAM(t *testing.T) {
 	// Without an initial response the server asks with an empty challenge.
 	client, _ := scram.SHA256.NewClient("tim", testPassword, "")
 	first, rest := stepper(client.NewConversation())
-	got, err := talk(t, a, "SCRAM-SHA-256", Peer{}, nil, func(c []byte) []byte {
+	got, err := trial{t, a, "SCRAM-SHA-256", Peer{}}.talk(nil, func(c []byte) []byte {
 		if len(c) == 0 {
 			return first
 		}
@@ -378,15 +388,15 @@ func TestSCRAMPlus(t *testing.T) {
 			binding, foreign = clientBinding(t, c.kind, state), clientBinding(t, c.kind, otherState)
 		}
 		what := fmt.Sprintf("%s %s", tls.VersionName(c.version), c.kind)
-		got, err := scramLogin(t, a, SCRAMSHA256Plus, peer, "tim", testPassword, "", &binding)
+		got, err := trial{t, a, SCRAMSHA256Plus, peer}.scram("tim", testPassword, "", &binding)
 		if got != c.want {
 			t.Errorf("%s: %q, %v", what, got, err)
 		}
 		// In the middle: the right password, bound to another connection.
-		if got, err = scramLogin(t, a, SCRAMSHA256Plus, peer, "tim", testPassword, "", &foreign); got != "" || AuthRefusal(err).Code != 535 {
+		if got, err = (trial{t, a, SCRAMSHA256Plus, peer}).scram("tim", testPassword, "", &foreign); got != "" || AuthRefusal(err).Code != 535 {
 			t.Errorf("%s, another connection's binding: %q, %v", what, got, err)
 		}
-		if got, err = scramLogin(t, a, SCRAMSHA256Plus, peer, "tim", "wrong", "", &binding); got != "" || AuthRefusal(err).Code != 535 {
+		if got, err = (trial{t, a, SCRAMSHA256Plus, peer}).scram("tim", "wrong", "", &binding); got != "" || AuthRefusal(err).Code != 535 {
 			t.Errorf("%s, wrong password: %q, %v", what, got, err)
 		}
 	}
@@ -442,7 +452,7 @@ func TestSCRAMHeaderIsBound(t *testing.T) {
 		t.Fatalf("%q", initial)
 	}
 	initial[0] = 'y'
-	if got, err := talk(t, a, SCRAMSHA256, Peer{}, initial, answer); got != "" || err != ErrCredentials {
+	if got, err := (trial{t, a, SCRAMSHA256, Peer{}}).talk(initial, answer); got != "" || err != ErrCredentials {
 		t.Errorf("%q, %v", got, err)
 	}
 }
@@ -504,13 +514,13 @@ func TestGuard(t *testing.T) {
 				var err error
 				switch m {
 				case Plain:
-					_, err = talk(t, a, m, peer, []byte("\x00"+name+"\x00wrong wrong"), nil)
+					_, err = trial{t, a, m, peer}.talk([]byte("\x00"+name+"\x00wrong wrong"), nil)
 				case Login:
-					_, err = talk(t, a, m, peer, []byte(name), func([]byte) []byte { return []byte("wrong wrong") })
+					_, err = trial{t, a, m, peer}.talk([]byte(name), func([]byte) []byte { return []byte("wrong wrong") })
 				case SCRAMSHA256:
-					_, err = scramLogin(t, a, m, peer, name, "wrong wrong", "", nil)
+					_, err = trial{t, a, m, peer}.scram(name, "wrong wrong", "", nil)
 				case CRAMMD5:
-					_, err = talk(t, a, m, peer, nil, func(c []byte) []byte { return respond(name, "wrong wrong", c) })
+					_, err = trial{t, a, m, peer}.talk(nil, func(c []byte) []byte { return respond(name, "wrong wrong", c) })
 				}
 				want := map[string]string{"EXAMPLE.org": "example.org", "B\u00dcCHER.example": "xn--bcher-kva.example"}[name]
 				if want == "" {
@@ -532,12 +542,15 @@ func TestEveryMechanismDirectoryDown(t *testing.T) {
 	}
 	peer, _ := tlsPeers(t, tls.VersionTLS13, nil)
 	for m, run := range map[string]func() error{
-		Plain: func() error { _, err := talk(t, a, Plain, peer, []byte("\x00tim\x00"+testPassword), nil); return err },
-		Login: func() error {
-			_, err := talk(t, a, Login, peer, []byte("tim"), func([]byte) []byte { return []byte("x") })
+		Plain: func() error {
+			_, err := trial{t, a, Plain, peer}.talk([]byte("\x00tim\x00"+testPassword), nil)
 			return err
 		},
-		SCRAMSHA256: func() error { _, err := scramLogin(t, a, SCRAMSHA256, peer, "tim", testPassword, "", nil); return err },
+		Login: func() error {
+			_, err := trial{t, a, Login, peer}.talk([]byte("tim"), func([]byte) []byte { return []byte("x") })
+			return err
+		},
+		SCRAMSHA256: func() error { _, err := trial{t, a, SCRAMSHA256, peer}.scram("tim", testPassword, "", nil); return err },
 	} {
 		if err := run(); !errors.Is(err, ErrUnavailable) || AuthRefusal(err).Code != 454 {
 			t.Errorf("%s: %v", m, err)
@@ -600,7 +613,7 @@ func TestExternal(t *testing.T) {
 	} {
 		a := newAuth(t, c.accounts...)
 		for _, initial := range [][]byte{[]byte(c.identity), nil} {
-			got, err := talk(t, a, External, c.peer, initial, func([]byte) []byte { return []byte(c.identity) })
+			got, err := trial{t, a, External, c.peer}.talk(initial, func([]byte) []byte { return []byte(c.identity) })
 			if err == ErrMechanism {
 				got = "-"
 			}

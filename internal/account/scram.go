@@ -34,7 +34,7 @@ const (
 	scramAsked            // an empty challenge asked for the first message
 	scramFirst            // server-first was sent
 	scramFinal            // server-final was sent: the peer has proved itself
-	scramDone  // authenticated
+	scramDone             // authenticated
 	scramFailed
 )
 

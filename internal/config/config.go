@@ -50,6 +50,17 @@ type Config struct {
 
 	SASLMechanisms []string `group:"login" name:"sasl-mechanisms" default:"${mechanisms}" placeholder:"NAME" help:"SASL mechanisms offered to customers, in this order. RFC 2645 makes CRAM-MD5 mandatory and fetchmail uses nothing else; leave it out only where every customer has something stronger. PLAIN, LOGIN and SCRAM-SHA-256-PLUS are offered under TLS only, EXTERNAL to those whose certificate or network stands in an account."`
 
+	ODMRNetworks         []netip.Prefix `group:"abuse" name:"odmr-networks" placeholder:"CIDR" help:"Networks that customers may come from, RFC 2645 8; others get 554 in place of the greeting. Empty means from everywhere."`
+	ProxyNetworks        []netip.Prefix `group:"abuse" placeholder:"CIDR" help:"Networks of balancers: a connection from there, to any listener, must begin with a PROXY header (version 1 or 2), and the address in it counts as the client's everywhere. From elsewhere headers are not understood."`
+	LimitExempt          []netip.Prefix `group:"abuse" default:"127.0.0.0/8,::1/128" placeholder:"CIDR" help:"Networks for whose clients no limit below that goes by address counts. Neither do these limits for --trusted-networks where they hand in mail. This machine by default."`
+	SessionsPerAddress   int            `group:"abuse" default:"100" min:"0" max:"1000000" help:"Sessions at once from one address, in IPv6 from one /64; more get 421 4.7.0. 0 means no limit. Customers may share an address behind carrier-grade NAT."`
+	SessionsPerAccount   int            `group:"abuse" default:"20" min:"0" max:"1000000" help:"Logged-in sessions at once of one account, from wherever; more get 421 4.7.0 on login. 0 means no limit. Each domain is drained by one session at a time, so few are needed."`
+	ConnectionsPerMinute int            `group:"abuse" default:"240" min:"0" max:"1000000" help:"Connections from one address (IPv6: /64) in a minute; so many may come at once, and then at this rate. More get 421 4.7.0. 0 means no limit."`
+	LoginCommands        int            `group:"abuse" default:"50" min:"0" max:"1000000" help:"Commands of a customer before the login, then 421 4.7.0. 0 means no limit but --login-timeout."`
+	AuthFailures         int            `group:"abuse" default:"10" min:"0" max:"1000000" help:"Failed logins at one account from one address (IPv6: /64) until that account is locked for that address, and for no other, so that strangers cannot lock a customer out. 0 means never."`
+	AuthLockout          time.Duration  `group:"abuse" default:"15m" min:"1s" max:"168h" help:"How long such a lock lasts: logins get 421 4.7.0 unseen. Failures further apart than this do not add up."`
+	AuthDelay            time.Duration  `group:"abuse" default:"1s" min:"0s" max:"30s" help:"Wait before the reply to the first failed login at an account from an address, doubled with each further one up to 30s."`
+
 	MaxSessions    int  `group:"memory" default:"0" min:"0" max:"1000000" help:"Connections at once over all listeners; more get 421. Each costs a file descriptor: 0 means ${max_sessions}, or fewer where the limit of open files is low; a larger number than that limit has room for is an error."`
 	Loops          int  `group:"memory" default:"0" min:"0" max:"256" help:"Event loops; 0 means one per CPU, which suits nearly every machine."`
 	Workers        int  `group:"memory" default:"0" min:"0" max:"65536" help:"Goroutines for whatever blocks (disk, TLS handshakes); 0 lets the server choose. More workers mean more commits per disk sync."`
@@ -83,6 +94,7 @@ var groups = []kong.Group{
 	{Key: "tls", Title: "TLS"},
 	{Key: "mail", Title: "Incoming mail"},
 	{Key: "login", Title: "Customers' login"},
+	{Key: "abuse", Title: "Limits against abuse"},
 	{Key: "memory", Title: "Capacity"},
 	{Key: "time", Title: "Time-outs"},
 	{Key: "log", Title: "Log"},

@@ -30,7 +30,7 @@ const namespace = "odmr"
 // Codes that are counted by themselves; any other counts as "other".
 var (
 	atrnCodes = []int{250, 450, 451, 453, 502, 530, 554} // RFC 2645 5.2.1, 7; 554: octets behind ATRN
-	authCodes = []int{235, 454, 501, 504, 535}           // RFC 4954 6
+	authCodes = []int{235, 421, 454, 501, 504, 535}      // RFC 4954 6
 )
 
 // durations are the buckets of all histograms of time, in seconds: from a sync on a fast disk to what
@@ -44,6 +44,7 @@ type Metrics struct {
 	sessions      [engine.NumStates]prometheus.Gauge
 	sessionsBegun [engine.NumStates]prometheus.Counter
 	refused       prometheus.Counter
+	limits        [engine.NumLimits]prometheus.Counter
 	atrn, auth    codes
 	messagesIn    [engine.NumOutcomes]prometheus.Counter
 	bytesIn       [engine.NumOutcomes]prometheus.Counter
@@ -111,8 +112,12 @@ func (m *Metrics) newSessions() {
 		m.sessionsBegun[s] = begun.WithLabelValues(s.String())
 	}
 	m.refused = m.counter("sessions_refused_total", "Connections turned away with 421 because there were too many.")
+	limits := m.counters("limit_hits_total", "Connections and logins turned away, by the limit that they were over.", "limit")
+	for l := engine.LimitNone + 1; l < engine.NumLimits; l++ {
+		m.limits[l] = limits.WithLabelValues(l.String())
+	}
 	m.atrn = m.codes("atrn_total", "ATRN commands answered, by reply code (RFC 2645): 250 began to drain, 450 denied, 451 not now, 453 nothing queued.", atrnCodes)
-	m.auth = m.codes("auth_total", "SASL exchanges ended, by reply code: 235 succeeded, 535 wrong credentials, 454 directory unavailable.", authCodes)
+	m.auth = m.codes("auth_total", "SASL exchanges ended, by reply code: 235 succeeded, 535 wrong credentials, 454 directory unavailable, 421 over a limit.", authCodes)
 	m.received = m.counter("network_receive_bytes_total", "Octets read from sockets, all protocols.")
 	m.sent = m.counter("network_transmit_bytes_total", "Octets that sockets took, all protocols.")
 }
@@ -173,6 +178,13 @@ func at[T any](list []T, i int) (none T) {
 
 // SessionRefused implements engine.Observer.
 func (m *Metrics) SessionRefused() { m.refused.Inc() }
+
+// LimitHit implements engine.Observer.
+func (m *Metrics) LimitHit(l engine.Limit) {
+	if c := at(m.limits[:], int(l)); c != nil {
+		c.Inc()
+	}
+}
 
 // ATRN implements engine.Observer.
 func (m *Metrics) ATRN(code int) { m.atrn.inc(code) }

@@ -1,0 +1,97 @@
+package engine
+
+import (
+	"odmr/engine/session"
+	"odmr/internal/account"
+	"odmr/internal/mail"
+)
+
+// attempt is one login, as lockouts see it. Its guard runs on the exchange's worker; the loop
+// reads what it left once the exchange is back.
+type attempt struct {
+	locks *lockouts // nil: this client is exempt
+	addr  addressKey
+	key   pairKey
+	named bool // the peer has named an account, so that key is set
+}
+
+// newAttempt begins a login from c, with what the exchange is to know of its peer.
+func (c *conn) newAttempt() (*attempt, account.Peer) {
+	e := c.lp.eng
+	t := &attempt{addr: keyOf(c.remote.Addr())}
+	if !e.exempt(c.role, c.remote.Addr()) {
+		t.locks = &e.lockouts
+	}
+	peer := c.identity
+	peer.Guard = t.guard
+	return t, peer
+}
+
+// guard implements account.Peer's.
+func (t *attempt) guard(name string) error {
+	if t.locks == nil {
+		return nil
+	}
+	t.key, t.named = t.locks.key(t.addr, name), true
+	if t.locks.locked(now(), t.key) {
+		return account.ErrGuarded
+	}
+	return nil
+}
+
+// failed counts a login that r refuses, and returns how long the reply is to wait.
+func (t *attempt) failed(now session.Time, r *mail.Refusal) session.Time {
+	if t == nil || !t.named || r.Code != 535 {
+		return 0
+	}
+	return t.locks.failed(now, t.key)
+}
+
+func (t *attempt) succeeded() {
+	if t != nil && t.named {
+		t.locks.succeeded(t.key)
+	}
+}
+
+// answerLater is answer after a delay, for which nobody waits but the peer: the loop's wheel brings it.
+func (c *conn) answerLater(now session.Time, delay session.Time, ticket uint32, r session.Result) {
+	if delay <= 0 {
+		c.answer(ticket, r)
+		return
+	}
+	c.late, c.lateAt = answer{ticket, r}, now+delay
+}
+
+// deliverLate gives the machine an answer whose time has come. It reports whether there was one.
+func (c *conn) deliverLate(now session.Time) bool {
+	if c.lateAt == 0 || now < c.lateAt {
+		return false
+	}
+	c.answer(c.late.ticket, c.late.result)
+	c.late, c.lateAt = answer{}, 0
+	return true
+}
+
+// join counts c among the sessions of its account, or returns why it may not.
+func (c *conn) join(name string) *mail.Refusal {
+	e := c.lp.eng
+	if !e.accounts.enter(name) {
+		e.cfg.Observer.LimitHit(LimitAccountSessions)
+		return &mail.Refusal{Code: 421, Enhanced: "4.7.0", Text: "Too many sessions of this account, try again later"}
+	}
+	c.joined = true
+	return nil
+}
+
+// leaveLimits takes back what c counts for in Limits.
+func (c *conn) leaveLimits() {
+	e := c.lp.eng
+	if c.joined {
+		c.joined = false
+		e.accounts.leave(c.account)
+	}
+	if c.counted {
+		c.counted = false
+		e.addresses.leave(keyOf(c.remote.Addr()))
+	}
+}

@@ -1,0 +1,279 @@
+package engine
+
+import (
+	"hash/maphash"
+	"net/netip"
+	"sync"
+	"time"
+
+	"odmr/engine/session"
+)
+
+// Limits keep strangers, and customers gone wrong, from taking what belongs to others. Zero
+// means no limit. What is over one gets 421 4.7.0 and the reason, in place of the greeting where that is
+// possible. An address is a whole /64 in IPv6: nobody has less.
+type Limits struct {
+	// Exempt are clients for whom no limit counts that goes by address. So are those in Config.Trusted,
+	// but only where they hand in mail.
+	Exempt []netip.Prefix
+	// ODMRNetworks are where customers may come from (RFC 2645 8); empty: from everywhere. Others get
+	// 554 in place of the greeting.
+	ODMRNetworks []netip.Prefix
+	// ProxyNetworks are where balancers stand: a connection from there must begin with a PROXY header, and
+	// counts as one from the address in it.
+	ProxyNetworks []netip.Prefix
+
+	SessionsPerAddress   int           // at once
+	SessionsPerAccount   int           // authenticated, at once
+	ConnectionsPerMinute int           // per address; so many may also come at once
+	LoginCommands        int           // commands before the login
+	AuthFailures         int           // failed logins at one account from one address until that pair is locked
+	AuthLockout          time.Duration // for so long
+	AuthDelay            time.Duration // before the reply to the first failed login; doubled with each further one
+}
+
+func (l *Limits) validate(bad func(format string, args ...any)) {
+	for name, networks := range map[string][]netip.Prefix{"Exempt": l.Exempt, "ODMRNetworks": l.ODMRNetworks, "ProxyNetworks": l.ProxyNetworks} {
+		for i, n := range networks {
+			if !n.IsValid() {
+				bad("Limits.%s[%d]: not a network", name, i)
+			}
+		}
+	}
+	if min(l.SessionsPerAddress, l.SessionsPerAccount, l.ConnectionsPerMinute, l.LoginCommands, l.AuthFailures) < 0 || min(l.AuthLockout, l.AuthDelay) < 0 {
+		bad("Limits: must not be negative")
+	}
+	if l.AuthFailures > 0 && l.AuthLockout == 0 {
+		bad("Limits: AuthFailures without AuthLockout")
+	}
+}
+
+const (
+	// proxyTime is how long a balancer may take to send its header, which it has before it connects.
+	proxyTime = 5 * time.Second
+	// maxAuthDelay is the longest wait before the reply to a failed login: less than clients wait.
+	maxAuthDelay = 30 * time.Second
+	// maxBuckets is how many addresses' rates are remembered, in about 12 MB. A client that was forgotten
+	// may connect anew as often as at first.
+	maxBuckets = 1 << 16
+	// maxPairs is how many pairs of address and account with failed logins are remembered, in about 20 MB. Who
+	// wants a lock forgotten before its time needs so many failures, at three in a connection.
+	maxPairs = 1 << 17
+)
+
+// Limit names a limit that was hit, for metrics.
+type Limit uint8
+
+const (
+	LimitNone            Limit = iota
+	LimitNetwork               // not in ODMRNetworks
+	LimitRate                  // ConnectionsPerMinute
+	LimitAddressSessions       // SessionsPerAddress
+	LimitAccountSessions       // SessionsPerAccount
+	LimitLockout               // AuthFailures
+	LimitProxy                 // no PROXY header, or a bad one, from a network of ProxyNetworks
+	NumLimits                  // not a limit: how many there are
+)
+
+var limitNames = [NumLimits]string{"none", "network", "rate", "address_sessions", "account_sessions", "lockout", "proxy"}
+
+func (l Limit) String() string {
+	if l < NumLimits {
+		return limitNames[l]
+	}
+	return "unknown"
+}
+
+// limitTexts are what a client is told in place of a greeting, with the host name between code and text.
+var limitTexts = [NumLimits]struct{ code, text string }{
+	LimitNetwork:         {"554 5.7.1", "This service is not open to your network"},
+	LimitRate:            {"421 4.7.0", "Too many connections from your address, try again later"},
+	LimitAddressSessions: {"421 4.7.0", "Too many sessions from your address, try again later"},
+}
+
+// replies makes the lines once, so that a refusal costs no more than sending it.
+func limitReplies(hostname string) (replies [NumLimits][]byte) {
+	for l, t := range limitTexts {
+		if t.code != "" {
+			replies[l] = []byte(t.code + " " + hostname + " " + t.text + "\r\n")
+		}
+	}
+	return replies
+}
+
+// addressKey is what limits by address count under.
+type addressKey [16]byte
+
+func keyOf(addr netip.Addr) addressKey {
+	addr = addr.Unmap()
+	if addr.Is4() {
+		return addr.As16()
+	}
+	k := addressKey(addr.As16())
+	clear(k[8:])
+	return k
+}
+
+func contains(networks []netip.Prefix, addr netip.Addr) bool {
+	addr = addr.WithZone("")
+	for _, n := range networks {
+		if n.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// addresses counts the sessions of addresses and the rate at which new ones come.
+type addresses struct {
+	perAddress int
+	interval   session.Time // between connections, on average; 0: no limit
+	mu         sync.Mutex
+	sessions   map[addressKey]int // those with some: as many as there are sessions at most
+	// rates is when each address would have used up what it may (the generic cell rate algorithm: a
+	// token bucket in one number).
+	rates *lru[addressKey, session.Time]
+}
+
+func (a *addresses) init(l *Limits) {
+	a.perAddress = l.SessionsPerAddress
+	if l.ConnectionsPerMinute > 0 {
+		a.interval = session.Time(time.Minute) / session.Time(l.ConnectionsPerMinute)
+	}
+	a.sessions = make(map[addressKey]int)
+	a.rates = newLRU[addressKey, session.Time](maxBuckets)
+}
+
+// enter counts a connection from addr, or says which limit it is over. Refused ones do not count: who
+// keeps to the rate gets in, whatever else comes from there.
+func (a *addresses) enter(now session.Time, key addressKey) Limit {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.interval > 0 {
+		due := a.rates.put(key)
+		from := max(*due, now)
+		if from+a.interval > now+session.Time(time.Minute) {
+			return LimitRate
+		}
+		*due = from + a.interval
+	}
+	if a.perAddress > 0 {
+		if a.sessions[key] >= a.perAddress {
+			return LimitAddressSessions
+		}
+		a.sessions[key]++
+	}
+	return LimitNone
+}
+
+// leave takes back what enter counted.
+func (a *addresses) leave(key addressKey) {
+	if a.perAddress <= 0 {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.sessions[key]--; a.sessions[key] <= 0 {
+		delete(a.sessions, key)
+	}
+}
+
+// accounts counts the sessions of accounts.
+type accounts struct {
+	limit    int
+	mu       sync.Mutex
+	sessions map[string]int
+}
+
+func (a *accounts) enter(name string) bool {
+	if a.limit <= 0 {
+		return true
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.sessions[name] >= a.limit {
+		return false
+	}
+	if a.sessions == nil {
+		a.sessions = make(map[string]int)
+	}
+	a.sessions[name]++
+	return true
+}
+
+func (a *accounts) leave(name string) {
+	if a.limit <= 0 {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.sessions[name]--; a.sessions[name] <= 0 {
+		delete(a.sessions, name)
+	}
+}
+
+// lockouts remembers failed logins by address and account. Who tries from elsewhere is not concerned: the
+// owner of an account cannot be locked out of it by strangers.
+type lockouts struct {
+	failures int
+	lockout  session.Time
+	delay    session.Time
+	seed     maphash.Seed
+	mu       sync.Mutex
+	pairs    *lru[pairKey, pair]
+}
+
+// pairKey is an address and an account; of the latter a hash that nobody can foresee, so that a name of any
+// length takes eight octets.
+type pairKey struct {
+	addr addressKey
+	name uint64
+}
+
+type pair struct {
+	failures int
+	last     session.Time
+	locked   session.Time // until then
+}
+
+func (l *lockouts) init(cfg *Limits) {
+	l.failures, l.lockout, l.delay = cfg.AuthFailures, session.Time(cfg.AuthLockout), session.Time(cfg.AuthDelay)
+	l.seed = maphash.MakeSeed()
+	l.pairs = newLRU[pairKey, pair](maxPairs)
+}
+
+func (l *lockouts) key(addr addressKey, name string) pairKey {
+	return pairKey{addr, maphash.String(l.seed, name)}
+}
+
+// locked reports whether logins of the pair are refused now, whatever the password.
+func (l *lockouts) locked(now session.Time, key pairKey) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.pairs.get(key)
+	return p != nil && now < p.locked
+}
+
+// failed counts a failed login and returns how long its reply is to wait.
+func (l *lockouts) failed(now session.Time, key pairKey) session.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.pairs.put(key)
+	if now-p.last > max(l.lockout, session.Time(time.Minute)) {
+		p.failures = 0
+	}
+	p.failures++
+	p.last = now
+	delay := min(l.delay<<min(p.failures-1, 16), session.Time(maxAuthDelay))
+	if l.failures > 0 && p.failures >= l.failures {
+		p.failures, p.locked = 0, now+l.lockout
+	}
+	return delay
+}
+
+// succeeded forgets the failures of the pair.
+func (l *lockouts) succeeded(key pairKey) {
+	l.mu.Lock()
+	l.pairs.remove(key)
+	l.mu.Unlock()
+}
