@@ -149,7 +149,7 @@ type Lease interface {
 type Delivery struct {
 	Key      Key           // names the entry in Settle
 	Envelope mail.Envelope // recipients that are already settled are included; send the Pending ones
-	Body     Body          // owned by the caller, who must close it
+	Body     LeasedBody    // owned by the caller, who must close it
 }
 
 // Key names one entry: a domain's place in line. Keys of a domain are in queue order.
@@ -177,6 +177,15 @@ type Body interface {
 	// Close gives up what was not taken with Ready or Next. Segments taken stay valid until
 	// their own Release.
 	Close()
+}
+
+// LeasedBody is a Body that can be read again, as long as its entry is neither settled nor the lease released.
+// It is how a reader that has to wait gives its memory back and goes on later.
+type LeasedBody interface {
+	Body
+	// Rewind gives up what is loaded and was not taken; the next segment begins at offset, which is within
+	// 0..Size. Unless that is the end, Ready then says that Next must be called. It does not block.
+	Rewind(offset int64)
 }
 
 // Segment is a run of octets lent by the store: read-only, valid until Release.

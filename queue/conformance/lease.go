@@ -21,6 +21,7 @@ var leaseScenarios = []scenario{
 	{"what was not settled is pending again", unsettled},
 	{"bodies outlive the lease", bodiesOutlive},
 	{"bodies may be closed half-way", bodiesHalfway},
+	{"bodies are read again", bodiesAgain},
 	{"a released lease does nothing", releasedLease},
 	{"a closed store says so", closedStore},
 }
@@ -329,4 +330,49 @@ func closedStore(t *testing.T, s *suite) {
 	wantError(t, "Close", closed.Close(), queue.ErrClosed)
 	l.Release()
 	wantCounts(t, "totals", s.Store.Totals(), queue.Counts{Messages: 1, Bytes: 10})
+}
+
+// bodiesAgain reads bodies from anywhere, with and without segments taken and held meanwhile.
+func bodiesAgain(t *testing.T, s *suite) {
+	for i, size := range []int{0, 5, 5000, mail.ChunkSize, mail.ChunkSize + 1, 2*mail.ChunkSize + 77_777} {
+		want := content(i, size)
+		s.put(t, want, "a.example")
+		l := s.acquire(t, "a.example")
+		ds := next(t, l, queue.Limit{Messages: 1})
+		if len(ds) != 1 {
+			t.Fatalf("%d deliveries", len(ds))
+		}
+		size := len(want)
+		b := ds[0].Body
+		for _, at := range []int{0, size, size / 2, 0, max(size-1, 0), min(size, mail.ChunkSize), min(size, 2*mail.ChunkSize), min(size, 7)} {
+			b.Rewind(int64(at))
+			if _, ok, err := b.Ready(); at < size && ok || at == size && (!ok || err != io.EOF) {
+				t.Fatalf("%d of %d: Ready says %v, %v", at, size, ok, err)
+			}
+			first, err := b.Next()
+			if at == size && err == io.EOF {
+				continue
+			}
+			if err != nil {
+				t.Fatalf("%d of %d: %v", at, size, err)
+			}
+			got := slices.Clone(first.Data)
+			for err == nil {
+				var seg queue.Segment
+				if seg, err = b.Next(); err == nil {
+					got = append(got, seg.Data...)
+					seg.Release()
+				}
+			}
+			if err != io.EOF || string(got) != string(want[at:]) {
+				t.Fatalf("from %d of %d: %d octets, %v", at, size, len(got), err)
+			}
+			if string(first.Data) != string(want[at:at+len(first.Data)]) {
+				t.Fatalf("from %d of %d: a segment that is held has changed", at, size)
+			}
+			first.Release()
+		}
+		settle(t, l, ds, mail.OutcomeDelivered)
+		l.Release()
+	}
 }
