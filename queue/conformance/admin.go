@@ -193,7 +193,7 @@ func checkCounts(t *testing.T, s *suite) {
 	if n := Clean(t, s.Store); n.Domains != 2 || n.Entries != 3 || n.Bodies != 2 {
 		t.Fatalf("%+v", n)
 	}
-	for i := range 2000 {
+	for i := range 1100 {
 		s.put(t, nil, []string{"c.example", "d.example"}[i%2])
 	}
 	var last, all int64

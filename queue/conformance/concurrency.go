@@ -1,8 +1,10 @@
 package conformance
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -137,128 +139,142 @@ func lastTwoAtOnce(t *testing.T, s *suite) {
 
 // everythingAtOnce runs senders, customers and an operator against one store and balances the books.
 func everythingAtOnce(t *testing.T, s *suite) {
-	const senders, each, customers = 4, 60, 4
-	domains := []string{"a.example", "b.example", "c.example"}
-	var wg, senderGroup sync.WaitGroup
-	var mu sync.Mutex
-	entries := map[string]bool{} // "id domain" of what was committed and not yet delivered or removed
-	key := func(id mail.ID, d string) string { return id.String() + " " + d }
-	take := func(id mail.ID, d string) {
-		mu.Lock()
-		defer mu.Unlock()
-		if !entries[key(id, d)] {
-			t.Errorf("%v of %s was not committed, or is gone already", id, d)
-		}
-		delete(entries, key(id, d))
+	c := &crowd{t: t, s: s, domains: []string{"a.example", "b.example", "c.example"}, owed: map[string]bool{}}
+	var wg, senders sync.WaitGroup
+	for w := range uint64(4) {
+		senders.Go(func() { c.send(rand.New(rand.NewPCG(w, 1)), 60) })
 	}
-	for w := range senders {
-		senderGroup.Go(func() {
-			rng := rand.New(rand.NewPCG(uint64(w), 1))
-			for range each {
-				size := rng.IntN(3000)
-				if rng.IntN(10) == 0 {
-					size = mail.ChunkSize + rng.IntN(mail.ChunkSize)
-				}
-				perm := rng.Perm(len(domains))[:1+rng.IntN(len(domains))]
-				in, err := s.Store.Begin(int64(size))
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				body := content(w, size)
-				for ; len(body) > mail.ChunkSize; body = body[mail.ChunkSize:] {
-					if err := in.Append(body[:mail.ChunkSize]); err != nil {
-						t.Error(err)
-					}
-				}
-				if rng.IntN(8) == 0 {
-					in.Abort()
-					continue
-				}
-				var envs []mail.Envelope
-				mu.Lock() // a customer may be faster than this goroutine
-				for _, p := range perm {
-					envs = append(envs, envelope(domains[p], size))
-					entries[key(in.ID(), domains[p])] = true
-				}
-				mu.Unlock()
-				if err := in.Commit(body, envs); err != nil {
-					t.Error(err)
-				}
-			}
-		})
+	for w := range uint64(4) {
+		wg.Go(func() { c.collect(rand.New(rand.NewPCG(w, 2))) })
 	}
-	var stop atomic.Bool
-	for w := range customers {
-		wg.Go(func() {
-			rng := rand.New(rand.NewPCG(uint64(w), 2))
-			for !stop.Load() {
-				l, err := s.Store.Acquire([]string{domains[rng.IntN(3)]})
-				if errors.Is(err, queue.ErrBusy) {
-					continue
-				}
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				ds, err := l.Next(nil, queue.Limit{Messages: 1 + rng.IntN(8), Bytes: 1 << 20})
-				if err != nil {
-					t.Error(err)
-				}
-				for _, d := range ds {
-					if _, err := read(d.Body); err != nil {
-						t.Error(err)
-					}
-					status := mail.OutcomeStatus(rng.IntN(2)) // delivered or deferred
-					if status == mail.OutcomeDelivered {
-						take(d.Envelope.ID, d.Key.Domain)
-					}
-					if err := l.Settle([]queue.Settlement{{Key: d.Key, Outcomes: outcomes(d, status, "reply")}}); err != nil {
-						t.Error(err)
-					}
-				}
-				l.Release()
-			}
-		})
-	}
-	wg.Go(func() {
-		for n := 0; !stop.Load(); n++ {
-			Clean(t, s.Store)
-			var some []queue.Entry
-			if err := s.Store.List(domains[n%3], func(e queue.Entry) bool { some = append(some, e); return len(some) < 3 }); err != nil {
-				t.Error(err)
-			}
-			for _, e := range some {
-				d := e.Envelope.Domain
-				switch n, err := s.Store.Remove(d, e.Envelope.ID); {
-				case err == nil && n == 1:
-					take(e.Envelope.ID, d)
-				case !errors.Is(err, queue.ErrBusy) && !errors.Is(err, queue.ErrNotFound):
-					t.Errorf("Remove: %d, %v", n, err)
-				}
-				s.Store.Counts(d)
-			}
-		}
-	})
-	senderGroup.Wait()
-	stop.Store(true)
+	wg.Go(c.operate)
+	senders.Wait()
+	c.stop.Store(true)
 	wg.Wait()
 	Clean(t, s.Store)
 	s.restart(t)
 	var left []string
-	if err := s.Store.List("", func(e queue.Entry) bool { left = append(left, key(e.Envelope.ID, e.Envelope.Domain)); return true }); err != nil {
+	if err := s.Store.List("", func(e queue.Entry) bool {
+		left = append(left, owedKey(e.Envelope.ID, e.Envelope.Domain))
+		return true
+	}); err != nil {
 		t.Fatal(err)
 	}
 	slices.Sort(left)
-	var want []string
-	for k := range entries {
-		want = append(want, k)
-	}
-	slices.Sort(want)
+	want := slices.Sorted(maps.Keys(c.owed))
 	if !slices.Equal(left, want) {
 		t.Fatalf("%d entries are left, %d should be", len(left), len(want))
 	}
 	if n := s.Store.Totals().Messages; n != int64(len(want)) {
 		t.Fatalf("Totals says %d, want %d", n, len(want))
+	}
+}
+
+// crowd is everybody who works on one store at once.
+type crowd struct {
+	t       *testing.T
+	s       *suite
+	domains []string
+	stop    atomic.Bool
+	mu      sync.Mutex
+	owed    map[string]bool // what was committed and not yet delivered or removed
+}
+
+func owedKey(id mail.ID, domain string) string { return id.String() + " " + domain }
+
+// take notes that an entry left the queue.
+func (c *crowd) take(id mail.ID, domain string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.owed[owedKey(id, domain)] {
+		c.t.Errorf("%v of %s was not committed, or is gone already", id, domain)
+	}
+	delete(c.owed, owedKey(id, domain))
+}
+
+func (c *crowd) send(rng *rand.Rand, messages int) {
+	for range messages {
+		size := rng.IntN(3000)
+		if rng.IntN(10) == 0 {
+			size = mail.ChunkSize + rng.IntN(mail.ChunkSize)
+		}
+		in, err := c.s.Store.Begin(int64(size))
+		if err != nil {
+			c.t.Error(err)
+			return
+		}
+		body := content(size, size)
+		for ; len(body) > mail.ChunkSize; body = body[mail.ChunkSize:] {
+			if err := in.Append(body[:mail.ChunkSize]); err != nil {
+				c.t.Error(err)
+			}
+		}
+		if rng.IntN(8) == 0 {
+			in.Abort()
+			continue
+		}
+		var envs []mail.Envelope
+		c.mu.Lock() // before Commit: a customer may be faster than this goroutine
+		for _, p := range rng.Perm(len(c.domains))[:1+rng.IntN(len(c.domains))] {
+			envs = append(envs, envelope(c.domains[p], size))
+			c.owed[owedKey(in.ID(), c.domains[p])] = true
+		}
+		c.mu.Unlock()
+		if err := in.Commit(body, envs); err != nil {
+			c.t.Error(err)
+		}
+	}
+}
+
+func (c *crowd) collect(rng *rand.Rand) {
+	for !c.stop.Load() {
+		l, err := c.s.Store.Acquire([]string{c.domains[rng.IntN(len(c.domains))]})
+		if errors.Is(err, queue.ErrBusy) {
+			continue
+		}
+		if err != nil {
+			c.t.Error(err)
+			return
+		}
+		ds, err := l.Next(nil, queue.Limit{Messages: 1 + rng.IntN(8), Bytes: 1 << 20})
+		if err != nil {
+			c.t.Error(err)
+		}
+		for _, d := range ds {
+			if body, err := read(d.Body); err != nil || !bytes.Equal(body, content(len(body), len(body))) {
+				c.t.Errorf("body of %v: %v", d.Envelope.ID, err)
+			}
+			status := mail.OutcomeStatus(rng.IntN(2)) // delivered or deferred
+			if status == mail.OutcomeDelivered {
+				c.take(d.Envelope.ID, d.Key.Domain)
+			}
+			if err := l.Settle([]queue.Settlement{{Key: d.Key, Outcomes: outcomes(d, status, "reply")}}); err != nil {
+				c.t.Error(err)
+			}
+		}
+		l.Release()
+	}
+}
+
+func (c *crowd) operate() {
+	for n := 0; !c.stop.Load(); n++ {
+		Clean(c.t, c.s.Store)
+		domain := c.domains[n%len(c.domains)]
+		var some []mail.ID
+		if err := c.s.Store.List(domain, func(e queue.Entry) bool {
+			some = append(some, e.Envelope.ID)
+			return len(some) < 3
+		}); err != nil {
+			c.t.Error(err)
+		}
+		for _, id := range some {
+			switch n, err := c.s.Store.Remove(domain, id); {
+			case err == nil && n == 1:
+				c.take(id, domain)
+			case !errors.Is(err, queue.ErrBusy) && !errors.Is(err, queue.ErrNotFound):
+				c.t.Errorf("Remove: %d, %v", n, err)
+			}
+			c.s.Store.Counts(domain)
+		}
 	}
 }
