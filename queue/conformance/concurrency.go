@@ -87,7 +87,7 @@ func parallelCommits(t *testing.T, s *suite) {
 		}
 		ds := next(t, l, queue.Limit{Messages: 5, Bytes: 1 << 20})
 		for _, d := range ds {
-			got, err := read(d.Body)
+			got, err := ReadBody(d.Body)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -241,7 +241,7 @@ func (c *crowd) collect(rng *rand.Rand) {
 			c.t.Error(err)
 		}
 		for _, d := range ds {
-			if body, err := read(d.Body); err != nil || !bytes.Equal(body, content(len(body), len(body))) {
+			if body, err := ReadBody(d.Body); err != nil || !bytes.Equal(body, content(len(body), len(body))) {
 				c.t.Errorf("body of %v: %v", d.Envelope.ID, err)
 			}
 			status := mail.OutcomeStatus(rng.IntN(2)) // delivered or deferred

@@ -140,8 +140,8 @@ func next(t *testing.T, l queue.Lease, limit queue.Limit) []queue.Delivery {
 	return ds
 }
 
-// read takes all segments of b, releasing each, and closes it.
-func read(b queue.Body) ([]byte, error) {
+// ReadBody takes all segments of b, releasing each, and closes it.
+func ReadBody(b queue.Body) ([]byte, error) {
 	defer b.Close()
 	var all []byte
 	for {
@@ -166,7 +166,7 @@ func read(b queue.Body) ([]byte, error) {
 
 func wantBody(t *testing.T, b queue.Body, want []byte) {
 	t.Helper()
-	got, err := read(b)
+	got, err := ReadBody(b)
 	if err != nil {
 		t.Fatalf("read: %v", err)
 	}

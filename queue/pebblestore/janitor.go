@@ -1,6 +1,7 @@
 package pebblestore
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -13,15 +14,19 @@ import (
 //
 //   - at once: delete the pieces of messages that were given up (Abort must not wait for the disk);
 //   - each tick: look at the free space;
-//   - each tick: if nothing was committed or settled since the tick before, and at least
-//     Options.FlushDeleted octets of bodies were deleted since the last such flush, flush the memtable.
-//     Deleted mail takes up disk space until its tombstones reach the tables, and an idle store would
-//     not flush for days. Compactions follow by themselves.
+//   - each tick: give disk space back, if nothing was committed or settled since the tick before (see
+//     reclaim).
 type janitor struct {
-	store *Store
-	quit  chan struct{}
-	done  chan struct{}
-	wake  chan struct{}
+	store  *Store
+	quit   chan struct{}
+	done   chan struct{}
+	wake   chan struct{}
+	cancel context.CancelFunc // ends a compaction that reclaim began
+	ctx    context.Context
+
+	flushed    bool // reclaim has flushed, and not yet looked at the garbage
+	compaction sync.WaitGroup
+	compacting atomic.Bool
 
 	mu        sync.Mutex
 	forgotten []mail.ID
@@ -35,13 +40,16 @@ func (j *janitor) start(s *Store) {
 	j.quit = make(chan struct{})
 	j.done = make(chan struct{})
 	j.wake = make(chan struct{}, 1)
+	j.ctx, j.cancel = context.WithCancel(context.Background())
 	go j.run()
 }
 
 // stop ends the goroutine after what it is at. Nothing may be forgotten from then on.
 func (j *janitor) stop() {
 	close(j.quit)
+	j.cancel()
 	<-j.done
+	j.compaction.Wait()
 	j.deleteForgotten()
 }
 
@@ -60,7 +68,7 @@ func (j *janitor) run() {
 			j.store.space.look()
 			now := j.activity.Load()
 			if now == seen {
-				j.flushIdle()
+				j.reclaim()
 			}
 			seen = now
 		}
@@ -101,14 +109,47 @@ func (j *janitor) deleted(octets int64) {
 	j.freed.Add(octets)
 }
 
-// flushIdle is called when the store was idle for a tick.
-func (j *janitor) flushIdle() {
+// reclaim gives the disk space of deleted mail back. It is called when the store was idle for a tick, and
+// takes one step of two:
+//
+//  1. If at least Options.FlushDeleted octets of bodies were deleted since the last time, the memtable
+//     is flushed. Deleted mail takes up space until its tombstones are in the tables, and an idle store
+//     would not flush for days.
+//  2. After that, once Pebble has no compaction of its own to do: if tombstones still hold down that many octets,
+//     the tables of bodies are compacted. Pebble does so by itself only as more is written. Bodies stand
+//     apart in blob files, so this moves keys and small bodies and drops the files of the others.
+//
+// One compaction runs at a time, and Close ends it.
+func (j *janitor) reclaim() {
 	s := j.store
-	if s.opts.FlushDeleted < 0 || j.freed.Load() < s.opts.FlushDeleted {
+	if s.opts.FlushDeleted < 0 || j.compacting.Load() {
 		return
 	}
-	j.freed.Store(0)
-	if _, err := s.db.AsyncFlush(); err != nil {
-		s.opts.Events.BackgroundError(fmt.Errorf("pebblestore: flush: %w", err))
+	if j.freed.Load() >= s.opts.FlushDeleted {
+		j.freed.Store(0)
+		j.flushed = true
+		if _, err := s.db.AsyncFlush(); err != nil {
+			s.opts.Events.BackgroundError(fmt.Errorf("pebblestore: flush: %w", err))
+		}
+		return
 	}
+	if !j.flushed {
+		return
+	}
+	m := s.db.Metrics()
+	if m.Flush.NumInProgress > 0 || m.MemTable.Count > 1 || m.Compact.NumInProgress > 0 {
+		return
+	}
+	j.flushed = false
+	garbage := m.Table.Garbage.PointDeletionsBytesEstimate + m.Table.Garbage.RangeDeletionsBytesEstimate
+	if garbage < uint64(s.opts.FlushDeleted) {
+		return
+	}
+	j.compacting.Store(true)
+	j.compaction.Go(func() {
+		defer j.compacting.Store(false)
+		if err := s.db.Compact(j.ctx, []byte{spaceBody}, []byte{spaceChunk + 1}, false); err != nil && j.ctx.Err() == nil {
+			s.opts.Events.BackgroundError(fmt.Errorf("pebblestore: compaction: %w", err))
+		}
+	})
 }

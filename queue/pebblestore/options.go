@@ -25,7 +25,8 @@ type Options struct {
 	ObserveCommit func(time.Duration)
 
 	// MemTableSize is the size of one memtable in octets. Mail that is collected before a memtable
-	// is full never costs more than the log. Up to four may exist at a time, and MaxPinned more. Default 128 MiB.
+	// is full never costs more than the log. Up to three may exist at a time, and MaxPinned more; and
+	// as many files of the log and one more are kept for use again. Default 128 MiB.
 	MemTableSize int64
 	// CacheSize is the block cache in octets. Default 64 MiB.
 	CacheSize int64
@@ -107,7 +108,7 @@ const (
 )
 
 // memTables is how many memtables may exist (one in use, the others being flushed) before writes wait.
-const memTables = 4
+const memTables = 3
 
 // EnsureDefaults fills in what is zero.
 func (o *Options) EnsureDefaults() {
@@ -182,7 +183,6 @@ func (s *Store) engineOptions() *pebble.Options {
 		MaxOpenFiles:                o.MaxOpenFiles,
 		L0CompactionThreshold:       2,
 		L0StopWritesThreshold:       math.MaxInt32, // Begin refuses first: see MaxL0
-		LBaseMaxBytes:               256 << 20,
 		BytesPerSync:                1 << 20,
 		FlushDelayDeleteRange:       10 * time.Second,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, o.Compactions },

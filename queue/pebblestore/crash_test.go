@@ -1,0 +1,473 @@
+package pebblestore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"odmr/internal/mail"
+	"odmr/queue"
+	"odmr/queue/conformance"
+)
+
+// The crash test runs senders, customers and an operator against a store on a file system that knows
+// what was synced, takes crash clones of it at random moments, opens each, and compares it with what had been
+// promised by then. Every operation has a beginning and an end on one logical clock, and so has
+// every clone: an operation that ended before the clone began must be there, one that began after it ended must not,
+// and those between may or may not.
+
+// crashSeeds is how many seeds are run: 100, or ODMR_CRASH_SEEDS. Each has several crashes.
+func crashSeeds(t *testing.T) int {
+	v := os.Getenv("ODMR_CRASH_SEEDS")
+	if v == "" {
+		return 100
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestCrash(t *testing.T) {
+	seeds := crashSeeds(t)
+	var crashed atomic.Int64
+	t.Cleanup(func() { t.Logf("%d seeds, %d crashes", seeds, crashed.Load()) })
+	const shards = 4
+	for shard := range shards {
+		t.Run(fmt.Sprint("shard", shard), func(t *testing.T) {
+			t.Parallel()
+			for seed := shard; seed < seeds; seed += shards {
+				for _, problem := range crashRun(t, uint64(seed), false, &crashed) {
+					t.Errorf("seed %d: %s", seed, problem)
+				}
+				if t.Failed() {
+					return
+				}
+			}
+		})
+	}
+}
+
+// TestCrashNotices proves that TestCrash can fail: without syncs, it must.
+func TestCrashNotices(t *testing.T) {
+	for seed := range uint64(20) {
+		if problems := crashRun(t, seed, true, new(atomic.Int64)); len(problems) > 0 {
+			t.Logf("seed %d: %d problems, the first: %s", seed, len(problems), problems[0])
+			return
+		}
+	}
+	t.Fatal("20 seeds without a sync, and nothing was missed")
+}
+
+// span is an operation's place on the logical clock.
+type span struct{ began, ended int64 }
+
+const never = math.MaxInt64
+
+// crashEntry is what the history knows about one message in the queue of one domain.
+type crashEntry struct {
+	removal  span // Settle(delivered) or Remove; began is never if there was none
+	failure  span
+	deferred []span
+}
+
+type crashMessage struct {
+	id      mail.ID
+	size    int
+	commit  span
+	aborted bool
+	entries map[string]*crashEntry
+}
+
+// history is all that happened to a store.
+type history struct {
+	mu       sync.Mutex
+	clock    int64
+	messages map[mail.ID]*crashMessage
+}
+
+func (h *history) now() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.clock
+}
+
+func (h *history) tick() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.clock++
+	return h.clock
+}
+
+// crashClone is a file system as a crash left it, between two moments.
+type crashClone struct {
+	fs   *vfs.MemFS
+	when span
+}
+
+var crashDomains = []string{"a.example", "b.example", "c.example"}
+
+func crashRun(t *testing.T, seed uint64, noSync bool, crashed *atomic.Int64) (problems []string) {
+	rng := rand.New(rand.NewPCG(seed, 0))
+	fs := vfs.NewCrashableMem()
+	opts := testOptions(t, fs)
+	opts.noSync = noSync
+	opts.MemTableSize = int64(minMemTable << rng.IntN(5))
+	opts.FlushDeleted = 1 << (10 + rng.IntN(10))
+	s, err := Open("queue", opts)
+	if err != nil {
+		t.Fatalf("seed %d: %v", seed, err)
+	}
+	h := &history{messages: map[mail.ID]*crashMessage{}}
+	var wg sync.WaitGroup
+	for w := range uint64(3) {
+		wg.Go(func() { crashSend(t, s, h, rand.New(rand.NewPCG(seed, 10+w))) })
+	}
+	stop := make(chan struct{})
+	var drains sync.WaitGroup
+	for w := range uint64(2) {
+		drains.Go(func() { crashCollect(t, s, h, rand.New(rand.NewPCG(seed, 20+w)), stop) })
+	}
+	var clones []crashClone
+	drains.Go(func() { clones = crashes(h, fs, rand.New(rand.NewPCG(seed, 30)), stop) })
+	wg.Wait()
+	close(stop)
+	drains.Wait()
+	mustClean(t, s)
+	if err := s.Close(); err != nil {
+		t.Fatalf("seed %d: %v", seed, err)
+	}
+	for i, c := range clones {
+		opts.FS, opts.noSync = c.fs, false
+		// The recovery itself may crash, too.
+		for round := range 2 {
+			crashed.Add(1)
+			if found := crashVerify(t, h, c.when, opts); len(found) > 0 {
+				for _, p := range found {
+					problems = append(problems, fmt.Sprintf("crash %d, round %d: %s", i, round, p))
+				}
+				break
+			}
+			opts.FS = opts.FS.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})
+		}
+	}
+	return problems
+}
+
+// crashes takes clones until stop, and one at the end.
+func crashes(h *history, fs *vfs.MemFS, rng *rand.Rand, stop <-chan struct{}) (clones []crashClone) {
+	for last := false; !last; {
+		due := h.tick() + int64(20+rng.IntN(60))
+		for !last && h.now() < due {
+			select {
+			case <-stop:
+				last = true
+			case <-time.After(20 * time.Microsecond):
+			}
+		}
+		c := crashClone{when: span{began: h.tick()}}
+		c.fs = fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 30, 70, 100}[rng.IntN(4)], RNG: rng})
+		c.when.ended = h.tick()
+		clones = append(clones, c)
+	}
+	return clones
+}
+
+// crashBody is the content of a message: its own id, again and again.
+func crashBody(id mail.ID, size int) []byte {
+	b := make([]byte, 0, size+16)
+	for len(b) < size {
+		b = append(id.Append(b), '\r', '\n')
+	}
+	return b[:size]
+}
+
+func crashSend(t *testing.T, s *Store, h *history, rng *rand.Rand) {
+	for range 12 {
+		size := rng.IntN(2000)
+		if rng.IntN(5) == 0 {
+			size = rng.IntN(3 * mail.ChunkSize)
+		}
+		in, err := s.Begin(int64(size))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		m := &crashMessage{id: in.ID(), size: size, commit: span{never, never}, entries: map[string]*crashEntry{}}
+		body := crashBody(in.ID(), size)
+		var envs []mail.Envelope
+		for _, d := range rng.Perm(len(crashDomains))[:1+rng.IntN(len(crashDomains))] {
+			env := benchEnvelope(crashDomains[d], size)
+			envs = append(envs, env)
+			m.entries[env.Domain] = &crashEntry{removal: span{never, never}, failure: span{never, never}}
+		}
+		h.mu.Lock()
+		h.messages[m.id] = m
+		h.mu.Unlock()
+		for ; len(body) > mail.ChunkSize; body = body[mail.ChunkSize:] {
+			if err := in.Append(body[:mail.ChunkSize]); err != nil {
+				t.Error(err)
+			}
+		}
+		if rng.IntN(10) == 0 {
+			in.Abort()
+			continue
+		}
+		h.begin(&m.commit)
+		if err := in.Commit(body, envs); err != nil {
+			t.Error(err)
+		}
+		h.end(&m.commit)
+	}
+}
+
+// begin and end enter an operation's moments; the history is read under its lock.
+func (h *history) begin(sp *span) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.clock++
+	sp.began = h.clock
+}
+
+func (h *history) end(sp *span) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.clock++
+	sp.ended = h.clock
+}
+
+func (h *history) entry(id mail.ID, domain string) *crashEntry {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.messages[id].entries[domain]
+}
+
+func crashCollect(t *testing.T, s *Store, h *history, rng *rand.Rand, stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		domain := crashDomains[rng.IntN(len(crashDomains))]
+		if rng.IntN(8) == 0 {
+			crashRemove(t, s, h, domain)
+			continue
+		}
+		l, err := s.Acquire([]string{domain})
+		if errors.Is(err, queue.ErrBusy) {
+			continue
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		ds, err := l.Next(nil, queue.Limit{Messages: 1 + rng.IntN(3), Bytes: 1 << 20})
+		if err != nil {
+			t.Error(err)
+		}
+		for _, d := range ds {
+			d.Body.Close()
+			e := h.entry(d.Envelope.ID, domain)
+			outcome := mail.Outcome{Status: mail.OutcomeStatus(rng.IntN(3)), Reply: "a reply"}
+			var sp *span
+			switch outcome.Status {
+			case mail.OutcomeDelivered:
+				sp = &e.removal
+			case mail.OutcomeFailed:
+				sp = &e.failure
+			default:
+				h.mu.Lock()
+				e.deferred = append(e.deferred, span{never, never})
+				sp = &e.deferred[len(e.deferred)-1]
+				h.mu.Unlock()
+			}
+			h.begin(sp)
+			if err := l.Settle([]queue.Settlement{{Key: d.Key, Outcomes: []mail.Outcome{outcome}}}); err != nil {
+				t.Error(err)
+			}
+			h.end(sp)
+		}
+		l.Release()
+	}
+}
+
+func crashRemove(t *testing.T, s *Store, h *history, domain string) {
+	var id mail.ID
+	if err := s.List(domain, func(e queue.Entry) bool { id = e.Envelope.ID; return false }); err != nil {
+		t.Error(err)
+	}
+	if id == 0 {
+		return
+	}
+	// Another customer may be settling the same entry just now: only what worked is entered. The
+	// beginning is taken before, so that the span holds all of it.
+	began := h.tick()
+	n, err := s.Remove(domain, id)
+	if err != nil || n == 0 {
+		return
+	}
+	e := h.entry(id, domain)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.clock++
+	e.removal = span{began, h.clock}
+}
+
+// A span as seen from a crash: it had ended, it had not begun, or neither is certain.
+func (sp span) done(crash span) bool    { return sp.ended < crash.began }
+func (sp span) notYet(crash span) bool  { return sp.began > crash.ended }
+func (sp span) perhaps(crash span) bool { return !sp.done(crash) && !sp.notYet(crash) }
+
+// crashVerify opens what a crash left and says what is wrong with it.
+func crashVerify(t *testing.T, h *history, crash span, opts Options) (problems []string) {
+	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	ev := &events{t: t, lenient: true}
+	opts.Events = ev
+	s, err := Open("queue", opts)
+	if err != nil {
+		return []string{fmt.Sprintf("open: %v", err)}
+	}
+	defer func() {
+		if err := s.Close(); err != nil {
+			problem("close: %v", err)
+		}
+		for _, err := range ev.problems {
+			problem("event: %v", err)
+		}
+	}()
+	for _, v := range violations(t, s) {
+		problem("check: %s %v: %s", v.Domain, v.ID, v.Problem)
+	}
+	found := map[string]mail.Envelope{}
+	for _, domain := range crashDomains {
+		var before []*crashMessage
+		if err := s.List(domain, func(e queue.Entry) bool {
+			m := h.messages[e.Envelope.ID]
+			if m == nil || m.entries[domain] == nil {
+				problem("%v in %s was never handed in", e.Envelope.ID, domain)
+				return true
+			}
+			for _, b := range before {
+				if m.commit.ended < b.commit.began {
+					problem("%s: %v stands before %v", domain, b.id, m.id)
+				}
+			}
+			before = append(before, m)
+			found[fmt.Sprint(m.id, domain)] = e.Envelope
+			return true
+		}); err != nil {
+			problem("list: %v", err)
+		}
+	}
+	var last mail.ID
+	for _, m := range h.messages {
+		if m.commit.done(crash) {
+			last = max(last, m.id)
+		}
+		for _, p := range crashMessageProblems(m, crash, found) {
+			problem("message %v of %d octets, commit %v, crash %v: %s", m.id, m.size, m.commit, crash, p)
+		}
+	}
+	if in, err := s.Begin(0); err != nil || in.ID() <= last {
+		problem("after the crash comes id %v, %v; %v was used", in.ID(), err, last)
+	}
+	crashBodies(s, h, problem)
+	return problems
+}
+
+// crashBodies collects everything that is deliverable and compares the bodies.
+func crashBodies(s *Store, h *history, problem func(string, ...any)) {
+	l, err := s.Acquire(crashDomains)
+	if err != nil {
+		problem("acquire: %v", err)
+		return
+	}
+	defer l.Release()
+	want := s.Totals().Messages
+	for n := int64(0); ; {
+		ds, err := l.Next(nil, queue.Limit{Messages: 10, Bytes: 1 << 30})
+		if err != nil {
+			problem("next: %v", err)
+			return
+		}
+		if len(ds) == 0 {
+			if n != want {
+				problem("%d deliveries, want %d", n, want)
+			}
+			return
+		}
+		n += int64(len(ds))
+		for _, d := range ds {
+			body, err := conformance.ReadBody(d.Body)
+			if m := h.messages[d.Envelope.ID]; err != nil || m != nil && !bytes.Equal(body, crashBody(m.id, m.size)) {
+				problem("body of %v: %d octets, %v", d.Envelope.ID, len(body), err)
+			}
+		}
+	}
+}
+
+// crashMessageProblems compares one message with what was found.
+func crashMessageProblems(m *crashMessage, crash span, found map[string]mail.Envelope) (problems []string) {
+	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	there, settled := 0, false
+	for domain, e := range m.entries {
+		env, ok := found[fmt.Sprint(m.id, domain)]
+		if ok {
+			there++
+		}
+		if !e.removal.notYet(crash) {
+			settled = true
+		}
+		switch {
+		case ok && m.commit.notYet(crash):
+			problem("exists in %s before its commit", domain)
+		case ok && e.removal.done(crash):
+			problem("is in %s again, though removed at %v", domain, e.removal)
+		case !ok && m.commit.done(crash) && e.removal.notYet(crash):
+			problem("is missing in %s", domain)
+		}
+		if ok {
+			for _, p := range crashEntryProblems(e, crash, &env) {
+				problem("in %s: %s", domain, p)
+			}
+		}
+	}
+	if there > 0 && there < len(m.entries) && !settled {
+		problem("exists in %d of its %d domains", there, len(m.entries))
+	}
+	return problems
+}
+
+// crashEntryProblems compares the state of one entry.
+func crashEntryProblems(e *crashEntry, crash span, env *mail.Envelope) (problems []string) {
+	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	failed := env.Recipients[0].State == mail.Failed
+	if failed && e.failure.notYet(crash) || !failed && e.failure.done(crash) {
+		problem("failed is %v, settled so at %v", failed, e.failure)
+	}
+	var sure, perhaps uint32
+	for _, sp := range e.deferred {
+		if sp.done(crash) {
+			sure++
+		}
+		if sp.perhaps(crash) {
+			perhaps++
+		}
+	}
+	if env.Attempts < sure || env.Attempts > sure+perhaps {
+		problem("%d attempts, want %d, or up to %d more", env.Attempts, sure, perhaps)
+	}
+	return problems
+}
