@@ -127,6 +127,7 @@ type placed struct {
 	ref
 	space byte
 	size  int64 // of the record
+	wire  int64 // of the body, or -1: the entry was not counted
 	env   mail.Envelope
 	err   error // env could not be read
 }
@@ -158,6 +159,9 @@ func (s *Store) entries(id mail.ID) ([]placed, outstanding, error) {
 			}
 			p := placed{ref: r, space: space, size: int64(len(rec))}
 			p.env, p.err = decodeEntry(r.domain, rec)
+			if _, p.wire, err = peekEntry(rec); err != nil {
+				p.wire = -1
+			}
 			if err := closer.Close(); err != nil {
 				return nil, o, err
 			}
@@ -264,8 +268,8 @@ func (s *Store) remove(b *pebble.Batch, domain string, id mail.ID) (int, error) 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range meant {
-		if d := s.domains[p.domain]; d != nil && p.err == nil {
-			s.tally(d, p.space, -1, p.env.WireSize)
+		if d := s.domains[p.domain]; d != nil && p.wire >= 0 {
+			s.tally(d, p.space, -1, p.wire)
 		}
 	}
 	return len(meant), nil

@@ -1,0 +1,228 @@
+package pebblestore
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"odmr/internal/mail"
+	"odmr/queue"
+)
+
+func TestValidateReportsEverything(t *testing.T) {
+	_, err := Open("queue", Options{FS: vfs.NewMem(), MemTableSize: 1, CacheSize: -1, MaxOpenFiles: 1, Compactions: -1, MinFreeSpace: -1, MaxL0: -1, MaxPinned: -1, Tick: -1})
+	if err == nil {
+		t.Fatal("opened")
+	}
+	for _, name := range []string{"Now", "MemTableSize", "CacheSize", "MaxOpenFiles", "Compactions", "MinFreeSpace", "MaxL0", "MaxPinned", "Tick"} {
+		if !strings.Contains(err.Error(), name) {
+			t.Errorf("no word about %s in %v", name, err)
+		}
+	}
+	good := Options{Now: time.Now}
+	good.EnsureDefaults()
+	if err := good.Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLocked(t *testing.T) {
+	for name, fs := range map[string]vfs.FS{"memory": vfs.NewMem(), "disk": nil} {
+		dir := "queue"
+		if fs == nil {
+			dir = t.TempDir()
+		}
+		s := mustOpen(t, dir, testOptions(t, fs))
+		if _, err := Open(dir, testOptions(t, fs)); !errors.Is(err, ErrLocked) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		mustOpen(t, dir, testOptions(t, fs)) // free again
+	}
+}
+
+func TestUnknownFormat(t *testing.T) {
+	fs := vfs.NewMem()
+	s := mustOpen(t, "queue", testOptions(t, fs))
+	if err := s.db.Set(keyFormat, appendNumber(nil, storeFormat+1), pebble.Sync); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // and the lock was given back
+		if _, err := Open("queue", testOptions(t, fs)); !errors.Is(err, ErrFormat) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestNumbersNeverComeAgain: the clock goes back by years, the queue is empty, the end was a crash or an
+// orderly one: numbers grow all the same, also past the bound's extensions.
+func TestNumbersNeverComeAgain(t *testing.T) {
+	for _, crash := range []bool{false, true} {
+		fs := vfs.NewCrashableMem()
+		c := newClock()
+		var lastID mail.ID
+		var lastSeq uint64
+		for round := range 6 {
+			opts := testOptions(t, fs)
+			opts.Now = c.now
+			s, err := Open("queue", opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 5 {
+				id := putTest(t, s, 10, "a.example")
+				l, err := s.Acquire([]string{"a.example"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				ds, err := l.Next(nil, queue.Limit{Messages: 2})
+				if err != nil || len(ds) != 1 {
+					t.Fatal(len(ds), err)
+				}
+				if id <= lastID || ds[0].Key.Seq <= lastSeq {
+					t.Fatalf("crash %v, round %d: id %v after %v, place %d after %d", crash, round, id, lastID, ds[0].Key.Seq, lastSeq)
+				}
+				lastID, lastSeq = id, ds[0].Key.Seq
+				ds[0].Body.Close()
+				if err := l.Settle([]queue.Settlement{{Key: ds[0].Key, Outcomes: make([]mail.Outcome, 1)}}); err != nil {
+					t.Fatal(err)
+				}
+				l.Release()
+				c.set(c.now().Add(40 * time.Second)) // the bound must move
+			}
+			mustClean(t, s)
+			next := fs
+			if crash {
+				next = fs.CrashClone(vfs.CrashCloneCfg{})
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			fs = next
+			if round%2 == 0 {
+				c.set(time.Unix(1_000_000_000, 0))
+			} else {
+				c.set(time.Unix(1_700_000_000+int64(round)*1000, 0))
+			}
+		}
+	}
+}
+
+// TestCloseWithLentSegments: what a reader holds stays valid, and Close says so.
+func TestCloseWithLentSegments(t *testing.T) {
+	s, err := Open("queue", testOptions(t, vfs.NewMem()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := s.Open(putTest(t, s, 5000, "a.example"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seg, _, err := b.Ready()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+	if err := s.Close(); !errors.Is(err, ErrNotReleased) {
+		t.Fatalf("Close: %v", err)
+	}
+	if len(seg.Data) != 5000 {
+		t.Fatal("segment is gone")
+	}
+	seg.Release()
+	if err := errors.Join(s.db.Close(), s.lock.Close()); err != nil { // the process would end here
+		t.Fatal(err)
+	}
+}
+
+// TestSharedBodyCrashOrder: the two last entries of a body are settled in two batches; whichever comes to
+// disk, no entry is without its body. (The crash test does this by chance, this one on purpose.)
+func TestSharedBodyCrashOrder(t *testing.T) {
+	for seed := range uint64(30) {
+		fs := vfs.NewCrashableMem()
+		s, err := Open("queue", testOptions(t, fs))
+		if err != nil {
+			t.Fatal(err)
+		}
+		putTest(t, s, 2*mail.ChunkSize, "a.example", "b.example")
+		done := make(chan error, 2)
+		for _, d := range []string{"a.example", "b.example"} {
+			go func() {
+				l, err := s.Acquire([]string{d})
+				if err != nil {
+					done <- err
+					return
+				}
+				defer l.Release()
+				ds, err := l.Next(nil, queue.Limit{Messages: 1})
+				if err != nil || len(ds) != 1 {
+					done <- errors.Join(err, errors.New("no delivery"))
+					return
+				}
+				ds[0].Body.Close()
+				done <- l.Settle([]queue.Settlement{{Key: ds[0].Key, Outcomes: make([]mail.Outcome, 1)}})
+			}()
+		}
+		if seed%2 == 0 {
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+		}
+		clone := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: int(seed * 3), RNG: testRand(seed)})
+		for range 2 - (seed+1)%2 {
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := s.Totals().Messages; n != 0 {
+			t.Fatalf("%d messages", n)
+		}
+		mustClean(t, s)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		after := mustOpen(t, "queue", testOptions(t, clone))
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+		if err := after.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestDomainsAreForgotten: a domain that is drained costs no memory.
+func TestDomainsAreForgotten(t *testing.T) {
+	s := mustOpen(t, "queue", testOptions(t, vfs.NewMem()))
+	for range 3 {
+		id := putTest(t, s, 10, "a.example", "b.example")
+		l, err := s.Acquire([]string{"a.example", "c.example"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ds, err := l.Next(nil, queue.Limit{Messages: 5})
+		if err != nil || len(ds) != 1 {
+			t.Fatal(len(ds), err)
+		}
+		ds[0].Body.Close()
+		if err := l.Settle([]queue.Settlement{{Key: ds[0].Key, Outcomes: make([]mail.Outcome, 1)}}); err != nil {
+			t.Fatal(err)
+		}
+		l.Release()
+		if _, err := s.Remove("b.example", id); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(s.domains); n != 0 {
+			t.Fatalf("%d domains are remembered", n)
+		}
+	}
+}
