@@ -142,7 +142,7 @@ func everythingAtOnce(t *testing.T, s *suite) {
 	c := &crowd{t: t, s: s, domains: []string{"a.example", "b.example", "c.example"}, owed: map[string]bool{}}
 	var wg, senders sync.WaitGroup
 	for w := range uint64(4) {
-		senders.Go(func() { c.send(rand.New(rand.NewPCG(w, 1)), 60) })
+		senders.Go(func() { c.send(rand.New(rand.NewPCG(w, 1)), 40) })
 	}
 	for w := range uint64(4) {
 		wg.Go(func() { c.collect(rand.New(rand.NewPCG(w, 2))) })

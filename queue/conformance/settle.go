@@ -331,7 +331,7 @@ func notHandedOut(t *testing.T, s *suite) {
 // manyDeferred leaves more behind than a store may want to remember one by one.
 func manyDeferred(t *testing.T, s *suite) {
 	var want []mail.ID
-	for i := range 1500 {
+	for i := range 1200 {
 		id := s.put(t, content(i, 20), "a.example")
 		if i%2 == 0 {
 			want = append(want, id)

@@ -1,7 +1,11 @@
 package pebblestore
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -217,5 +221,46 @@ func TestDamageStaysBehind(t *testing.T) {
 	}
 	if got := s.Totals(); got.Messages != before.Messages-1 || got.Bytes != before.Bytes-100 {
 		t.Fatalf("%+v before, %+v after", before, got)
+	}
+}
+
+// TestAbortDuringCheck: pieces that were being deleted while Check took its snapshot were reported as
+// orphans, because they were gone from memory by the time it looked there.
+func TestAbortDuringCheck(t *testing.T) {
+	s := mustOpen(t, "queue", testOptions(t, vfs.NewMem()))
+	// Many domains: a census takes a while, and pieces go on being deleted.
+	for i := range 300 {
+		putTest(t, s, 1, fmt.Sprintf("d%d.example", i))
+	}
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			for range 700 {
+				in, err := s.Begin(0)
+				if err == nil {
+					err = in.Append([]byte("a piece"))
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				in.Abort()
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	for {
+		c := s.freeze() // of all of Check, only what went wrong
+		c.ctx = context.Background()
+		c.report = func(v queue.Violation) { t.Errorf("%v: %s", v.ID, v.Problem) }
+		if err := errors.Join(c.chunks(), c.snap.Close()); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-done:
+			return
+		default:
+		}
 	}
 }

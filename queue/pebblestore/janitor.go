@@ -93,14 +93,24 @@ func (j *janitor) deleteForgotten() {
 	j.forgotten = nil
 	j.mu.Unlock()
 	for _, id := range ids {
-		if err := s.deleteChunks(id); err != nil {
+		if err := s.forgetPieces(id); err != nil {
 			s.opts.Events.BackgroundError(fmt.Errorf("pebblestore: pieces of %v: %w", id, err))
-			continue // stays in incoming; the next Open sweeps it
 		}
-		s.mu.Lock()
-		delete(s.incoming, id)
-		s.mu.Unlock()
 	}
+}
+
+// forgetPieces deletes the pieces of a message that was given up. If that fails it stays in
+// incoming, and the next Open sweeps it.
+func (s *Store) forgetPieces(id mail.ID) error {
+	s.frozen.RLock()
+	defer s.frozen.RUnlock()
+	if err := s.deleteChunks(id); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	delete(s.incoming, id)
+	s.mu.Unlock()
+	return nil
 }
 
 // deleted notes that so many octets of bodies left the store.

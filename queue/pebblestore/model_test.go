@@ -85,7 +85,7 @@ func (m *queueModel) draw(rt *rapid.T, what string) []string {
 }
 
 func (m *queueModel) put(rt *rapid.T) {
-	size := rapid.OneOf(rapid.IntRange(0, 3000), rapid.IntRange(mail.ChunkSize-1, mail.ChunkSize+1)).Draw(rt, "size")
+	size := rapid.OneOf(rapid.IntRange(0, 3000), rapid.IntRange(0, 100), rapid.IntRange(0, 100), rapid.IntRange(mail.ChunkSize-1, mail.ChunkSize+1)).Draw(rt, "size")
 	in, err := m.store.Begin(int64(size))
 	if err != nil {
 		rt.Fatal(err)

@@ -2,6 +2,7 @@ package pebblestore
 
 import (
 	"context"
+	"flag"
 	"sync"
 	"testing"
 	"time"
@@ -13,7 +14,17 @@ import (
 	"odmr/queue/conformance"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if err := flag.Set("rapid.nofailfile", "true"); err != nil { // the seed is in the failure text
+		panic(err)
+	}
+	if underRace {
+		if err := flag.Set("rapid.checks", "15"); err != nil {
+			panic(err)
+		}
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // testOptions are those of a small store whose events fail the test.
 func testOptions(t testing.TB, fs vfs.FS) Options {
@@ -137,6 +148,9 @@ func TestConformance(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if underRace && (c.name == "memory" || c.name == "tiny") {
+				t.Skip("the other two are enough under the race detector")
+			}
 			conformance.Conformance(t, func(t *testing.T) *conformance.Harness {
 				opts := testOptions(t, c.fs())
 				c.edit(&opts)
