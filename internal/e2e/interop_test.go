@@ -21,12 +21,17 @@ import (
 // fetchmail runs it once as customer a of s, relaying to the MTA at mta; it returns its exit status and output.
 func fetchmail(t *testing.T, s *Server, a client.Account, mta string) (int, string) {
 	t.Helper()
-	program := needProgram(t, "fetchmail")
-	dir := t.TempDir()
 	host, port, _ := net.SplitHostPort(s.ODMR)
 	mtaHost, mtaPort, _ := net.SplitHostPort(mta)
-	rc := fmt.Sprintf("poll %s protocol ODMR port %s auth cram-md5\n  user %q password %q\n  fetchdomains %s\n  smtphost %s/%s\n",
-		host, port, a.User, a.Password, strings.Join(a.Domains, " "), mtaHost, mtaPort)
+	return fetchmailWith(t, fmt.Sprintf("poll %s protocol ODMR port %s auth cram-md5\n  user %q password %q\n  fetchdomains %s\n  smtphost %s/%s\n",
+		host, port, a.User, a.Password, strings.Join(a.Domains, " "), mtaHost, mtaPort))
+}
+
+// fetchmailWith runs it once with rc as its configuration.
+func fetchmailWith(t *testing.T, rc string) (int, string) {
+	t.Helper()
+	program := needProgram(t, "fetchmail")
+	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "rc"), []byte(rc), 0o600); err != nil {
 		t.Fatal(err)
 	}
