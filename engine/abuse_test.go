@@ -291,25 +291,81 @@ func TestWrongPasswordsDoNotLockOut(t *testing.T) {
 	}
 	over := make(chan struct{})
 	go func() { wg.Wait(); close(over) }()
-	logins := 0
+	logins, longest := 0, time.Duration(0)
 	for attack := true; attack || logins < 50; logins++ {
 		select {
 		case <-over:
 			attack = false
 		default:
 		}
+		begun := time.Now()
 		p := s.dialFrom("127.0.0.1", ODMR)
 		p.expect("220")
 		if l := p.login("tim", "password"); !strings.HasPrefix(l, "235 ") {
 			t.Fatalf("login %d: %q", logins+1, l)
 		}
+		longest = max(longest, time.Since(begun))
 		p.ask("QUIT", "221")
 		p.Close()
 	}
 	if r, l := refused.Load(), locked.Load(); r != attackers*10 || r+l != attackers*tries {
 		t.Errorf("%d guesses were looked at and %d were not, want %d of %d", r, l, attackers*10, attackers*tries)
 	}
-	t.Logf("%d logins of the customer during %d guesses", logins, attackers*tries)
+	t.Logf("%d logins of the customer, the longest %s, during %d guesses", logins, longest, attackers*tries)
+}
+
+// Logins that cost arithmetic wait for each other, and for nobody else; the others do not wait for them.
+func TestPasswordLaneHoldsUpNoOtherLogin(t *testing.T) {
+	var slow door
+	slow.close()
+	s := newServer(t, withAccount("tim", "example.org"), func(s *server, c *Config) {
+		c.Authenticator = &costlyLogins{s.dir, &slow}
+	})
+	var waiting []*peer
+	for range passwordLane + 10 {
+		p := s.dial(ODMR)
+		p.expect("220")
+		p.send("AUTH COSTLY " + base64.StdEncoding.EncodeToString([]byte("tim")))
+		waiting = append(waiting, p)
+	}
+	eventually(t, "the lane is full", func() bool { return slow.waiters() == passwordLane })
+	p := s.dial(ODMR)
+	p.expect("220")
+	p.ask("AUTH TEST "+base64.StdEncoding.EncodeToString([]byte("tim")), "235")
+	if n := slow.waiters(); n != passwordLane {
+		t.Errorf("%d logins cost arithmetic at once, want %d", n, passwordLane)
+	}
+	slow.open()
+	for _, p := range waiting {
+		p.expect("235")
+	}
+}
+
+type costlyLogins struct {
+	*testDirectory
+	door *door
+}
+
+func (c *costlyLogins) Mechanisms(account.Peer) []string { return []string{"TEST", "COSTLY"} }
+
+func (c *costlyLogins) Start(mechanism string, peer account.Peer) (account.Exchange, error) {
+	x, err := c.testDirectory.Start(mechanism, peer)
+	if mechanism == "COSTLY" {
+		x = &costlyLogin{x, c.door}
+	}
+	return x, err
+}
+
+type costlyLogin struct {
+	account.Exchange
+	door *door
+}
+
+func (x *costlyLogin) Costly() bool { return true }
+
+func (x *costlyLogin) Next(response []byte) ([]byte, bool, error) {
+	x.door.pass()
+	return x.Exchange.Next(response)
 }
 
 func withProxies(l Limits) setting {

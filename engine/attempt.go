@@ -59,7 +59,7 @@ func (c *conn) answerLater(now session.Time, delay session.Time, ticket uint32, 
 		c.answer(ticket, r)
 		return
 	}
-	c.late, c.lateAt = answer{ticket, r}, now+delay
+	c.late, c.lateAt = &answer{ticket, r}, now+delay
 }
 
 // deliverLate gives the machine an answer whose time has come. It reports whether there was one.
@@ -68,7 +68,7 @@ func (c *conn) deliverLate(now session.Time) bool {
 		return false
 	}
 	c.answer(c.late.ticket, c.late.result)
-	c.late, c.lateAt = answer{}, 0
+	c.late, c.lateAt = nil, 0
 	return true
 }
 

@@ -84,7 +84,7 @@ type conn struct {
 	account  string
 	exchange account.Exchange
 	attempt  *attempt     // the login that exchange is
-	late     answer       // to be given to the machine at lateAt
+	late     *answer      // to be given to the machine at lateAt
 	lateAt   session.Time // 0: there is none
 	counted  bool         // in addresses
 	joined   bool         // in accounts
@@ -471,7 +471,7 @@ func (c *conn) finish(now session.Time) {
 		c.lp.guard(c, (*conn).end)
 	}
 	c.answers, c.answered, c.exchange, c.attempt = nil, 0, nil, nil
-	c.late, c.lateAt, c.headerBy = answer{}, 0, 0
+	c.late, c.lateAt, c.headerBy = nil, 0, 0
 	c.leaveLimits()
 	c.in.discard(c.lp.eng)
 	c.closeDrain()

@@ -20,6 +20,10 @@
 // in memory (output.go), messages held ready are charged to PrefetchMemory and
 // bodies on their way in to IngestMemory.
 //
+// What strangers may take is bounded, too (limits.go): sessions and connections by address and account,
+// failed logins by the pair of both, in tables of bounded size. Delays are timers of the wheel. Behind
+// a balancer the address is the one in the PROXY header (proxy.go).
+//
 // RFCs obeyed here: RFC 2645 (which refusal ATRN gets), RFC 5321 3.8 and 4.1.1.4 (how a
 // connection may end), RFC 1870 (size). Everything else about protocols is the machines' business.
 //

@@ -7,8 +7,12 @@
 // atomically, durably, under a lock, and keeping comments. An Authenticator starts Exchanges, each of
 // which belongs to one session.
 //
+// An Authenticator offers each Peer what makes sense for it: CRAM-MD5 (RFC 2195), SCRAM-SHA-256 and -PLUS
+// (RFC 5802, RFC 7677) with channel binding (RFC 5929, RFC 9266), PLAIN (RFC 4616) and LOGIN under TLS, and EXTERNAL
+// (RFC 4422 appendix A) to those whose verified certificate or network stands in an account.
+//
 // Secrets are never kept in plain text: an account holds CRAM-MD5 contexts (the two
-// inner states of HMAC-MD5, RFC 2195) and SCRAM-SHA-256 keys (RFC 5802, RFC 7677). Both are as
+// inner states of HMAC-MD5, RFC 2195) and SCRAM-SHA-256 keys (RFC 5802, RFC 7677). The former are as
 // good as the password to whoever can speak SASL, so the file is for the server's eyes only. This
 // package never logs, no error of it quotes a secret, and from outside an unknown
 // account cannot be told from a wrong password.

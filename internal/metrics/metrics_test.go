@@ -48,6 +48,9 @@ func busy(m *Metrics) {
 	m.SessionState(engine.StateProvider, engine.StateReversed)
 	m.SessionState(engine.StateLogin, engine.StateNone)
 	m.SessionRefused()
+	m.LimitHit(engine.LimitLockout)
+	m.LimitHit(engine.LimitNone)
+	m.LimitHit(engine.NumLimits + 1)
 	m.ATRN(250)
 	m.ATRN(453)
 	m.ATRN(453)
@@ -88,6 +91,8 @@ func TestSeries(t *testing.T) {
 		`odmr_sessions_total{state="smtp"}`:                "1",
 		`odmr_sessions_total{state="lmtp"}`:                "0",
 		`odmr_sessions_refused_total`:                      "1",
+		`odmr_limit_hits_total{limit="lockout"}`:           "1",
+		`odmr_limit_hits_total{limit="rate"}`:              "0",
 		`odmr_atrn_total{code="250"}`:                      "1",
 		`odmr_atrn_total{code="453"}`:                      "2",
 		`odmr_atrn_total{code="450"}`:                      "0",
