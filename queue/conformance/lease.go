@@ -22,6 +22,7 @@ var leaseScenarios = []scenario{
 	{"bodies outlive the lease", bodiesOutlive},
 	{"bodies may be closed half-way", bodiesHalfway},
 	{"bodies are read again", bodiesAgain},
+	{"bodies are opened by key", reopen},
 	{"a released lease does nothing", releasedLease},
 	{"a closed store says so", closedStore},
 }
@@ -375,4 +376,56 @@ func bodiesAgain(t *testing.T, s *suite) {
 		settle(t, l, ds, mail.OutcomeDelivered)
 		l.Release()
 	}
+}
+
+// reopen reads the bodies of entries by their keys: handed out, put back, kept for a bounce, and gone.
+func reopen(t *testing.T, s *suite) {
+	sizes := []int{0, 10, 5000, 20_000, mail.ChunkSize, mail.ChunkSize + 1}
+	for i, size := range sizes {
+		s.put(t, content(i, size), "a.example")
+		s.put(t, content(i, size), "a.example", "b.example")
+	}
+	l := s.acquire(t, "a.example")
+	ds := next(t, l, many)
+	if len(ds) != 2*len(sizes) {
+		t.Fatalf("%d deliveries", len(ds))
+	}
+	read := func(d queue.Delivery, i int) {
+		t.Helper()
+		b, err := s.Store.Reopen(d.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantBody(t, b, content(i/2, sizes[i/2]))
+	}
+	for i, d := range ds {
+		read(d, i) // while the first is open
+		d.Body.Close()
+		read(d, i)
+	}
+	settle(t, l, ds[:6], mail.OutcomeFailed)
+	settle(t, l, ds[6:8], mail.OutcomeDeferred)
+	settle(t, l, ds[8:], mail.OutcomeDelivered)
+	l.Release()
+	s.restart(t)
+	for i, d := range ds[:8] {
+		read(d, i)
+		b, err := s.Store.Open(d.Envelope.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantBody(t, b, content(i/2, sizes[i/2]))
+	}
+	for _, d := range ds[8:] {
+		_, err := s.Store.Reopen(d.Key)
+		wantError(t, "Reopen of what is gone", err, queue.ErrNotFound)
+	}
+	_, err := s.Store.Reopen(queue.Key{Domain: "c.example", Seq: ds[0].Key.Seq})
+	wantError(t, "Reopen in another domain", err, queue.ErrNotFound)
+	for i, d := range ds[:8] { // both forms are removed from both spaces
+		if n, err := s.Store.Remove("a.example", d.Envelope.ID); n != 1 || err != nil {
+			t.Fatalf("Remove %d: %d, %v", i, n, err)
+		}
+	}
+	Clean(t, s.Store)
 }

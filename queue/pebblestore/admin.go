@@ -3,6 +3,7 @@ package pebblestore
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -112,7 +113,7 @@ func (s *Store) list(c census, fn func(queue.Entry) bool) (more bool, err error)
 		if err != nil {
 			return false, err
 		}
-		env, err := decodeEntry(c.name, rec)
+		env, _, err := decodeEntry(c.name, rec)
 		if err != nil {
 			s.opts.Events.Corruption(fmt.Errorf("pebblestore: entry %s/%d: %w", c.name, least, err))
 		} else if !fn(queue.Entry{Envelope: env, Leased: c.leased}) {
@@ -128,13 +129,80 @@ type placed struct {
 	space byte
 	size  int64 // of the record
 	wire  int64 // of the body, or -1: the entry was not counted
+	own   bool  // the body is an own body
 	env   mail.Envelope
 	err   error // env could not be read
 }
 
-// entries returns the entries of message id that are still there, and its body record as far as
-// Remove needs it.
-func (s *Store) entries(id mail.ID) ([]placed, outstanding, error) {
+// whereabouts says where a message stands: beside the entry ref (an own body), or under its id (the zero value).
+type whereabouts struct{ ref }
+
+func (w whereabouts) own() bool { return w.domain != "" }
+
+// locate finds message id. There is no index from ids to entries, which would cost every message a write; but
+// an entry's place in line is given when its message has come in, so it is soon behind the id. In
+// each domain the first second behind it is looked at, then a minute, then all: some searches
+// per domain where the message is there, a scan over all later entries where it is not.
+func (s *Store) locate(id mail.ID) (whereabouts, error) {
+	_, closer, err := s.db.Get(appendBodyKey(nil, id))
+	if err == nil {
+		return whereabouts{}, closer.Close()
+	}
+	if !errors.Is(err, pebble.ErrNotFound) {
+		return whereabouts{}, err
+	}
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceEntry}, UpperBound: []byte{spaceFailed + 1}})
+	if err != nil {
+		return whereabouts{}, err
+	}
+	defer it.Close()
+	domains := s.census()
+	from := uint64(id)
+	for _, until := range [...]uint64{from + 1_000_000<<sequenceShift, from + 60_000_000<<sequenceShift, math.MaxUint64} {
+		for i := range domains {
+			for _, space := range [...]byte{spaceEntry, spaceFailed} {
+				if seq := scanFor(it, space, domains[i].name, id, [2]uint64{from, until}); seq != 0 {
+					return whereabouts{ref{domains[i].name, seq}}, nil
+				}
+			}
+			if err := it.Error(); err != nil {
+				return whereabouts{}, err
+			}
+		}
+		from = until
+	}
+	return whereabouts{}, queue.ErrNotFound
+}
+
+// scanFor returns the place of the entry of message id, looking at span, or 0.
+func scanFor(it *pebble.Iterator, space byte, domain string, id mail.ID, span [2]uint64) uint64 {
+	for ok := it.SeekGE(appendEntryKey(nil, space, domain, span[0])); ok; ok = it.Next() {
+		name, seq, good := parseEntryKey(it.Key(), space)
+		if !good || string(name) != domain || seq > span[1] {
+			return 0
+		}
+		rec, err := it.ValueAndErr()
+		if err != nil {
+			return 0 // the iterator remembers it
+		}
+		if p, err := peekEntry(rec); err == nil && p.id == id && p.own {
+			return seq
+		}
+	}
+	return 0
+}
+
+// entries returns the entries of message id, which stands at at, that are still there, and its body as far
+// as Remove needs it.
+func (s *Store) entries(id mail.ID, at whereabouts) ([]placed, outstanding, error) {
+	if at.own() {
+		all, err := s.placed(nil, at.ref)
+		o := outstanding{id: id, own: true}
+		if len(all) > 0 {
+			o.size, o.record = all[0].wire, ownHead+int(max(all[0].wire, 0))
+		}
+		return all, o, err
+	}
 	rec, closer, err := s.db.Get(appendBodyKey(nil, id))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, outstanding{}, queue.ErrNotFound
@@ -149,26 +217,34 @@ func (s *Store) entries(id mail.ID) ([]placed, outstanding, error) {
 	}
 	var all []placed
 	for _, r := range head.refs {
-		for _, space := range [...]byte{spaceEntry, spaceFailed} {
-			rec, closer, err := s.db.Get(appendEntryKey(nil, space, r.domain, r.seq))
-			if errors.Is(err, pebble.ErrNotFound) {
-				continue
-			}
-			if err != nil {
-				return nil, o, err
-			}
-			p := placed{ref: r, space: space, size: int64(len(rec))}
-			p.env, p.err = decodeEntry(r.domain, rec)
-			if _, p.wire, err = peekEntry(rec); err != nil {
-				p.wire = -1
-			}
-			if err := closer.Close(); err != nil {
-				return nil, o, err
-			}
-			all = append(all, p)
+		if all, err = s.placed(all, r); err != nil {
+			return nil, o, err
 		}
 	}
 	return all, o, nil
+}
+
+// placed appends the entries at r.
+func (s *Store) placed(all []placed, r ref) ([]placed, error) {
+	for _, space := range [...]byte{spaceEntry, spaceFailed} {
+		rec, closer, err := s.db.Get(appendEntryKey(nil, space, r.domain, r.seq))
+		if errors.Is(err, pebble.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		p := placed{ref: r, space: space, size: int64(len(rec)), wire: -1}
+		p.env, p.own, p.err = decodeEntry(r.domain, rec)
+		if peek, err := peekEntry(rec); err == nil {
+			p.wire = peek.size
+		}
+		if err := closer.Close(); err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+	}
+	return all, nil
 }
 
 // Show implements queue.Admin.
@@ -177,7 +253,11 @@ func (s *Store) Show(id mail.ID) ([]queue.Entry, error) {
 		return nil, err
 	}
 	defer s.leave()
-	all, _, err := s.entries(id)
+	at, err := s.locate(id)
+	if err != nil {
+		return nil, err
+	}
+	all, _, err := s.entries(id, at)
 	if err != nil {
 		return nil, err
 	}
@@ -206,8 +286,15 @@ func (s *Store) Open(id mail.ID) (queue.Body, error) {
 		return nil, err
 	}
 	defer s.leave()
-	b, _, err := s.openBody(id)
-	if errors.Is(err, pebble.ErrNotFound) {
+	at, err := s.locate(id)
+	if err != nil {
+		return nil, err
+	}
+	b := new(body)
+	if at.own() {
+		return s.reopen(queue.Key{Domain: at.domain, Seq: at.seq})
+	}
+	if _, err = s.openBody(b, id); errors.Is(err, pebble.ErrNotFound) {
 		return nil, queue.ErrNotFound
 	}
 	if err != nil {
@@ -216,14 +303,63 @@ func (s *Store) Open(id mail.ID) (queue.Body, error) {
 	return b, nil
 }
 
+// Reopen implements queue.Store.
+func (s *Store) Reopen(key queue.Key) (queue.Body, error) {
+	if err := s.enter(); err != nil {
+		return nil, err
+	}
+	defer s.leave()
+	return s.reopen(key)
+}
+
+func (s *Store) reopen(key queue.Key) (queue.Body, error) {
+	p, err := s.peek(key)
+	if err != nil {
+		return nil, err
+	}
+	b := new(body)
+	if p.own {
+		err = s.openOwn(b, ref{key.Domain, key.Seq}, p)
+	} else {
+		_, err = s.openBody(b, p.id)
+	}
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, queue.ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pebblestore: body of %s/%d: %w", key.Domain, key.Seq, err)
+	}
+	return b, nil
+}
+
+// peek looks at the entry that key names, deliverable or failed.
+func (s *Store) peek(key queue.Key) (p entryPeek, err error) {
+	for _, space := range [...]byte{spaceEntry, spaceFailed} {
+		rec, closer, err := s.db.Get(appendEntryKey(nil, space, key.Domain, key.Seq))
+		if errors.Is(err, pebble.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return p, err
+		}
+		p, err = peekEntry(rec)
+		return p, errors.Join(err, closer.Close())
+	}
+	return p, queue.ErrNotFound
+}
+
 // Remove implements queue.Admin. If one of the entries meant is in a leased domain, none is removed.
 func (s *Store) Remove(domain string, id mail.ID) (int, error) {
 	if err := s.enter(); err != nil {
 		return 0, err
 	}
 	defer s.leave()
+	at, err := s.locate(id) // may scan, so nobody is held up for it; a message never moves
+	if err != nil {
+		return 0, err
+	}
 	b := s.db.NewBatch()
-	n, err := s.remove(b, domain, id)
+	n, err := s.remove(b, domain, id, at)
 	if err != nil {
 		return 0, errors.Join(err, b.Close())
 	}
@@ -235,10 +371,10 @@ func (s *Store) Remove(domain string, id mail.ID) (int, error) {
 
 // remove puts the removal in the log and in memory. It holds up commits and settlements, but not
 // while it waits for the disk.
-func (s *Store) remove(b *pebble.Batch, domain string, id mail.ID) (int, error) {
+func (s *Store) remove(b *pebble.Batch, domain string, id mail.ID, at whereabouts) (int, error) {
 	s.frozen.Lock()
 	defer s.frozen.Unlock()
-	all, o, err := s.entries(id)
+	all, o, err := s.entries(id, at)
 	if err != nil {
 		return 0, err
 	}
@@ -257,7 +393,12 @@ func (s *Store) remove(b *pebble.Batch, domain string, id mail.ID) (int, error) 
 		}
 	}
 	if len(meant) == len(all) {
-		if err := deleteBody(b, &o); err != nil {
+		if at.own() {
+			err = b.DeleteSized(appendEntryKey(nil, spaceOwn, at.domain, at.seq), uint32(o.record), nil)
+		} else {
+			err = deleteBody(b, &o)
+		}
+		if err != nil {
 			return 0, err
 		}
 		s.janitor.deleted(o.size)

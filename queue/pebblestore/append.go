@@ -244,6 +244,9 @@ func (in *incoming) enqueue(domains []*domain, last []byte, envelopes []mail.Env
 
 // batch is all that makes the message exist.
 func (in *incoming) batch(seq uint64, last []byte, envelopes []mail.Envelope) (*pebble.Batch, error) {
+	if len(envelopes) == 1 && in.chunks == 0 && len(last) <= mail.ChunkSize {
+		return in.ownBatch(seq, last, &envelopes[0])
+	}
 	s := in.store
 	head := bodyHead{size: in.size + int64(len(last)), chunks: in.chunks, refs: make([]ref, len(envelopes))}
 	need := 64 + len(last)
@@ -282,7 +285,7 @@ func (in *incoming) batch(seq uint64, last []byte, envelopes []mail.Envelope) (*
 		if val == nil {
 			val = make([]byte, 0, entrySize(&envelopes[i]))
 		}
-		val = appendEntry(val[:0], &envelopes[i])
+		val = appendEntry(val[:0], &envelopes[i], false)
 		if err := b.Set(key, val, nil); err != nil {
 			return nil, errors.Join(err, b.Close())
 		}
@@ -290,3 +293,35 @@ func (in *incoming) batch(seq uint64, last []byte, envelopes []mail.Envelope) (*
 	s.space.wrote(b.Len())
 	return b, nil
 }
+
+// ownBatch is all that makes a message for one domain in one piece exist: its entry and its own body.
+func (in *incoming) ownBatch(seq uint64, data []byte, env *mail.Envelope) (*pebble.Batch, error) {
+	s := in.store
+	var buf [512]byte
+	rec := appendEntry(buf[:0], env, true)
+	keyLen := entryKeyLen(env.Domain)
+	b := s.db.NewBatchWithSize(batchOverhead + 2*(keyLen+setOverhead) + len(rec) + ownHead + len(data))
+	// The body goes from the caller's buffer into the batch and nowhere else.
+	op := b.SetDeferred(keyLen, ownHead+len(data))
+	appendEntryKey(op.Key[:0], spaceOwn, env.Domain, seq)
+	copy(op.Value[len(appendOwnHead(op.Value[:0], in.id)):], data)
+	err := op.Finish()
+	if err == nil {
+		op = b.SetDeferred(keyLen, len(rec))
+		appendEntryKey(op.Key[:0], spaceEntry, env.Domain, seq)
+		copy(op.Value, rec)
+		err = op.Finish()
+	}
+	if err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	s.space.wrote(b.Len())
+	return b, nil
+}
+
+// What a batch takes beyond keys and values, at the most: its header and the sequence's bound, and the kind
+// and lengths of each pair.
+const (
+	batchOverhead = 12 + 64
+	setOverhead   = 1 + 2*5
+)

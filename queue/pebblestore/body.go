@@ -13,7 +13,7 @@ import (
 
 var errBodyClosed = errors.New("pebblestore: body was closed")
 
-// body reads a message's content. A small body is one segment that is pinned from the
+// body reads a message's content. A body in one piece is one segment that is held from the
 // start; of a large one a piece is pinned from Next until its Release.
 //
 // If the message is removed while its large body is read, Next returns queue.ErrNotFound; what was
@@ -21,6 +21,7 @@ var errBodyClosed = errors.New("pebblestore: body was closed")
 type body struct {
 	store  *Store
 	id     mail.ID
+	beside ref // the entry that an own body is beside; else no domain
 	size   int64
 	left   int64  // octets that were not handed out yet
 	chunks uint32 // 0: first is all there is
@@ -33,35 +34,83 @@ type body struct {
 	closed bool
 }
 
-// openBody reads the body record of id and pins the first segment.
-func (s *Store) openBody(id mail.ID) (*body, bodyShape, error) {
+// openBody reads the body record of id into b and pins the first segment.
+func (s *Store) openBody(b *body, id mail.ID) (bodyShape, error) {
 	v, closer, err := s.db.Get(appendBodyKey(make([]byte, 0, bodyKeyLen), id))
 	if err != nil {
-		return nil, bodyShape{}, err
+		return bodyShape{}, err
 	}
 	shape, data, err := decodeBody(v, nil)
 	if err != nil {
-		return nil, bodyShape{}, errors.Join(err, closer.Close())
+		return bodyShape{}, errors.Join(err, closer.Close())
 	}
-	b := &body{store: s, id: id, size: shape.size, left: shape.size, chunks: shape.chunks}
+	*b = body{store: s, id: id, size: shape.size, left: shape.size, chunks: shape.chunks}
 	shape.tail = nil // not ours to keep
 	switch {
 	case shape.chunks > 0:
 		if err := closer.Close(); err != nil {
-			return nil, bodyShape{}, err
+			return bodyShape{}, err
 		}
 		if b.first, err = b.load(); err != nil {
-			return nil, bodyShape{}, err
+			return bodyShape{}, err
 		}
 		b.loaded = true
 	case shape.size > 0:
 		b.first, b.loaded = s.lend(data, closer), true
 	default:
 		if err := closer.Close(); err != nil {
-			return nil, bodyShape{}, err
+			return bodyShape{}, err
 		}
 	}
-	return b, shape, nil
+	return shape, nil
+}
+
+// openOwn reads the own body beside the entry at, which says p, into b and pins it.
+func (s *Store) openOwn(b *body, at ref, p entryPeek) error {
+	*b = body{store: s, id: p.id, beside: at, size: p.size}
+	data, closer, err := b.pinned()
+	if err != nil {
+		return err
+	}
+	if len(data) == 0 {
+		return closer.Close()
+	}
+	b.first, b.loaded = s.lend(data, closer), true
+	return nil
+}
+
+// pinned reads a body in one piece.
+func (b *body) pinned() (data []byte, closer io.Closer, err error) {
+	if b.beside.domain == "" {
+		return b.pinnedByID()
+	}
+	v, closer, err := b.store.db.Get(appendEntryKey(make([]byte, 0, entryKeyLen(b.beside.domain)), spaceOwn, b.beside.domain, b.beside.seq))
+	if err != nil {
+		return nil, nil, err
+	}
+	id, data, err := decodeOwn(v)
+	if err == nil && (id != b.id || int64(len(data)) != b.size) {
+		err = fmt.Errorf("%w: own body of %v has %d octets, entry says %v and %d", errRecord, id, len(data), b.id, b.size)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, closer.Close())
+	}
+	return data, closer, nil
+}
+
+func (b *body) pinnedByID() (data []byte, closer io.Closer, err error) {
+	v, closer, err := b.store.db.Get(appendBodyKey(make([]byte, 0, bodyKeyLen), b.id))
+	if err != nil {
+		return nil, nil, err
+	}
+	shape, data, err := decodeBody(v, nil)
+	if err == nil && (shape.chunks != 0 || int64(len(data)) != b.size) {
+		err = fmt.Errorf("%w: body of %v has changed", errRecord, b.id)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, closer.Close())
+	}
+	return data, closer, nil
 }
 
 // load pins the next piece of a large body.
@@ -90,19 +139,12 @@ func (b *body) load() (pin, error) {
 
 // reload pins a small body once more.
 func (b *body) reload() (pin, error) {
-	v, closer, err := b.store.db.Get(appendBodyKey(make([]byte, 0, bodyKeyLen), b.id))
+	data, closer, err := b.pinned()
 	if errors.Is(err, pebble.ErrNotFound) {
 		return pin{}, fmt.Errorf("message %v: %w", b.id, queue.ErrNotFound)
 	}
 	if err != nil {
 		return pin{}, fmt.Errorf("pebblestore: message %v: %w", b.id, err)
-	}
-	shape, data, err := decodeBody(v, nil)
-	if err == nil && (shape.chunks != 0 || int64(len(data)) != b.size) {
-		err = fmt.Errorf("%w: body of %v has changed", errRecord, b.id)
-	}
-	if err != nil {
-		return pin{}, errors.Join(err, closer.Close())
 	}
 	p := b.store.lend(data, closer)
 	p.data, b.skip, b.again = p.data[b.skip:], 0, false

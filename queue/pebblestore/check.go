@@ -18,8 +18,9 @@ import (
 //  1. every key belongs to a known space and every record decodes;
 //  2. an entry in space e has a pending recipient; one in f has none, and a failed one; no entry is in both;
 //  3. every recipient is in its entry's domain, every field in its range;
-//  4. every entry has a body record that names it and has the size that the entry says;
-//  5. every body record has an entry, and the pieces from 0 to its number, which add up to its size;
+//  4. every entry has an own body of its id, or a body record that names it, and that has the size that the entry
+//     says; not both;
+//  5. every own body and every body record has an entry, and the latter the pieces from 0 to its number, which add up to its size;
 //  6. every piece has a body record, unless its message is on its way in;
 //  7. no number is in use beyond the sequence's bound on disk;
 //  8. the counts in memory are those of the entries, and the head of each domain that is not leased has no
@@ -38,7 +39,7 @@ func (s *Store) Check(ctx context.Context, progress func(done, total int64), rep
 			progress(c.done, c.total)
 		}
 	}
-	for _, pass := range [...]func() error{c.meta, c.entries, c.bodies, c.chunks, c.memory, c.strays} {
+	for _, pass := range [...]func() error{c.meta, c.entries, c.bodies, c.owns, c.chunks, c.memory, c.strays} {
 		if err := pass(); err != nil {
 			return c.checked, fmt.Errorf("pebblestore: check: %w", err)
 		}
@@ -179,7 +180,7 @@ func (c *checker) entry(space byte, domain string, seq uint64, v []byte) {
 		counts = new(queue.Counts)
 		c.counted[domain] = counts
 	}
-	env, err := decodeEntry(domain, v)
+	env, _, err := decodeEntry(domain, v)
 	if err != nil {
 		c.violation(domain, 0, "entry %d: %v", seq, err)
 		c.unread[domain]++
@@ -273,14 +274,61 @@ func (c *checker) namedEntry(id mail.ID, head *bodyHead, r ref) (found int64, er
 			return found, err
 		}
 		found++
-		if eid, size, err := peekEntry(v); err == nil && (eid != id || size != head.size) {
-			c.violation(r.domain, id, "entry %d says message %v of %d octets, its body is of %d", r.seq, eid, size, head.size)
+		if p, err := peekEntry(v); err == nil && (p.id != id || p.size != head.size) {
+			c.violation(r.domain, id, "entry %d says message %v of %d octets, its body is of %d", r.seq, p.id, p.size, head.size)
+		} else if err == nil && p.own {
+			c.violation(r.domain, id, "entry %d has an own body, and another under its id", r.seq)
 		}
 		if err := closer.Close(); err != nil {
 			return found, err
 		}
 	}
 	return found, nil
+}
+
+// owns is invariants 4 and 5, seen from the own bodies.
+func (c *checker) owns() error {
+	return c.each([]byte{spaceOwn}, []byte{spaceOwn + 1}, func(k, v []byte) error {
+		name, seq, ok := parseEntryKey(k, spaceOwn)
+		if !ok {
+			c.violation("", 0, "bad key %x", k)
+			return nil
+		}
+		c.checked.Bodies++
+		c.progress()
+		domain := string(name)
+		id, data, bad := decodeOwn(v)
+		if bad != nil {
+			c.violation(domain, 0, "own body %d: %v", seq, bad)
+		}
+		entries := 0
+		for _, space := range [...]byte{spaceEntry, spaceFailed} {
+			rec, closer, err := c.snap.Get(appendEntryKey(nil, space, domain, seq))
+			if errors.Is(err, pebble.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			entries++
+			p, err := peekEntry(rec)
+			switch {
+			case err != nil || bad != nil: // reported already
+			case !p.own:
+				c.violation(domain, p.id, "entry %d does not know of its own body", seq)
+			case p.id != id || p.size != int64(len(data)):
+				c.violation(domain, id, "entry %d says message %v of %d octets, its own body is %v of %d", seq, p.id, p.size, id, len(data))
+			}
+			if err := closer.Close(); err != nil {
+				return err
+			}
+		}
+		if entries == 0 {
+			c.violation(domain, id, "own body %d without an entry", seq)
+		}
+		c.named += int64(entries)
+		return nil
+	})
 }
 
 // pieces is invariant 5 for the pieces of one body.
@@ -377,7 +425,7 @@ func (c *checker) strays() error {
 			}
 		}
 	}
-	known := [...]byte{0, spaceBody, spaceChunk, spaceEntry, spaceFailed, spaceMeta}
+	known := [...]byte{0, spaceBody, spaceChunk, spaceOwn, spaceEntry, spaceFailed, spaceMeta}
 	for i, space := range known {
 		lower, upper := []byte{space + 1}, []byte{0xff, 0xff}
 		if i == 0 {
@@ -398,9 +446,17 @@ func (c *checker) strays() error {
 
 func (c *checker) stray(space byte, k, v []byte) error {
 	domain, seq, ok := parseEntryKey(k, space)
-	id, _, err := peekEntry(v)
+	p, err := peekEntry(v)
 	if !ok || err != nil {
 		return nil // reported already
+	}
+	id := p.id
+	if p.own {
+		if there, err := c.has(appendEntryKey(nil, spaceOwn, string(domain), seq)); err != nil || there {
+			return err
+		}
+		c.violation(string(domain), id, "entry %d has no body", seq)
+		return nil
 	}
 	rec, closer, err := c.snap.Get(appendBodyKey(nil, id))
 	if errors.Is(err, pebble.ErrNotFound) {

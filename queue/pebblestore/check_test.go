@@ -41,17 +41,29 @@ func putTest(t testing.TB, s *Store, size int, domains ...string) mail.ID {
 // entryOf finds the key and record of a message's entry.
 func entryOf(t *testing.T, s *Store, id mail.ID, domain string) (key, rec []byte) {
 	t.Helper()
-	all, _, err := s.entries(id)
+	at, err := s.locate(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, _, err := s.entries(id, at)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i := range all {
 		if p := &all[i]; p.domain == domain {
-			return appendEntryKey(nil, p.space, p.domain, p.seq), appendEntry(nil, &p.env)
+			return appendEntryKey(nil, p.space, p.domain, p.seq), appendEntry(nil, &p.env, p.own)
 		}
 	}
 	t.Fatalf("no entry of %v in %s", id, domain)
 	return nil, nil
+}
+
+// ownKey returns the key of the own body of id.
+func ownKey(t *testing.T, s *Store, id mail.ID, domain string) []byte {
+	t.Helper()
+	key, _ := entryOf(t, s, id, domain)
+	key[0] = spaceOwn
+	return key
 }
 
 // TestCheckFindsDamage breaks each invariant of Check on purpose.
@@ -71,13 +83,14 @@ func TestCheckFindsDamage(t *testing.T) {
 	rewrite := func(t *testing.T, s *Store, id mail.ID, edit func(*mail.Envelope)) {
 		t.Helper()
 		key, rec := entryOf(t, s, id, "a.example")
-		env, err := decodeEntry("a.example", rec)
+		env, own, err := decodeEntry("a.example", rec)
 		if err != nil {
 			t.Fatal(err)
 		}
 		edit(&env)
-		set(t, s, key, appendEntry(nil, &env))
+		set(t, s, key, appendEntry(nil, &env, own))
 	}
+	own := func(t *testing.T, s *Store) mail.ID { t.Helper(); return putTest(t, s, 100, "a.example") }
 	for _, c := range []struct {
 		name   string
 		damage func(t *testing.T, s *Store, small, large mail.ID)
@@ -133,6 +146,31 @@ func TestCheckFindsDamage(t *testing.T) {
 		{"counts", func(_ *testing.T, s *Store, _, _ mail.ID) { s.domains["a.example"].counts.Failed++ }, "counts in memory"},
 		{"unknown domain", func(_ *testing.T, s *Store, _, _ mail.ID) { delete(s.domains, "b.example") }, "not in memory"},
 		{"head too high", func(_ *testing.T, s *Store, _, _ mail.ID) { s.domains["b.example"].head = 1 << 63 }, "no lease would find it"},
+		{"own body gone", func(t *testing.T, s *Store, _, _ mail.ID) { del(t, s, ownKey(t, s, own(t, s), "a.example")) }, "has no body"},
+		{"entry of an own body gone", func(t *testing.T, s *Store, _, _ mail.ID) {
+			key, _ := entryOf(t, s, own(t, s), "a.example")
+			del(t, s, key)
+		}, "without an entry"},
+		{"bad own body", func(t *testing.T, s *Store, _, _ mail.ID) {
+			set(t, s, ownKey(t, s, own(t, s), "a.example"), []byte{9})
+		}, "bad record"},
+		{"own body of another size", func(t *testing.T, s *Store, _, _ mail.ID) {
+			id := own(t, s)
+			set(t, s, ownKey(t, s, id, "a.example"), appendOwnHead(nil, id))
+		}, "own body is"},
+		{"own body of another message", func(t *testing.T, s *Store, _, _ mail.ID) {
+			id := own(t, s)
+			set(t, s, ownKey(t, s, id, "a.example"), append(appendOwnHead(nil, id+1), make([]byte, 100)...))
+		}, "own body is"},
+		{"own body of an entry with a shared one", func(t *testing.T, s *Store, id, _ mail.ID) {
+			set(t, s, ownKey(t, s, id, "a.example"), append(appendOwnHead(nil, id), make([]byte, 100)...))
+		}, "does not know of its own body"},
+		{"shared body of an entry with an own one", func(t *testing.T, s *Store, id, _ mail.ID) {
+			key, rec := entryOf(t, s, id, "a.example")
+			rec[1] |= flagOwn
+			set(t, s, key, rec)
+		}, "and another under its id"},
+		{"bad key of an own body", func(t *testing.T, s *Store, _, _ mail.ID) { set(t, s, []byte("dxx"), nil) }, "bad key"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			opts := testOptions(t, vfs.NewMem())
@@ -173,8 +211,8 @@ func TestDamageStaysBehind(t *testing.T) {
 	key, rec := entryOf(t, s, ids[0], "a.example")
 	for _, err := range []error{
 		s.db.Set(key, append(rec, 'x'), pebble.Sync),
-		s.db.Delete(appendBodyKey(nil, ids[2]), pebble.Sync),
-		s.db.Set(appendBodyKey(nil, ids[3]), []byte("junk"), pebble.Sync),
+		s.db.Delete(ownKey(t, s, ids[2], "a.example"), pebble.Sync),
+		s.db.Set(ownKey(t, s, ids[3], "a.example"), []byte("junk"), pebble.Sync),
 		s.db.Delete(appendChunkKey(nil, large, 0), pebble.Sync),
 	} {
 		if err != nil {

@@ -158,7 +158,7 @@ func (j *janitor) reclaim() {
 	j.compacting.Store(true)
 	j.compaction.Go(func() {
 		defer j.compacting.Store(false)
-		if err := s.db.Compact(j.ctx, []byte{spaceBody}, []byte{spaceChunk + 1}, false); err != nil && j.ctx.Err() == nil {
+		if err := s.db.Compact(j.ctx, []byte{spaceBody}, []byte{spaceOwn + 1}, false); err != nil && j.ctx.Err() == nil {
 			s.opts.Events.BackgroundError(fmt.Errorf("pebblestore: compaction: %w", err))
 		}
 	})

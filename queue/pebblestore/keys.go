@@ -11,16 +11,25 @@ import (
 // of keys is the order of numbers; a domain ends with NUL, which no domain contains, so that the
 // order of keys is the order of domains.
 //
-//	b ID                 body record: size, number of chunks, who refers to it; a small body itself
+//	b ID                 body record of a message that is chunked or for several domains: size, number of
+//	                     chunks, who refers to it; a small body itself
 //	c ID CHUNK           one piece of a large body (CHUNK: 4 octets from 0)
+//	d DOMAIN 00 SEQ      own body: the body of a message for one domain that needs no chunks (nearly all are)
 //	e DOMAIN 00 SEQ      entry: the envelope of a message that has a pending recipient
 //	f DOMAIN 00 SEQ      entry with nothing left to deliver, kept for its bounce
 //	m NAME               facts about the store: format, sequence
 //
-// ID and SEQ are 8 octets and come from one counter (see sequence).
+// ID and SEQ are 8 octets and come from one counter (see sequence). An entry's SEQ is greater than its ID, by as
+// much as the message took to come in.
+//
+// Own bodies have the order of the entries, so that what one session will read stands in a row: one block
+// read, or one run of a memtable, serves many messages. Under ID (as others stand) neighbours belong to other
+// customers, and each message costs a block of its own. They stand in a space of their own, and not
+// between the entries, so that a scan over entries (Open, List) does not walk over mail.
 const (
 	spaceBody   = 'b'
 	spaceChunk  = 'c'
+	spaceOwn    = 'd'
 	spaceEntry  = 'e'
 	spaceFailed = 'f'
 	spaceMeta   = 'm'
@@ -51,6 +60,8 @@ func appendEntryKey(dst []byte, space byte, domain string, seq uint64) []byte {
 	dst = append(dst, 0)
 	return binary.BigEndian.AppendUint64(dst, seq)
 }
+
+func entryKeyLen(domain string) int { return 1 + len(domain) + 1 + 8 }
 
 func parseBodyKey(k []byte) (mail.ID, bool) {
 	if len(k) != bodyKeyLen || k[0] != spaceBody {

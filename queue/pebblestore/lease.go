@@ -1,12 +1,9 @@
 package pebblestore
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/cockroachdb/pebble/v2"
 
 	"odmr/internal/mail"
 	"odmr/queue"
@@ -24,11 +21,12 @@ type lease struct {
 
 // ledger is what a lease knows about one of its domains.
 type ledger struct {
-	domain *domain
-	kept   []uint64               // of domain.kept, not yet handed out
-	cursor uint64                 // entries from here were not looked at yet
-	out    map[uint64]outstanding // handed out and not settled
-	left   []uint64               // stay in the queue though handed out; see leave
+	domain  *domain
+	kept    []uint64               // of domain.kept, not yet handed out
+	cursor  uint64                 // entries from here were not looked at yet
+	out     map[uint64]outstanding // handed out and not settled
+	claimed uint64                 // last place that the Settle at hand names
+	left    []uint64               // stay in the queue though handed out; see leave
 
 	// handed counts what was handed out (or passed over) and still is in the domain's counts.
 	// It belongs to Store.mu.
@@ -42,6 +40,7 @@ type outstanding struct {
 	entry      int   // octets of the entry record
 	record     int   // octets of the body record
 	chunks     uint32
+	own        bool // the body is an own body
 	recipients int
 	fresh      bool // all recipients are pending: its settlement needs no look at the entry
 	shared     bool // the body may have other entries
@@ -128,7 +127,7 @@ func (l *lease) Next(dst []queue.Delivery, limit queue.Limit) ([]queue.Delivery,
 		durable := g.domain.durable
 		s.mu.Unlock()
 		if waiting > 0 {
-			if err := c.drain(g, durable); err != nil {
+			if err := c.drain(g, waiting, durable); err != nil {
 				return c.dst, fmt.Errorf("pebblestore: queue of %s: %w", g.domain.name, err)
 			}
 			if c.full() {
@@ -138,133 +137,6 @@ func (l *lease) Next(dst []queue.Delivery, limit queue.Limit) ([]queue.Delivery,
 		l.turn = (l.turn + 1) % len(l.ledgers)
 	}
 	return c.dst, nil
-}
-
-// collector gathers the deliveries of one Next.
-type collector struct {
-	lease    *lease
-	dst      []queue.Delivery
-	messages int   // that may still be taken
-	bytes    int64 // of segments, likewise
-	taken    int
-}
-
-func (c *collector) full() bool { return c.messages <= 0 || c.taken > 0 && c.bytes <= 0 }
-
-// drain takes deliveries from g's domain, in order, as far as entries are durable. The cursor moves
-// to where the next call begins, so that nobody walks over what was deleted in between.
-func (c *collector) drain(g *ledger, durable uint64) error {
-	for len(g.kept) > 0 && !c.full() {
-		seq := g.kept[0]
-		if err := c.takeKept(g, seq); err != nil {
-			return err
-		}
-		g.kept = g.kept[1:]
-	}
-	if c.full() || g.cursor > durable {
-		return nil
-	}
-	it, err := c.lease.store.db.NewIter(&pebble.IterOptions{
-		LowerBound: appendEntryKey(nil, spaceEntry, g.domain.name, g.cursor),
-		UpperBound: appendEntryKey(nil, spaceEntry, g.domain.name, durable+1),
-	})
-	if err != nil {
-		return err
-	}
-	defer it.Close()
-	for ok := it.First(); ok; ok = it.Next() {
-		if c.full() {
-			return nil
-		}
-		name, seq, good := parseEntryKey(it.Key(), spaceEntry)
-		if !good || string(name) != g.domain.name {
-			return fmt.Errorf("%w: key %x", errRecord, it.Key())
-		}
-		rec, err := it.ValueAndErr()
-		if err != nil {
-			return err
-		}
-		if err := c.take(g, seq, rec); err != nil {
-			return err
-		}
-		g.cursor = seq + 1
-	}
-	if err := it.Error(); err != nil {
-		return err
-	}
-	g.cursor = durable + 1
-	return nil
-}
-
-func (c *collector) takeKept(g *ledger, seq uint64) error {
-	rec, closer, err := c.lease.store.db.Get(appendEntryKey(nil, spaceEntry, g.domain.name, seq))
-	if errors.Is(err, pebble.ErrNotFound) {
-		return nil // removed by an operator
-	}
-	if err != nil {
-		return err
-	}
-	defer closer.Close()
-	return c.take(g, seq, rec)
-}
-
-// take makes a delivery of an entry. An entry that cannot be read stays where it is and is passed over.
-func (c *collector) take(g *ledger, seq uint64, rec []byte) error {
-	s := c.lease.store
-	env, err := decodeEntry(g.domain.name, rec)
-	if err != nil {
-		c.passOver(g, seq, rec, err)
-		return nil
-	}
-	b, shape, err := s.openBody(env.ID)
-	switch {
-	case errors.Is(err, pebble.ErrNotFound), errors.Is(err, queue.ErrNotFound), errors.Is(err, errRecord), pebble.IsCorruptionError(err):
-		c.passOver(g, seq, rec, err)
-		return nil
-	case err != nil:
-		return err
-	case shape.size != env.WireSize:
-		b.Close()
-		c.passOver(g, seq, rec, fmt.Errorf("%w: body has %d octets, entry says %d", errRecord, shape.size, env.WireSize))
-		return nil
-	}
-	o := outstanding{
-		id: env.ID, size: env.WireSize, entry: len(rec), record: shape.record, chunks: shape.chunks,
-		recipients: len(env.Recipients), fresh: true, shared: shape.refs > 1,
-	}
-	for i := range env.Recipients {
-		if env.Recipients[i].State != mail.Pending {
-			o.fresh = false
-		}
-	}
-	if g.out == nil {
-		g.out = make(map[uint64]outstanding)
-	}
-	g.out[seq] = o
-	c.hand(g, o.size)
-	c.taken++
-	c.messages--
-	c.bytes -= int64(len(b.first.data))
-	c.dst = append(c.dst, queue.Delivery{Key: queue.Key{Domain: g.domain.name, Seq: seq}, Envelope: env, Body: b})
-	return nil
-}
-
-// hand notes that an entry was handed out or passed over.
-func (c *collector) hand(g *ledger, size int64) {
-	s := c.lease.store
-	s.mu.Lock()
-	g.handed.Messages++
-	g.handed.Bytes += size
-	s.mu.Unlock()
-}
-
-func (c *collector) passOver(g *ledger, seq uint64, rec []byte, err error) {
-	s := c.lease.store
-	s.opts.Events.Corruption(fmt.Errorf("pebblestore: entry %s/%d stays in the queue: %w", g.domain.name, seq, err))
-	if _, size, err := peekEntry(rec); err == nil { // else it was not counted
-		c.hand(g, size)
-	}
-	g.leave(seq)
 }
 
 // leave notes that the entry stays in the queue, for the next lease. More than maxKept need

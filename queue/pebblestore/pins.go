@@ -17,6 +17,8 @@ type pins struct {
 	max    int
 	copied atomic.Int64
 
+	slabbed atomic.Int64 // segments lent out that are in slabs
+
 	mu         sync.Mutex
 	generation uint64
 	held       map[uint64]int64 // by generation
@@ -70,6 +72,7 @@ type pin struct {
 	data       []byte
 	generation uint64
 	copied     bool
+	slab       *slab // data is in it; nil: in the engine's memory or copied
 }
 
 // lend makes a segment's memory of data, which is valid until closer is closed. A flush between the
@@ -80,10 +83,14 @@ func (s *Store) lend(data []byte, closer io.Closer) pin {
 			return pin{store: s, closer: closer, data: data, generation: g}
 		}
 	}
-	own := append(make([]byte, 0, len(data)), data...)
+	p := s.lendCopy(data)
 	closer.Close()
+	return p
+}
+
+func (s *Store) lendCopy(data []byte) pin {
 	s.pins.copied.Add(1)
-	return pin{store: s, data: own, copied: true}
+	return pin{store: s, data: append(make([]byte, 0, len(data)), data...), copied: true}
 }
 
 // poisonOctet overwrites released segments in tests.
@@ -96,6 +103,12 @@ func (p *pin) Release() {
 	}
 	s := p.store
 	p.store = nil
+	if p.slab != nil {
+		s.pins.slabbed.Add(-1)
+		p.slab.release()
+		p.slab = nil
+		return
+	}
 	if p.copied {
 		if s.opts.poison {
 			for i := range p.data {

@@ -18,6 +18,7 @@ import (
 //	entry v1:  01 FLAGS BODY RET  ID(8)  WIRESIZE SIZE ATTEMPTS ARRIVED(8)
 //	           REVERSE-PATH ENVID CLIENT  COUNT { ADDRESS NOTIFY ORCPT STATE REPLY }
 //	body v1:   01 SIZE CHUNKS COUNT { DOMAIN SEQ(8) }  octets (CHUNKS 0 only)
+//	own v1:    01 ID(8)  octets
 //	number v1: 01 N(8)
 const recordVersion = 1
 
@@ -29,6 +30,7 @@ const (
 	flagStuffed
 	flagEightBit
 	flagInDoubt
+	flagOwn    // the body is an own body, beside the entry; else it stands under its id
 	flagsKnown = 1<<iota - 1
 )
 
@@ -38,13 +40,14 @@ const notifyKnown = mail.NotifyNever | mail.NotifySuccess | mail.NotifyFailure |
 // minRecipient is the shortest form of a recipient in an entry record.
 const minRecipient = 5
 
-// appendEntry appends the record of env. Its domain is in the key, not in the record.
-func appendEntry(dst []byte, env *mail.Envelope) []byte {
+// appendEntry appends the record of env. Its domain is in the key, not in the record; own says that its
+// body is an own body.
+func appendEntry(dst []byte, env *mail.Envelope, own bool) []byte {
 	var flags byte
 	for _, f := range [...]struct {
 		on  bool
 		bit byte
-	}{{env.SMTPUTF8, flagSMTPUTF8}, {env.Stuffed, flagStuffed}, {env.EightBit, flagEightBit}, {env.InDoubt, flagInDoubt}} {
+	}{{env.SMTPUTF8, flagSMTPUTF8}, {env.Stuffed, flagStuffed}, {env.EightBit, flagEightBit}, {env.InDoubt, flagInDoubt}, {own, flagOwn}} {
 		if f.on {
 			flags |= f.bit
 		}
@@ -86,11 +89,11 @@ func entrySize(env *mail.Envelope) int {
 
 // decodeEntry reads an entry record. The record is copied once; the envelope's strings are
 // pieces of that copy.
-func decodeEntry(domain string, rec []byte) (env mail.Envelope, err error) {
+func decodeEntry(domain string, rec []byte) (env mail.Envelope, own bool, err error) {
 	r := reader{rest: string(rec)}
 	head := r.take(4)
 	if r.bad || head[0] != recordVersion {
-		return env, fmt.Errorf("%w: entry of unknown version", errRecord)
+		return env, false, fmt.Errorf("%w: entry of unknown version", errRecord)
 	}
 	flags := head[1]
 	env.Domain = domain
@@ -110,7 +113,7 @@ func decodeEntry(domain string, rec []byte) (env mail.Envelope, err error) {
 	env.Client = r.text()
 	n := r.number(uint64(len(r.rest) / minRecipient))
 	if r.bad || n == 0 || flags&^flagsKnown != 0 || env.Body > mail.Body8BitMIME || env.Ret > mail.ReturnHeaders {
-		return mail.Envelope{}, fmt.Errorf("%w: entry", errRecord)
+		return mail.Envelope{}, false, fmt.Errorf("%w: entry", errRecord)
 	}
 	env.Recipients = make([]mail.Recipient, n)
 	for i := range env.Recipients {
@@ -125,21 +128,27 @@ func decodeEntry(domain string, rec []byte) (env mail.Envelope, err error) {
 		}
 	}
 	if r.bad || r.rest != "" {
-		return mail.Envelope{}, fmt.Errorf("%w: entry's recipients", errRecord)
+		return mail.Envelope{}, false, fmt.Errorf("%w: entry's recipients", errRecord)
 	}
-	return env, nil
+	return env, flags&flagOwn != 0, nil
 }
 
-// peekEntry reads id and wire size of an entry record, which is all that Open needs.
-func peekEntry(rec []byte) (id mail.ID, wireSize int64, err error) {
+// entryPeek is what of an entry can be had without decoding all of it.
+type entryPeek struct {
+	id   mail.ID
+	size int64 // of the body
+	own  bool  // see flagOwn
+}
+
+func peekEntry(rec []byte) (p entryPeek, err error) {
 	if len(rec) < 13 || rec[0] != recordVersion {
-		return 0, 0, fmt.Errorf("%w: entry of unknown version", errRecord)
+		return p, fmt.Errorf("%w: entry of unknown version", errRecord)
 	}
 	v, n := binary.Uvarint(rec[12:])
 	if n <= 0 || v > math.MaxInt64 {
-		return 0, 0, fmt.Errorf("%w: entry's size", errRecord)
+		return p, fmt.Errorf("%w: entry's size", errRecord)
 	}
-	return mail.ID(binary.BigEndian.Uint64(rec[4:])), int64(v), nil
+	return entryPeek{id: mail.ID(binary.BigEndian.Uint64(rec[4:])), size: int64(v), own: rec[1]&flagOwn != 0}, nil
 }
 
 // ref is one entry that a body belongs to. The entry may be gone already.
@@ -230,6 +239,21 @@ func decodeBodyHead(rec []byte) (h bodyHead, data []byte, err error) {
 	})
 	h.size, h.chunks = s.size, s.chunks
 	return h, data, err
+}
+
+// ownHead is the length of an own body's record without the body.
+const ownHead = 1 + 8
+
+func appendOwnHead(dst []byte, id mail.ID) []byte {
+	return binary.BigEndian.AppendUint64(append(dst, recordVersion), uint64(id))
+}
+
+// decodeOwn reads the record of an own body; data aliases rec.
+func decodeOwn(rec []byte) (id mail.ID, data []byte, err error) {
+	if len(rec) < ownHead || len(rec) > ownHead+mail.ChunkSize || rec[0] != recordVersion {
+		return 0, nil, fmt.Errorf("%w: own body", errRecord)
+	}
+	return mail.ID(binary.BigEndian.Uint64(rec[1:])), rec[ownHead:], nil
 }
 
 func appendNumber(dst []byte, n uint64) []byte {

@@ -31,24 +31,24 @@ func sampleEntries() []mail.Envelope {
 }
 
 func TestEntryRecord(t *testing.T) {
-	for _, want := range sampleEntries() {
-		rec := appendEntry([]byte("prefix"), &want)[len("prefix"):]
-		got, err := decodeEntry("a.example", rec)
-		if err != nil || !reflect.DeepEqual(got, want) {
+	for i, want := range sampleEntries() {
+		rec := appendEntry([]byte("prefix"), &want, i%2 == 1)[len("prefix"):]
+		got, own, err := decodeEntry("a.example", rec)
+		if err != nil || own != (i%2 == 1) || !reflect.DeepEqual(got, want) {
 			t.Fatalf("%+v\nbecame\n%+v, %v", want, got, err)
 		}
-		if id, size, err := peekEntry(rec); id != want.ID || size != want.WireSize || err != nil {
-			t.Fatalf("peek: %v %d %v", id, size, err)
+		if p, err := peekEntry(rec); p != (entryPeek{want.ID, want.WireSize, own}) || err != nil {
+			t.Fatalf("peek: %+v %v", p, err)
 		}
 		if len(rec) > entrySize(&want) {
 			t.Fatalf("%d octets, entrySize says %d at most", len(rec), entrySize(&want))
 		}
 		for n := range min(len(rec), 600) { // no beginning of a record is one
-			if _, err := decodeEntry("a.example", rec[:n]); err == nil {
+			if _, _, err := decodeEntry("a.example", rec[:n]); err == nil {
 				t.Fatalf("the first %d of %d octets decode", n, len(rec))
 			}
 		}
-		if _, err := decodeEntry("a.example", append(rec, 0)); err == nil {
+		if _, _, err := decodeEntry("a.example", append(rec, 0)); err == nil {
 			t.Fatal("an octet too many is taken")
 		}
 		clear(rec)
@@ -60,7 +60,7 @@ func TestEntryRecord(t *testing.T) {
 
 func TestEntryRecordRefusals(t *testing.T) {
 	env := benchEnvelope("a.example", 1)
-	rec := appendEntry(nil, &env)
+	rec := appendEntry(nil, &env, true)
 	for name, edit := range map[string]func([]byte) []byte{
 		"version 0":       func(b []byte) []byte { b[0] = 0; return b },
 		"version 2":       func(b []byte) []byte { b[0] = 2; return b },
@@ -69,7 +69,7 @@ func TestEntryRecordRefusals(t *testing.T) {
 		"ret":             func(b []byte) []byte { b[3] = 3; return b },
 		"a number longer": func(b []byte) []byte { return append(append(append([]byte(nil), b[:12]...), 0x81, 0), b[13:]...) },
 	} {
-		if _, err := decodeEntry("a.example", edit(bytes.Clone(rec))); err == nil {
+		if _, _, err := decodeEntry("a.example", edit(bytes.Clone(rec))); err == nil {
 			t.Errorf("%s: taken", name)
 		}
 	}
@@ -103,22 +103,29 @@ func TestBodyRecord(t *testing.T) {
 // FuzzRecord: no octets make a decoder panic, and what decodes is the one form of what it says.
 func FuzzRecord(f *testing.F) {
 	for _, env := range sampleEntries() {
-		f.Add(appendEntry(nil, &env))
+		f.Add(appendEntry(nil, &env, false))
+		f.Add(appendEntry(nil, &env, true))
 	}
+	f.Add(append(appendOwnHead(nil, 77), "ab"...))
 	f.Add(append(appendBodyHead(nil, &bodyHead{size: 2, refs: []ref{{"a.example", 1}, {"b.example", 2}}}), "ab"...))
 	f.Add(appendBodyHead(nil, &bodyHead{size: 300_000, chunks: 2, refs: []ref{{"a.example", 1}}}))
 	f.Add(appendNumber(nil, 77))
 	f.Fuzz(func(t *testing.T, rec []byte) {
-		if env, err := decodeEntry("a.example", rec); err == nil {
-			if again := appendEntry(nil, &env); !bytes.Equal(again, rec) {
+		if env, own, err := decodeEntry("a.example", rec); err == nil {
+			if again := appendEntry(nil, &env, own); !bytes.Equal(again, rec) {
 				t.Fatalf("%x is also %x", rec, again)
 			}
-			if id, size, err := peekEntry(rec); err != nil || id != env.ID || size != env.WireSize {
-				t.Fatalf("peek says %v %d %v", id, size, err)
+			if p, err := peekEntry(rec); err != nil || p != (entryPeek{env.ID, env.WireSize, own}) {
+				t.Fatalf("peek says %+v %v", p, err)
 			}
 		}
 		if head, data, err := decodeBodyHead(rec); err == nil {
 			if again := append(appendBodyHead(nil, &head), data...); !bytes.Equal(again, rec) {
+				t.Fatalf("%x is also %x", rec, again)
+			}
+		}
+		if id, data, err := decodeOwn(rec); err == nil {
+			if again := append(appendOwnHead(nil, id), data...); !bytes.Equal(again, rec) {
 				t.Fatalf("%x is also %x", rec, again)
 			}
 		}
@@ -154,10 +161,10 @@ func TestKeyOrder(t *testing.T) {
 
 func TestDecodeAllocations(t *testing.T) {
 	env := benchEnvelope("a.example", 100)
-	rec := appendEntry(nil, &env)
+	rec := appendEntry(nil, &env, true)
 	// One for the copy of the record, one for the recipients.
 	if n := testing.AllocsPerRun(100, func() {
-		if _, err := decodeEntry("a.example", rec); err != nil {
+		if _, _, err := decodeEntry("a.example", rec); err != nil {
 			t.Fatal(err)
 		}
 	}); n > 2 {

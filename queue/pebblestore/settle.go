@@ -67,6 +67,10 @@ func (l *lease) Settle(settlements []queue.Settlement) error {
 // claim finds the outstanding delivery of each settlement.
 func (l *lease) claim(settlements []queue.Settlement) ([]settling, error) {
 	work := make([]settling, len(settlements))
+	inOrder := true
+	for _, g := range l.ledgers {
+		g.claimed = 0
+	}
 	for i := range settlements {
 		t := &settlements[i]
 		g := l.find(t.Key.Domain)
@@ -85,19 +89,29 @@ func (l *lease) claim(settlements []queue.Settlement) ([]settling, error) {
 				return nil, fmt.Errorf("pebblestore: outcome %d of %v", t.Outcomes[j].Status, o.id)
 			}
 		}
-		for j := range i {
-			if settlements[j].Key == t.Key {
-				return nil, fmt.Errorf("%w: %s/%d twice", queue.ErrNotHandedOut, t.Key.Domain, t.Key.Seq)
-			}
-		}
+		// In order, as nearly always, nothing is named twice; else it needs a look at all of them.
+		inOrder = inOrder && t.Key.Seq > g.claimed
+		g.claimed = t.Key.Seq
 		work[i] = settling{ledger: g, seq: t.Key.Seq, o: o}
+	}
+	if inOrder {
+		return work, nil
+	}
+	seen := make(map[queue.Key]struct{}, len(settlements))
+	for i := range settlements {
+		key := settlements[i].Key
+		if _, twice := seen[key]; twice {
+			return nil, fmt.Errorf("%w: %s/%d twice", queue.ErrNotHandedOut, key.Domain, key.Seq)
+		}
+		seen[key] = struct{}{}
 	}
 	return work, nil
 }
 
 // settle decides about one entry and writes what follows to b, except for the body of a shared one.
 func (s *Store) settle(b *pebble.Batch, w *settling, t *queue.Settlement) error {
-	key := appendEntryKey(nil, spaceEntry, t.Key.Domain, t.Key.Seq)
+	var buf [256]byte
+	key := appendEntryKey(buf[:0], spaceEntry, t.Key.Domain, t.Key.Seq)
 	var env mail.Envelope
 	if w.o.fresh && allDelivered(t.Outcomes) {
 		w.verdict = verdictRemove // nearly always, and without a look at the entry
@@ -106,7 +120,7 @@ func (s *Store) settle(b *pebble.Batch, w *settling, t *queue.Settlement) error 
 		if err != nil {
 			return fmt.Errorf("entry %s/%d: %w", t.Key.Domain, t.Key.Seq, err)
 		}
-		env, err = decodeEntry(t.Key.Domain, rec)
+		env, _, err = decodeEntry(t.Key.Domain, rec)
 		if err = errors.Join(err, closer.Close()); err != nil {
 			return fmt.Errorf("entry %s/%d: %w", t.Key.Domain, t.Key.Seq, err)
 		}
@@ -114,16 +128,20 @@ func (s *Store) settle(b *pebble.Batch, w *settling, t *queue.Settlement) error 
 	}
 	switch w.verdict {
 	case verdictUpdate:
-		return b.Set(key, appendEntry(make([]byte, 0, entrySize(&env)), &env), nil)
+		return b.Set(key, appendEntry(make([]byte, 0, entrySize(&env)), &env, w.o.own), nil)
 	case verdictFail:
 		if err := b.DeleteSized(key, uint32(w.o.entry), nil); err != nil {
 			return err
 		}
 		key[0] = spaceFailed
-		return b.Set(key, appendEntry(make([]byte, 0, entrySize(&env)), &env), nil)
+		return b.Set(key, appendEntry(make([]byte, 0, entrySize(&env)), &env, w.o.own), nil)
 	case verdictRemove:
 		if err := b.DeleteSized(key, uint32(w.o.entry), nil); err != nil || w.o.shared {
 			return err
+		}
+		if w.o.own {
+			key[0] = spaceOwn
+			return b.DeleteSized(key, uint32(w.o.record), nil)
 		}
 		return deleteBody(b, &w.o)
 	}
@@ -183,7 +201,7 @@ func judge(env *mail.Envelope, t *queue.Settlement) verdict {
 	return verdictRemove
 }
 
-// deleteBody deletes a body: one sized tombstone for its record and, if it is large, one range tombstone for
+// deleteBody deletes a body under its id: one sized tombstone for its record and, if it is large, one range tombstone for
 // its pieces.
 func deleteBody(b *pebble.Batch, o *outstanding) error {
 	if err := b.DeleteSized(appendBodyKey(make([]byte, 0, bodyKeyLen), o.id), uint32(o.record), nil); err != nil {

@@ -28,7 +28,7 @@ var (
 )
 
 // storeFormat is the version of the whole key layout, kept under keyFormat.
-const storeFormat = 1
+const storeFormat = 2
 
 // Store is a queue.Store on Pebble. See the package doc.
 type Store struct {
@@ -217,19 +217,19 @@ func (s *Store) count(space byte) error {
 			s.opts.Events.Corruption(fmt.Errorf("pebblestore: bad key %x", it.Key()))
 			continue
 		}
-		id, size, err := peekEntry(it.Value())
+		p, err := peekEntry(it.Value())
 		if err != nil {
 			s.opts.Events.Corruption(fmt.Errorf("pebblestore: entry %s/%d: %w", name, seq, err))
 			continue
 		}
-		s.seq.atLeast(max(seq, uint64(id)))
+		s.seq.atLeast(max(seq, uint64(p.id)))
 		if d == nil || d.name != string(name) {
 			if d = s.domains[string(name)]; d == nil {
 				d = &domain{name: string(name), head: seq}
 				s.domains[d.name] = d
 			}
 		}
-		s.tally(d, space, 1, size)
+		s.tally(d, space, 1, p.size)
 	}
 	return it.Error()
 }
@@ -248,7 +248,7 @@ func (s *Store) tally(d *domain, space byte, n, size int64) {
 }
 
 // sweep deletes the pieces of messages that have no body record: a crash came before
-// their commit. Nothing else can be left over, as all the rest is written in one batch.
+// their commit. Nothing else can be left over, as all the rest, own bodies included, is written in one batch.
 func (s *Store) sweep() error {
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceChunk}, UpperBound: []byte{spaceChunk + 1}})
 	if err != nil {
@@ -306,8 +306,8 @@ func (s *Store) enter() error {
 
 func (s *Store) leave() { s.life.RUnlock() }
 
-// Close implements queue.Store. It returns ErrNotReleased, and leaves the engine open, if
-// segments are still lent out: what was acknowledged is safe all the same.
+// Close implements queue.Store. It returns ErrNotReleased if segments are still lent out, and leaves
+// the engine open if they are in its memory: what was acknowledged is safe all the same.
 func (s *Store) Close() error {
 	s.life.Lock()
 	if s.closed.Swap(true) {
@@ -318,10 +318,14 @@ func (s *Store) Close() error {
 	s.janitor.stop()
 	// A clean end needs no bound ahead: the next start goes on from here.
 	err := s.db.Set(keySequence, appendNumber(nil, s.seq.last.Load()), pebble.Sync)
-	if n := s.pins.lent(); n > 0 {
-		return errors.Join(err, fmt.Errorf("%w: %d", ErrNotReleased, n))
+	lent := s.pins.lent()
+	if lent == 0 {
+		err = errors.Join(err, s.db.Close(), s.lock.Close())
 	}
-	return errors.Join(err, s.db.Close(), s.lock.Close())
+	if n := lent + s.pins.slabbed.Load(); n > 0 {
+		err = errors.Join(err, fmt.Errorf("%w: %d", ErrNotReleased, n))
+	}
+	return err
 }
 
 // Counts implements queue.Store.
@@ -446,7 +450,7 @@ func (s *Store) Figures() Figures {
 		CompactionDebt: m.Compact.EstimatedDebt,
 		Compactions:    m.Compact.Count,
 		Flushes:        m.Flush.Count,
-		Pinned:         s.pins.lent(),
+		Pinned:         s.pins.lent() + s.pins.slabbed.Load(),
 		Copied:         s.pins.copied.Load(),
 	}
 }
