@@ -189,7 +189,7 @@ func (c *conn) writeBody(a *session.Action) {
 		s.fetch = true
 		s.charge = bodyCharge(h.delivery.Envelope.WireSize)
 		e.prefetch.charge(s.charge) // without waiting: what is in front of it in the stream has been granted
-		c.submit(&e.reads, &openJob{src: s, store: e.cfg.Store, id: h.delivery.Envelope.ID})
+		c.submit(&e.reads, &openJob{src: s, store: e.cfg.Store, key: h.delivery.Key})
 	}
 	c.out.body(s)
 }

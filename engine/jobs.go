@@ -145,12 +145,12 @@ func (j *fetchJob) discard() {
 type openJob struct {
 	src   *source // as in fetchJob
 	store queue.Store
-	id    mail.ID
+	key   queue.Key
 	body  queue.Body
 	err   error
 }
 
-func (j *openJob) run()           { j.body, j.err = j.store.Open(j.id) }
+func (j *openJob) run()           { j.body, j.err = j.store.Reopen(j.key) }
 func (j *openJob) fail(err error) { j.err = err }
 func (j *openJob) discard() {
 	if j.body != nil {
