@@ -72,10 +72,11 @@ type conn struct {
 
 	tls     *secure // nil in clear text
 	out     output
-	watched bool         // entered in writable
-	blocked bool         // the kernel takes no more for now
-	again   bool         // evAgain is on its way
-	paused  bool         // the socket is not being read
+	watched bool // entered in writable
+	blocked bool // the kernel takes no more for now
+	again   bool // evAgain is on its way
+	paused  bool // the socket is not being read
+	holding place
 	takeBy  session.Time // when the peer must have taken some of a body; 0: none is waiting
 	closeBy session.Time
 	timer   timer
@@ -164,6 +165,9 @@ func (c *conn) event(now session.Time, ev *event) {
 	case evGrant:
 		c.inflight--
 		c.granted(ev.n)
+	case evRoom:
+		c.inflight--
+		c.roomFor(ev.n)
 	case evWritable:
 		c.blocked = false
 	case evAgain:
@@ -376,6 +380,9 @@ func (c *conn) flush(now session.Time) {
 	}
 	f := c.out.flush(c.fd, c.retire)
 	c.sent(f.n)
+	if f.n > 0 {
+		c.holding.moved = now
+	}
 	if f.n > 0 && c.phase == phaseOpen && !c.closing && !c.tls.shaking() {
 		c.sess.Progress(now)
 	}
@@ -401,8 +408,7 @@ func (c *conn) flush(now session.Time) {
 		c.lp.inbox.post(event{kind: evAgain, conn: c.id})
 	}
 	if s := c.out.wants(); s != nil && !c.doomed {
-		s.fetch = true
-		c.submit(&c.lp.eng.reads, &fetchJob{src: s, body: s.body})
+		c.load(s)
 	}
 }
 

@@ -18,6 +18,7 @@ type drain struct {
 	joined  bool         // shares the prefetch memory
 	want    *nextJob     // waits for its turn, or for memory
 	waiting bool         // want waits for memory: a grant is on its way
+	awaits  *source      // waits for memory: its grant is on its way
 	queued  []settlement // wait for their turn
 	flying  []settlement // in flight
 	held    map[uint32]*held
@@ -26,9 +27,10 @@ type drain struct {
 
 // held is a message that the machine may send.
 type held struct {
-	delivery queue.Delivery // Body is nil once the output has it
-	charge   int64          // octets of prefetch memory; 0 once the output has them
-	taken    session.Time   // when its body was asked for, else when it was fetched
+	delivery queue.Delivery
+	body     sharedBody
+	charge   int64        // octets of prefetch memory; 0 once the output has them, or once they were given up
+	taken    session.Time // when its body was asked for, else when it was fetched
 }
 
 // settlement is an outcome on its way to the store.
@@ -113,7 +115,7 @@ func (c *conn) fetchMore(a *session.Action) {
 		ticket: a.Ticket, lease: d.lease, reserved: reserved,
 		limit: queue.Limit{Messages: max(a.Messages, 1), Bytes: share},
 	}
-	if !e.prefetch.reserve(waiter{c.lp, c.id, reserved}) {
+	if !e.prefetch.reserve(waiter{c.lp, c.id, evGrant, reserved}) {
 		d.waiting = true
 		c.inflight++
 	}
@@ -148,6 +150,7 @@ func (c *conn) fetched(now session.Time, j *nextJob) {
 			continue
 		}
 		h := &held{delivery: *dl, charge: bodyCharge(dl.Body.Size()), taken: now}
+		h.body = sharedBody{LeasedBody: dl.Body, users: 1}
 		used += h.charge
 		if d.held == nil {
 			d.held = make(map[uint32]*held)
@@ -156,6 +159,8 @@ func (c *conn) fetched(now session.Time, j *nextJob) {
 		d.held[d.handle] = h
 		items = append(items, session.Item{Handle: d.handle, Envelope: &h.delivery.Envelope})
 	}
+	c.holding.octets += used
+	c.holding.moved = now
 	e.prefetch.charge(used - j.reserved)
 	r := session.Result{Items: items}
 	if j.err != nil {
@@ -175,47 +180,32 @@ func bodyCharge(size int64) int64 {
 	return size
 }
 
-// writeBody puts a body into the output, which owns it from now on. Asked for again, it is opened anew.
+// writeBody puts a body into the output. Asked for again, it is read again once the first is through.
 func (c *conn) writeBody(a *session.Action) {
 	h := c.drain.held[a.Item]
 	if h == nil {
 		c.abandon("body of no message asked for")
 		return
 	}
-	s := &source{body: h.delivery.Body, plain: a.Plain, charge: h.charge}
-	h.delivery.Body, h.charge = nil, 0
-	if s.body == nil {
-		e := c.lp.eng
-		s.fetch = true
-		s.charge = bodyCharge(h.delivery.Envelope.WireSize)
-		e.prefetch.charge(s.charge) // without waiting: what is in front of it in the stream has been granted
-		c.submit(&e.reads, &openJob{src: s, store: e.cfg.Store, key: h.delivery.Key})
-	}
+	h.body.users++
+	s := &source{body: &h.body, plain: a.Plain, charge: h.charge, away: h.charge == 0}
+	h.charge = 0
 	c.out.body(s)
 }
 
 // retire takes a body that the output is done with.
 func (c *conn) retire(s *source) {
 	c.out.retire(s)
-	if s.fetch { // a worker has the body: closed when it is back
-		s.retired = true
-		return
+	s.retired = true
+	if !s.fetch { // else a worker has the body: closed when it is back
+		c.closeBody(s)
 	}
-	c.closeBody(s)
 }
 
 func (c *conn) closeBody(s *source) {
-	if s.body != nil {
-		s.body.Close()
-	}
-	c.lp.eng.prefetch.charge(-s.charge)
-}
-
-// opened takes a body that a worker opened.
-func (c *conn) bodyOpened(j *openJob) {
-	s := j.src
-	c.out.opened(s, j.body, j.err)
-	c.sourceBack(s)
+	s.body.leave()
+	c.charge(-s.charge)
+	s.charge = 0
 }
 
 // segment takes the piece of a body that a worker fetched.
@@ -261,14 +251,11 @@ func (c *conn) settle(_ session.Time, a *session.Action) {
 	c.leaseStep()
 }
 
-// letGo closes the body of a message that was not sent.
+// letGo gives up the body of a message that is gone for the machine; the output may still have it.
 func (c *conn) letGo(h *held) {
-	if h.delivery.Body != nil {
-		h.delivery.Body.Close()
-		h.delivery.Body = nil
-		c.lp.eng.prefetch.charge(-h.charge)
-		h.charge = 0
-	}
+	h.body.leave()
+	c.charge(-h.charge)
+	h.charge = 0
 }
 
 // settled tells the machine which outcomes are durable.

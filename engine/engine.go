@@ -64,12 +64,13 @@ type Engine struct {
 	lockouts  lockouts
 	refusals  [NumLimits][]byte // in place of the greeting
 
-	ingest   ingestBudget
-	prefetch prefetchBudget
-	sessions atomic.Int64 // sockets, for MaxSessions
-	records  records
-	panics   atomic.Int64
-	lent     atomic.Int64 // octets of segments that outputs hold
+	ingest    ingestBudget
+	prefetch  prefetchBudget
+	sessions  atomic.Int64 // sockets, for MaxSessions
+	records   records
+	panics    atomic.Int64
+	lent      atomic.Int64 // octets of segments that outputs hold
+	reclaimed atomic.Int64 // octets of bodies that were given up for others
 }
 
 // New checks cfg, fills in defaults and makes an Engine that does nothing yet.
@@ -97,6 +98,7 @@ func New(cfg Config) (*Engine, error) {
 	e.refusals = limitReplies(cfg.Hostname)
 	e.ingest.limit = cfg.IngestMemory
 	e.prefetch.limit = cfg.PrefetchMemory
+	e.prefetch.press = func() { e.broadcast(evReclaim) }
 	return e, nil
 }
 

@@ -55,7 +55,7 @@ func (h *handler) open(gc gnet.Conn, a *arrival) gnet.Action {
 		id: lp.newID(), lp: lp, gc: gc, fd: gc.Fd(), xid: xid.New(),
 		role: a.role, implicit: a.tls, remote: a.remote, opened: now(),
 	}
-	c.out.lp, c.timer.c = lp, c
+	c.out.lp, c.timer.c, c.holding.c = lp, c, c
 	c.identity.Addr = a.remote
 	c.counted = a.counted
 	if a.proxied {

@@ -13,7 +13,9 @@ const (
 	evWritable                      // the socket takes octets again
 	evAgain                         // a flush stopped at its share of a turn: go on
 	evShake                         // a TLS handshake has written, or wants to read
-	evGrant                         // n octets of prefetch memory are granted
+	evGrant                         // n octets of prefetch memory are granted to a prefetch
+	evRoom                          // n octets of prefetch memory are granted to the body that waits
+	evReclaim                       // somebody waits for prefetch memory: give up what can be given up
 	evTick                          // look at the wheel
 	evStop                          // the server is being stopped: ask every session to end
 	evCut                           // the grace is over: end every session now

@@ -129,7 +129,7 @@ func (j *nextJob) discard() {
 // fetchJob reads the next segment of a body.
 type fetchJob struct {
 	src  *source // names the body to the loop; not for the worker
-	body queue.Body
+	body *sharedBody
 	seg  queue.Segment
 	err  error
 }
@@ -139,23 +139,6 @@ func (j *fetchJob) fail(err error) { j.err = err }
 func (j *fetchJob) discard() {
 	j.seg.Release()
 	j.body.Close()
-}
-
-// openJob opens a body for the second time.
-type openJob struct {
-	src   *source // as in fetchJob
-	store queue.Store
-	key   queue.Key
-	body  queue.Body
-	err   error
-}
-
-func (j *openJob) run()           { j.body, j.err = j.store.Reopen(j.key) }
-func (j *openJob) fail(err error) { j.err = err }
-func (j *openJob) discard() {
-	if j.body != nil {
-		j.body.Close()
-	}
 }
 
 // settleJob records what became of messages.

@@ -24,6 +24,8 @@ type loop struct {
 	conns    map[uint64]*conn
 	lastID   uint64
 	out      session.Output // of the machine being called; empty between calls
+	stuck    holders        // hold bodies that they cannot write now
+	idle     holders        // hold bodies otherwise, longest without movement first
 	small    buffers
 	large    buffers
 	record   []byte   // where a TLS record's plain text is gathered
@@ -43,6 +45,8 @@ func newLoop(e *Engine, index int) *loop {
 		record: make([]byte, 0, maxRecord),
 	}
 	lp.wheel.init(now())
+	lp.stuck.init()
+	lp.idle.init()
 	lp.inbox.wake = func() error { return lp.el.Execute(context.Background(), lp) }
 	return lp
 }
@@ -73,6 +77,8 @@ func (lp *loop) handle(ev *event) {
 	switch ev.kind {
 	case evTick:
 		lp.tick(ev.at)
+	case evReclaim:
+		lp.reclaim(now())
 	case evStop:
 		lp.stopping = true
 		lp.each((*conn).stop)
@@ -92,7 +98,7 @@ func (lp *loop) handle(ev *event) {
 // orphan takes an event whose connection's record is gone: only a grant can be that late, for a
 // record stays until its jobs are back.
 func (lp *loop) orphan(ev *event) {
-	if ev.kind == evGrant {
+	if ev.kind == evGrant || ev.kind == evRoom {
 		lp.eng.prefetch.charge(-ev.n)
 	}
 	ev.discard()
@@ -109,6 +115,7 @@ func (lp *loop) tick(posted time.Time) {
 	lp.ticking.Store(false)
 	lp.eng.cfg.Observer.LoopLag(lp.index, time.Since(posted))
 	lp.wheel.advance(now(), func(t *timer) { lp.enter(t.c, (*conn).tick) })
+	lp.reclaim(now())
 }
 
 // enter runs fn for c outside of gnet's callbacks and closes the socket if that is what came of it.
@@ -122,6 +129,7 @@ func (lp *loop) enter(c *conn, fn func(*conn, session.Time)) {
 // call runs fn for c and says what is to become of the socket. A panic ends the session, not the process.
 func (lp *loop) call(c *conn, fn func(*conn, session.Time)) gnet.Action {
 	lp.guard(c, fn)
+	c.place()
 	if c.phase == phaseGone {
 		return gnet.None
 	}

@@ -55,24 +55,48 @@ type piece struct {
 	src  *source
 }
 
+// sharedBody is a body that its message and the places of the stream where it stands own together. Only
+// the first of these places reads: the others are away until their turn.
+type sharedBody struct {
+	queue.LeasedBody
+	users int
+}
+
+// leave gives up one share.
+func (b *sharedBody) leave() {
+	if b.users--; b.users == 0 {
+		b.Close()
+	}
+}
+
 // source is a body in the stream. At most one segment, and the next one once little of it is left,
-// are in memory, whatever the size of the body.
+// are in memory, whatever the size of the body; nothing while it is away.
 type source struct {
-	body    queue.Body // nil while a worker opens it: fetch is true
+	body    *sharedBody
 	plain   bool
-	charge  int64         // octets of prefetch memory that the body takes
+	away    bool          // nothing is in memory: to be read again, from where left says
+	charge  int64         // octets of prefetch memory that the body takes; 0 while it is away
 	left    int64         // octets of the body in segments not taken yet
 	cur     []byte        // octets that may go to the kernel now
 	seg     queue.Segment // where cur comes from; released when cur and raw are used up
 	raw     []byte        // plain: octets of seg that are still stuffed
 	clear   []byte        // plain: the buffer that cur lies in; goes back to loop.large
 	un      codec.Unstuffer
+	block   plainBlock    // plain: what cur is, or was when the body was given up
 	ahead   queue.Segment // fetched, to follow cur
 	begun   bool          // some segment was taken
 	dry     bool          // the store says that the next segment is not in memory
 	fetch   bool          // a worker is fetching: Body is not to be touched
 	broken  error         // the store failed
 	retired bool          // the output is done with it; the worker is not
+}
+
+// plainBlock is a run of plain octets that were unstuffed together.
+type plainBlock struct {
+	at   int64           // where it begins in wire form
+	un   codec.Unstuffer // as it was there
+	size int             // plain octets in it that were made so far
+	skip int             // plain octets that went to the kernel already and are still to be made again
 }
 
 // output is what a connection still has to write, in order. It belongs to the connection's loop.
@@ -116,9 +140,7 @@ func (o *output) body(src *source) {
 	if o.empty() {
 		o.pieces, o.head = o.pieces[:0], 0
 	}
-	if src.body != nil {
-		src.left = src.body.Size()
-	}
+	src.left = src.body.Size()
 	o.pieces = append(o.pieces, piece{src: src})
 	o.bodies++
 }
@@ -262,10 +284,7 @@ func (o *output) fill(s *source) error {
 	for len(s.cur) == 0 && s.broken == nil {
 		switch {
 		case len(s.raw) > 0:
-			n := min(len(s.raw), plainSize)
-			s.clear = s.un.Append(s.clear[:0], s.raw[:n])
-			s.raw = s.raw[n:]
-			s.cur = s.clear
+			s.unstuff()
 			if len(s.cur) == 0 && len(s.raw) == 0 { // nothing but a stuffing dot
 				o.release(s)
 			}
@@ -273,7 +292,7 @@ func (o *output) fill(s *source) error {
 			seg := s.ahead
 			s.ahead = queue.Segment{}
 			o.use(s, seg)
-		case s.left == 0 || s.fetch:
+		case s.left == 0 || s.fetch || s.away:
 			return s.broken
 		default:
 			seg, ok, err := s.body.Ready()
@@ -288,6 +307,41 @@ func (o *output) fill(s *source) error {
 		}
 	}
 	return s.broken
+}
+
+// unstuff makes cur of the next octets of raw.
+func (s *source) unstuff() {
+	if s.block.skip == 0 {
+		s.block = plainBlock{at: s.wire() - int64(len(s.raw)), un: s.un}
+	}
+	n := min(len(s.raw), plainSize)
+	s.clear = s.un.Append(s.clear[:0], s.raw[:n])
+	s.raw = s.raw[n:]
+	s.block.size += len(s.clear)
+	k := min(s.block.skip, len(s.clear))
+	s.cur = s.clear[k:]
+	s.block.skip -= k
+}
+
+// wire is where the octets behind cur and raw begin in wire form.
+func (s *source) wire() int64 { return s.body.Size() - s.left - int64(len(s.ahead.Data)) }
+
+// giveUp puts s away: its segments go back, and it is read again from the first octet that the
+// kernel has not taken. The worker must not have it.
+func (o *output) giveUp(s *source) {
+	switch at := s.wire(); {
+	case s.away: // nothing is there
+	case !s.plain:
+		s.left = s.body.Size() - (at - int64(len(s.cur)))
+	case len(s.cur) > 0 || s.block.skip > 0:
+		s.left = s.body.Size() - s.block.at
+		s.un = s.block.un
+		s.block = plainBlock{at: s.block.at, un: s.un, skip: s.block.skip + s.block.size - len(s.cur)}
+	default:
+		s.left = s.body.Size() - (at - int64(len(s.raw)))
+	}
+	o.retire(s)
+	s.away = s.left > 0
 }
 
 // lend puts seg, which came from the store with err, into the accounts.
@@ -346,25 +400,19 @@ func (o *output) wants() *source {
 		if s == nil {
 			continue
 		}
-		if !s.begun && !s.dry || s.fetch || s.left == 0 || s.broken != nil || s.ahead.Data != nil || len(s.cur)+len(s.raw) > lookahead {
-			return nil
+		switch {
+		case s.fetch, s.left == 0, s.broken != nil, s.ahead.Data != nil:
+		case s.away, (s.begun || s.dry) && len(s.cur)+len(s.raw) <= lookahead:
+			return s
 		}
-		return s
+		return nil
 	}
 	return nil
 }
 
-// opened takes the body that a worker opened for s.
-func (o *output) opened(s *source, body queue.Body, err error) {
-	s.fetch = false
-	if s.broken = err; err == nil {
-		s.body, s.left = body, body.Size()
-	}
-}
-
 // fetched takes the segment that a worker got for s.
 func (o *output) fetched(s *source, seg queue.Segment, err error) {
-	s.fetch = false
+	s.fetch, s.away = false, false
 	if err = o.lend(s, seg, err); err == nil {
 		s.ahead = seg
 	}

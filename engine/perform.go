@@ -83,8 +83,6 @@ func (c *conn) complete(now session.Time, j job) {
 		c.committed(now, j)
 	case *nextJob:
 		c.fetched(now, j)
-	case *openJob:
-		c.bodyOpened(j)
 	case *fetchJob:
 		c.segment(j)
 	case *settleJob:

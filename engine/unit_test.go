@@ -104,6 +104,7 @@ func indexOf(timers []timer, tm *timer) int {
 // parts is a body in given segments, of which the first so many are ready.
 type parts struct {
 	segs   []string
+	all    []string
 	ready  int
 	size   int64
 	lent   int
@@ -111,7 +112,7 @@ type parts struct {
 }
 
 func newParts(ready int, segs ...string) *parts {
-	p := &parts{segs: segs, ready: ready}
+	p := &parts{segs: segs, all: segs, ready: ready}
 	for _, s := range segs {
 		p.size += int64(len(s))
 	}
@@ -121,6 +122,25 @@ func newParts(ready int, segs ...string) *parts {
 func (p *parts) Size() int64 { return p.size }
 func (p *parts) Close()      { p.closed++ }
 func (p *parts) Release()    { p.lent-- }
+
+// Rewind cuts the rest otherwise than before if offset is odd.
+func (p *parts) Rewind(offset int64) {
+	p.ready, p.segs = 0, nil
+	for _, s := range p.all {
+		k := min(offset, int64(len(s)))
+		offset -= k
+		if s = s[k:]; k&1 > 0 && len(s) > 1 {
+			p.segs = append(p.segs, s[:1])
+			s = s[1:]
+		}
+		if s != "" {
+			p.segs = append(p.segs, s)
+		}
+	}
+}
+
+// shared makes p what a source has.
+func (p *parts) shared() *sharedBody { return &sharedBody{LeasedBody: p, users: 1} }
 
 func (p *parts) Ready() (queue.Segment, bool, error) {
 	if len(p.segs) > 0 && p.ready == 0 {
@@ -166,7 +186,7 @@ func TestOutputTakesAnyCutting(t *testing.T) {
 					all = string(u.Append(nil, []byte(all)))
 				}
 				want.WriteString(all)
-				o.body(&source{body: p, plain: plain})
+				o.body(&source{body: p.shared(), plain: plain})
 			}
 			reply := strings.Repeat("r", r.IntN(200))
 			want.WriteString(reply)
@@ -215,6 +235,12 @@ func drainBy(t *testing.T, o *output, r *rand.Rand, retire func(*source), more f
 		}
 		o.took(int64(n))
 		o.trim(retire)
+		for i := o.head; i < len(o.pieces); i++ { // memory is wanted by others
+			if s := o.pieces[i].src; s != nil && r.IntN(4) == 0 {
+				o.giveUp(s)
+				s.body.Rewind(s.body.Size() - s.left)
+			}
+		}
 		if s := o.wants(); s != nil {
 			s.fetch = true
 			seg, err := s.body.Next()
@@ -230,8 +256,8 @@ func TestOutputDrop(t *testing.T) {
 	o := output{lp: lp}
 	p, q := newParts(1, "one\r\n", "two\r\n"), newParts(1, "three\r\n")
 	o.write([]byte("before"))
-	o.body(&source{body: p, plain: true})
-	o.body(&source{body: q})
+	o.body(&source{body: p.shared(), plain: true})
+	o.body(&source{body: q.shared()})
 	if _, err := o.gather(); err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +284,7 @@ func TestOutputBodyOfWrongSize(t *testing.T) {
 		o := output{lp: lp}
 		p.size += map[string]int64{"short": 1, "long": -1}[name]
 		p.ready = 9
-		o.body(&source{body: p})
+		o.body(&source{body: p.shared()})
 		var err error
 		for range 3 {
 			if err == nil {
@@ -291,10 +317,10 @@ func TestPrefetchBudget(t *testing.T) {
 	if got := b.share(100); got != minShare {
 		t.Errorf("least share %d", got)
 	}
-	if !b.reserve(waiter{lp, 1, 5 << 20}) {
+	if !b.reserve(waiter{lp, 1, evGrant, 5 << 20}) {
 		t.Error("a wish larger than all must be granted when nothing is in use")
 	}
-	if b.reserve(waiter{lp, 2, 1}) || b.reserve(waiter{lp, 3, 1 << 20}) || b.reserve(waiter{lp, 4, 1}) {
+	if b.reserve(waiter{lp, 2, evGrant, 1}) || b.reserve(waiter{lp, 3, evRoom, 1 << 20}) || b.reserve(waiter{lp, 4, evGrant, 1}) {
 		t.Error("granted beyond the limit")
 	}
 	b.charge(-(5<<20 - 1<<20 + 1)) // room for one octet
@@ -303,7 +329,7 @@ func TestPrefetchBudget(t *testing.T) {
 		t.Fatalf("granted %+v", events)
 	}
 	b.charge(-b.used)
-	if events := lp.inbox.take(nil); len(events) != 1 || events[0].conn != 3 {
+	if events := lp.inbox.take(nil); len(events) != 1 || events[0].conn != 3 || events[0].kind != evRoom {
 		t.Fatalf("granted %+v", events)
 	}
 	b.charge(-1 << 20)
