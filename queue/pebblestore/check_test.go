@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"odmr/internal/mail"
 	"odmr/queue"
+	"odmr/queue/conformance"
 )
 
 // putTest commits a message of size octets for domains.
@@ -299,6 +301,44 @@ func TestAbortDuringCheck(t *testing.T) {
 		case <-done:
 			return
 		default:
+		}
+	}
+}
+
+// TestWrongPieces: a large body whose pieces are not what was stored ends in an error, and neither in a
+// short body nor in a wrong one.
+func TestWrongPieces(t *testing.T) {
+	for name, damage := range map[string]func(s *Store, id mail.ID) error{
+		"middle gone": func(s *Store, id mail.ID) error { return s.db.Delete(appendChunkKey(nil, id, 1), pebble.Sync) },
+		"last gone":   func(s *Store, id mail.ID) error { return s.db.Delete(appendChunkKey(nil, id, 2), pebble.Sync) },
+		"middle short": func(s *Store, id mail.ID) error {
+			return s.db.Set(appendChunkKey(nil, id, 1), []byte("x"), pebble.Sync)
+		},
+		"last short": func(s *Store, id mail.ID) error {
+			return s.db.Set(appendChunkKey(nil, id, 2), []byte("x"), pebble.Sync)
+		},
+		"last empty": func(s *Store, id mail.ID) error { return s.db.Set(appendChunkKey(nil, id, 2), nil, pebble.Sync) },
+		"middle long": func(s *Store, id mail.ID) error {
+			return s.db.Set(appendChunkKey(nil, id, 1), make([]byte, 3*mail.ChunkSize), pebble.Sync)
+		},
+	} {
+		s, err := Open("queue", testOptions(t, vfs.NewMem()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := putTest(t, s, 3*mail.ChunkSize, "a.example")
+		if err := damage(s, id); err != nil {
+			t.Fatal(err)
+		}
+		b, err := s.Open(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, err := conformance.ReadBody(b); err == nil || errors.Is(err, io.EOF) || len(body) >= 3*mail.ChunkSize {
+			t.Errorf("%s: %d octets, %v", name, len(body), err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

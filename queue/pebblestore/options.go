@@ -59,6 +59,7 @@ type Options struct {
 	Tick time.Duration
 
 	noSync bool // test only: commits do not wait for the disk. The crash test must fail with it
+	manual bool // test only: Pebble compacts nothing by itself
 	poison bool // test only: segments are copies that are overwritten when released
 }
 
@@ -184,6 +185,7 @@ func (s *Store) engineOptions() *pebble.Options {
 		L0CompactionThreshold:       2,
 		L0StopWritesThreshold:       math.MaxInt32, // Begin refuses first: see MaxL0
 		BytesPerSync:                1 << 20,
+		DisableAutomaticCompactions: o.manual,
 		FlushDelayDeleteRange:       10 * time.Second,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, o.Compactions },
 	}
