@@ -230,6 +230,17 @@ func TestPlain(t *testing.T) {
 	}
 }
 
+// What cannot be a password is not taken for the empty one, even if somebody has that.
+func TestPlainImpossiblePassword(t *testing.T) {
+	a := newAuth(t, scramAccount(t, "empty", "", "example.org"))
+	peer, _ := tlsPeers(t, tls.VersionTLS13, nil)
+	for _, password := range []string{"\u0007", strings.Repeat("x", MaxPassword+1)} {
+		if got, err := (trial{t, a, Plain, peer}).talk([]byte("\x00empty\x00"+password), nil); err != ErrCredentials {
+			t.Errorf("%.5q: %q, %v", password, got, err)
+		}
+	}
+}
+
 // The client of go-sasl, which was written by others.
 func TestPlainAgainstGoSASL(t *testing.T) {
 	a := newAuth(t, scramAccount(t, "tim", testPassword, "example.org"))
