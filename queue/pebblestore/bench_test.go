@@ -64,7 +64,7 @@ func benchDrain(b *testing.B, s *Store, sessions int) int64 {
 	for range sessions {
 		wg.Go(func() {
 			for d := domain.Add(1) - 1; d < 1000; d = domain.Add(1) - 1 {
-				n, err := benchCollect(s, fmt.Sprintf("customer%d.example", d))
+				n, err := benchCollect(s, fmt.Sprintf("customer%d.example", d), queue.Limit{Messages: 16, Bytes: 1 << 20})
 				total.Add(n)
 				if err != nil {
 					b.Error(err)
@@ -77,7 +77,7 @@ func benchDrain(b *testing.B, s *Store, sessions int) int64 {
 	return total.Load()
 }
 
-func benchCollect(s *Store, domain string) (n int64, err error) {
+func benchCollect(s *Store, domain string, limit queue.Limit) (n int64, err error) {
 	l, err := s.Acquire([]string{domain})
 	if err != nil {
 		return 0, err
@@ -87,12 +87,12 @@ func benchCollect(s *Store, domain string) (n int64, err error) {
 	var ds []queue.Delivery
 	var ts []queue.Settlement
 	for {
-		if ds, err = l.Next(ds[:0], queue.Limit{Messages: 16, Bytes: 1 << 20}); err != nil || len(ds) == 0 {
+		if ds, err = l.Next(ds[:0], limit); err != nil || len(ds) == 0 {
 			return n, err
 		}
 		ts = ts[:0]
 		for _, d := range ds {
-			seg, _, err := d.Body.Ready()
+			seg, err := d.Body.Next()
 			if err != nil {
 				return n, err
 			}

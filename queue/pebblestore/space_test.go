@@ -35,7 +35,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 // collectAll delivers everything that waits for domain and returns how many messages.
 func collectAll(t *testing.T, s *Store, domain string) int {
 	t.Helper()
-	n, err := benchCollect(s, domain)
+	n, err := benchCollect(s, domain, queue.Limit{Messages: 16, Bytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}

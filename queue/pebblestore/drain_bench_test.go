@@ -1,0 +1,93 @@
+package pebblestore
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"odmr/internal/mail"
+	"odmr/queue"
+)
+
+// cpuTime is what the process has used, in all threads.
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkInterleaved is what customers do to a server that took their mail in turns: b.N messages of 20 domains,
+// handed in one after the other, then collected by all 20 at once, 64 messages a settlement. It
+// reports processor time per message, apart for both halves, as the machine may be busy
+// with other things.
+func BenchmarkInterleaved(b *testing.B) {
+	for _, size := range []int{1024, 4096, 12 << 10, 64 << 10, 256 << 10} {
+		for _, flushed := range []bool{false, true} {
+			b.Run(fmt.Sprintf("size=%d/flushed=%v", size, flushed), func(b *testing.B) { benchInterleaved(b, size, flushed) })
+		}
+	}
+}
+
+func benchInterleaved(b *testing.B, size int, flushed bool) {
+	const domains, batch = 20, 64
+	s := benchStore(b, b.TempDir())
+	defer s.Close()
+	began := cpuTime(b)
+	body := make([]byte, size)
+	for i := range body {
+		body[i] = "abcdefghijklmnopqrstuvwxyz0123456789+/"[i*7919%38]
+	}
+	var next, total atomic.Int64
+	var wg sync.WaitGroup
+	for range 64 {
+		wg.Go(func() {
+			for i := next.Add(1); i <= int64(b.N); i = next.Add(1) {
+				in, err := s.Begin(int64(size))
+				if err == nil {
+					err = in.Commit(body, []mail.Envelope{benchEnvelope(fmt.Sprintf("customer%d.example", i%domains), size)})
+				}
+				if err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if flushed {
+		if err := s.db.Flush(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	filled := cpuTime(b)
+	b.ResetTimer()
+	for d := range domains {
+		wg.Go(func() {
+			n, err := benchCollect(s, fmt.Sprintf("customer%d.example", d), queue.Limit{Messages: batch, Bytes: 1 << 20})
+			total.Add(n)
+			if err != nil {
+				b.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	b.StopTimer()
+	drained := cpuTime(b)
+	b.ReportMetric(float64((filled-began).Microseconds())/float64(b.N), "cpu-us-in/op")
+	b.ReportMetric(float64((drained-filled).Microseconds())/float64(b.N), "cpu-us-out/op")
+	m := s.db.Metrics()
+	written := m.WAL.BytesWritten
+	for _, l := range m.Levels {
+		written += l.TableBytesFlushed + l.TableBytesCompacted + l.BlobBytesFlushed + l.BlobBytesCompacted
+	}
+	b.ReportMetric(float64(written)/float64(b.N)/float64(size), "written/octet")
+	if total.Load() != int64(b.N) {
+		b.Fatalf("%d messages, want %d", total.Load(), b.N)
+	}
+}
