@@ -144,7 +144,7 @@ func (s *Store) openEngine() error {
 	}
 	p := s.engineOptions()
 	p.Lock = s.lock
-	p.FS = vfs.OnDiskFull(s.fs, s.space.dropBallast)
+	p.FS = vfs.OnDiskFull(unreserved{s.fs}, s.space.dropBallast)
 	s.space.init(s)
 	if s.opts.FS == nil {
 		p.WithFSDefaults() // reports slow writes
