@@ -24,6 +24,8 @@
 // failed logins by the pair of both, in tables of bounded size. Delays are timers of the wheel. Behind
 // a balancer the address is the one in the PROXY header (proxy.go).
 //
+// See reclaim.go for what becomes of the memory held for a peer that does not read.
+//
 // RFCs obeyed here: RFC 2645 (which refusal ATRN gets), RFC 5321 3.8 and 4.1.1.4 (how a
 // connection may end), RFC 1870 (size). Everything else about protocols is the machines' business.
 //

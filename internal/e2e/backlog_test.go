@@ -54,7 +54,8 @@ func TestSlowCustomers(t *testing.T) {
 		to = append(to, fmt.Sprintf("a@slow%d.example", i))
 	}
 	quick := customer("quick", "quick.example")
-	s := startServer(t, []client.Account{slow, quick}, "--max-message-size", "60MiB")
+	s := startServer(t, []client.Account{slow, quick}, "--max-message-size", "60MiB",
+		"--sessions-per-account", "0", "--sessions-per-address", "0")
 	body := content("big", kindBinary, size)
 	for range messages {
 		env := envelope("sender@mx.example", to...)

@@ -44,7 +44,7 @@ func TestManyConnections(t *testing.T) {
 		domains = append(domains, a.Domains...)
 		accounts = append(accounts, a)
 	}
-	s := startServer(t, accounts)
+	s := startServer(t, accounts, "--sessions-per-account", "0", "--sessions-per-address", "0")
 	fresh := s.Memory()
 
 	// One message for 500 customers at a time: one body, 500 queue entries.
