@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// newScenarioIngress reads mode, max-size, max-recipients, max-errors, client and untrusted.
+// newScenarioIngress reads mode, starttls, tls-required, secured, max-size, max-recipients, max-errors, client and untrusted.
 func newScenarioIngress(t *testing.T, sc *scenario) Session {
 	cfg := IngressConfig{
 		Hostname:       "mail.isp.example",
@@ -24,7 +24,12 @@ func newScenarioIngress(t *testing.T, sc *scenario) Session {
 	if _, ok := sc.value("untrusted"); ok {
 		peer.Trusted = false
 	}
-	return NewIngress(&cfg, peer)
+	cfg.StartTLS, cfg.TLSPolicy = scenarioTLS(t, sc)
+	s := NewIngress(&cfg, peer)
+	if _, ok := sc.value("secured"); ok {
+		s.Secured()
+	}
+	return s
 }
 
 func TestIngressScenarios(t *testing.T) {

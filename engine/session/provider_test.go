@@ -11,7 +11,7 @@ import (
 	"odmr/internal/mail"
 )
 
-// newScenarioProvider reads hostname, mechanisms, max-errors and max-auth-errors.
+// newScenarioProvider reads starttls, tls-required, secured, hostname, mechanisms, max-errors and max-auth-errors.
 func newScenarioProvider(t *testing.T, sc *scenario) Session {
 	cfg := ProviderConfig{
 		Hostname:      "mail.isp.example",
@@ -22,8 +22,12 @@ func newScenarioProvider(t *testing.T, sc *scenario) Session {
 		cfg.Hostname = v
 	}
 	cfg.MaxCommands = int(sc.number(t, "max-commands", 0))
+	cfg.StartTLS, cfg.TLSPolicy = scenarioTLS(t, sc)
 	p := NewProvider(&cfg)
 	p.Offer([]string{"CRAM-MD5"})
+	if _, ok := sc.value("secured"); ok {
+		p.Secured()
+	}
 	if v, ok := sc.value("mechanisms"); ok {
 		p.Offer(strings.Fields(v))
 	}
