@@ -13,7 +13,8 @@
 //     back, so that each lease, delivery, body and incoming message has one owner at every moment
 //     and is given back exactly once.
 //   - Plain octets come in through conn.receive and go out through output, and nowhere else:
-//     TLS will stand between these two and the socket.
+//     TLS stands between these two and the socket (tls.go). A handshake runs on a goroutine that
+//     ends with it; an idle session under TLS has none.
 //
 // Memory is bounded by configuration: input that a session does not take is left in the kernel
 // (pause.go), output is a queue of lent segments of which one body segment per session is
@@ -27,7 +28,7 @@
 // See reclaim.go for what becomes of the memory held for a peer that does not read.
 //
 // RFCs obeyed here: RFC 2645 (which refusal ATRN gets), RFC 5321 3.8 and 4.1.1.4 (how a
-// connection may end), RFC 1870 (size). Everything else about protocols is the machines' business.
+// connection may end), RFC 1870 (size), RFC 3207 (nothing from before STARTTLS is used after it). Everything else about protocols is the machines' business.
 //
 // The package must never block on an event loop, call gnet's Write, Writev or AsyncWrite (they
 // buffer without a bound), or let a panic in one session end the process. It is the only

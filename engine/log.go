@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"crypto/tls"
 	"time"
 
 	"github.com/panjf2000/gnet/v2/pkg/logging"
@@ -36,6 +37,9 @@ func (c *conn) logEnd() {
 	ev := c.log(c.lp.eng.log.Info())
 	if name := c.peerName(); name != "" {
 		ev = ev.Str("peer_name", name)
+	}
+	if c.tls != nil && c.tls.version != 0 {
+		ev = ev.Str("tls", tls.VersionName(c.tls.version))
 	}
 	s := &c.stats
 	if c.role == ODMR {

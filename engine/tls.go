@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -27,6 +28,8 @@ const (
 	// sealOctets is how much ciphertext may wait for the kernel before no more is made (and at most
 	// one record beyond it): enough for one writev, and all that a slow peer costs here.
 	sealOctets = 64 << 10
+	// longLine is how many octets of a line fetchmail 6 takes at a time, and some less (its MSGBUFSIZE is 8192).
+	longLine = 4096
 	// sealMost is how much ciphertext may wait before no more input is looked at: crypto/tls answers some of it
 	// (key updates), and a peer that does not read the answers must not make them pile up.
 	sealMost = 2*sealOctets + maxRecord
@@ -51,6 +54,8 @@ type secure struct {
 	dry      bool // crypto/tls holds no whole record
 	ended    bool // nothing more will be read
 	goodbye  bool // our close_notify was made
+	version  uint16
+	within   bool // the last record ended within a line
 	wire     *wire
 	tc       *tls.Conn
 	by       session.Time // when the handshake must be complete
@@ -98,6 +103,7 @@ func (c *conn) startTLS(now session.Time) {
 func (c *conn) secured(now session.Time, j *shakeJob) {
 	s := c.tls
 	s.phase = tlsUp
+	s.version = j.state.Version
 	s.wire.s = s // it reads from the socket from now on
 	c.lp.eng.cfg.Observer.TLSBegan(j.state.Version)
 	if !c.out.empty() { // cannot be: the peer has seen what we sent after that
@@ -256,8 +262,7 @@ func (o *output) flushTLS(fd int, done func(*source)) flushed {
 func (o *output) drained() bool { return o.empty() && (o.tls == nil || o.tls.queue.empty()) }
 
 // seal encrypts what may be written until sealOctets of ciphertext wait, in records as full as they can be.
-// The last line of a flight (all that there is to write for now) is a record of its own: fetchmail sees only
-// the first line of a record until more arrives.
+// The end of a flight (all that there is to write for now) is a record of its own; see flightEnd.
 func (o *output) seal(done func(*source)) error {
 	s, lp := o.tls, o.lp
 	for s.queue.pending < sealOctets {
@@ -295,7 +300,7 @@ func (o *output) seal(done func(*source)) error {
 			return nil
 		}
 		if o.empty() {
-			if i := lastLine(rec); i > 0 {
+			if i := s.flightEnd(rec); i > 0 {
 				if err := s.encrypt(rec[:i]); err != nil {
 					return err
 				}
@@ -309,18 +314,23 @@ func (o *output) seal(done func(*source)) error {
 	return nil
 }
 
-// lastLine returns where the last line of b begins.
-func lastLine(b []byte) int {
-	for i := len(b) - 2; i >= 0; i-- {
-		if b[i] == '\n' {
-			return i + 1
-		}
+// flightEnd returns where the last record of a flight begins, of which rec is what has not been encrypted.
+//
+// fetchmail takes one line, or longLine octets of one, each time that its socket has something to read, and
+// does not see what crypto has decrypted beyond that. So the record that it reads last must hold nothing
+// behind what it takes then: a line that begins with the record, or else, since where it stands within a long
+// line is not known here, the last octet alone.
+func (s *secure) flightEnd(rec []byte) int {
+	i := bytes.LastIndexByte(rec[:len(rec)-1], '\n') + 1
+	if len(rec)-i > longLine || i == 0 && s.within {
+		return len(rec) - 1
 	}
-	return 0
+	return i
 }
 
 // encrypt makes one record of b, of maxRecord octets at most.
 func (s *secure) encrypt(b []byte) error {
+	s.within = b[len(b)-1] != '\n'
 	_, err := s.tc.Write(b)
 	return err
 }
