@@ -8,6 +8,8 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -30,7 +32,7 @@ const (
 	exitUsage     = 2  // the command line is wrong
 	exitCantWrite = 73 // the Maildir cannot be used
 	exitTempFail  = 75 // try again later: no connection, connection lost, 4xx, message not stored
-	exitProtocol  = 76 // the server does not speak ODMR, or not correctly
+	exitProtocol  = 76 // the server does not speak ODMR, or not correctly, or TLS failed
 	exitNoPerm    = 77 // the login or a domain was refused
 )
 
@@ -39,7 +41,7 @@ const description = `Collect mail from an On-Demand Mail Relay (RFC 2645) into a
 Every flag is also an environment variable ODMRGET_… (capitals, with _ for -).
 
 Exit status: 0 mail was collected or none waits; 2 wrong command line; 73 the Maildir cannot be used; 75 try again later ` +
-	`(no connection, connection lost, temporary refusal, message not stored); 76 the server does not speak ODMR correctly; ` +
+	`(no connection, connection lost, temporary refusal, message not stored); 76 the server does not speak ODMR correctly, or TLS failed; ` +
 	`77 the login (535) or a domain (450) was refused.`
 
 type flags struct {
@@ -51,6 +53,11 @@ type flags struct {
 	Name           string        `placeholder:"HOST" help:"What to call ourselves in EHLO and in our greeting; default: the host name."`
 	Timeout        time.Duration `default:"10m" help:"How long the server may be silent, or not take what we say; 0 waits for ever."`
 	MaxMessageSize config.Size   `default:"0" placeholder:"SIZE" help:"Largest message to accept, such as 50MiB; larger ones are refused for good. 0: any."`
+	TLS            bool          `xor:"tls" help:"Use TLS from the first octet; give the port that the provider names for that."`
+	StartTLS       bool          `name:"starttls" xor:"tls" help:"Use TLS after STARTTLS; nothing but that is said in clear, and a provider that does not offer it is an error."`
+	TLSCA          string        `name:"tls-ca" placeholder:"FILE" help:"Trust the CAs in this PEM file instead of the system's."`
+	TLSName        string        `name:"tls-name" placeholder:"HOST" help:"The name in the server's certificate, if it is not that of --server."`
+	TLSInsecure    bool          `name:"tls-insecure" help:"Take any certificate: an attacker on the line can then be the server. For tests."`
 	Verbose        bool          `short:"v" help:"Show the dialogue on standard error: C: is us, P: the provider."`
 }
 
@@ -71,6 +78,10 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		fmt.Fprintln(stderr, "odmrget:", err)
 		return code
 	}
+	security, tlsConfig, err := f.tls()
+	if err != nil {
+		return complain(exitUsage, err)
+	}
 	password, err := readPassword(f.PasswordFile, stdin)
 	if err != nil {
 		return complain(exitUsage, err)
@@ -84,7 +95,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	defer md.Close()
 	offer := client.FullOffer()
 	offer.Size = int64(f.MaxMessageSize)
-	opts := client.Options{Name: f.Name, Timeout: f.Timeout, Offer: offer}
+	opts := client.Options{Name: f.Name, Timeout: f.Timeout, Security: security, TLS: tlsConfig, Offer: offer}
 	if f.Verbose {
 		opts.Transcript = showDialogue(stderr)
 	}
@@ -124,6 +135,32 @@ func parse(f *flags, args []string, stdout, stderr io.Writer) (code int, done bo
 		f.Name, _ = os.Hostname()
 	}
 	return 0, false
+}
+
+// tls says how the connection is to be secured.
+func (f *flags) tls() (client.Security, *tls.Config, error) {
+	security := client.ClearText
+	switch {
+	case f.TLS:
+		security = client.ImplicitTLS
+	case f.StartTLS:
+		security = client.StartTLS
+	case f.TLSCA != "" || f.TLSName != "" || f.TLSInsecure:
+		return 0, nil, errors.New("--tls-ca, --tls-name and --tls-insecure mean nothing without --tls or --starttls")
+	}
+	cfg := &tls.Config{ServerName: f.TLSName, InsecureSkipVerify: f.TLSInsecure}
+	if f.TLSCA == "" {
+		return security, cfg, nil
+	}
+	text, err := os.ReadFile(f.TLSCA)
+	if err != nil {
+		return 0, nil, err
+	}
+	cfg.RootCAs = x509.NewCertPool()
+	if !cfg.RootCAs.AppendCertsFromPEM(text) {
+		return 0, nil, fmt.Errorf("%s: no certificate in it", f.TLSCA)
+	}
+	return security, cfg, nil
 }
 
 // readPassword returns the first line of the file.
@@ -188,7 +225,7 @@ func exitStatus(err error) int {
 		return exitNoPerm // RFC 2645 5.2.1: 450 says that a domain is not ours
 	case code >= 400 && code < 500:
 		return exitTempFail
-	case code != 0, errors.Is(err, client.ErrBadReply), errors.Is(err, client.ErrLineTooLong):
+	case code != 0, errors.Is(err, client.ErrBadReply), errors.Is(err, client.ErrLineTooLong), errors.Is(err, client.ErrTLS), errors.Is(err, client.ErrNoTLS):
 		return exitProtocol
 	}
 	return exitTempFail

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/md5"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -20,6 +21,11 @@ type Options struct {
 	Name string
 	// Timeout is how long the provider may be silent, or not take what we write; 0: for ever.
 	Timeout time.Duration
+	// Security is how the connection is secured. With StartTLS, Collect does so; who calls Hello and Login
+	// calls Customer.StartTLS between them.
+	Security Security
+	// TLS is used for that; nil: the system's CAs. Dial sets ServerName from the address if it is empty.
+	TLS *tls.Config
 	// Offer is what the customer offers in its EHLO reply after the turn.
 	Offer Offer
 	// Hook is asked at every point of the reversed session; nil: behave.
@@ -88,6 +94,7 @@ func Dial(ctx context.Context, addr string, opts Options) (*Customer, error) {
 	if err != nil {
 		return nil, err
 	}
+	opts.TLS = tlsFor(opts.TLS, addr)
 	return New(ctx, conn, opts)
 }
 
@@ -97,7 +104,14 @@ func New(ctx context.Context, conn net.Conn, opts Options) (*Customer, error) {
 		opts.Name = "localhost"
 	}
 	c := &Customer{wire: newWire(ctx, conn, opts.Timeout, opts.Transcript), opts: opts}
-	if _, err := c.expect("greeting", 220); err != nil {
+	var err error
+	if opts.Security == ImplicitTLS {
+		err = c.secure(opts.TLS)
+	}
+	if err == nil {
+		_, err = c.expect("greeting", 220)
+	}
+	if err != nil {
 		_ = c.close()
 		return nil, err
 	}
@@ -206,7 +220,7 @@ func Collect(ctx context.Context, addr string, a Account, opts Options, r Receiv
 // Collect does what the function of that name does, on a connection that has just been
 // greeted, and closes it.
 func (c *Customer) Collect(a Account, r Receiver) (Stats, error) {
-	err := c.Hello()
+	err := c.greet()
 	if err == nil {
 		err = c.Login(a.User, a.Password)
 	}

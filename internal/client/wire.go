@@ -101,7 +101,7 @@ func (w *wire) hangUp() {
 
 // reset drops the connection with whatever is on its way, in both directions.
 func (w *wire) reset() {
-	if tcp, ok := w.conn.(*net.TCPConn); ok {
+	if tcp, ok := netConn(w.conn).(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
 	}
 	_ = w.close()
