@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
 
@@ -133,9 +132,9 @@ func customerOf(n int) Customer {
 // address is the recipient in the n-th account's domain.
 func address(n int) string { return "box@" + customerOf(n).Domain }
 
-// start brings up a server with so many accounts and further flags, and returns how to take it down,
-// which removes its data and gives the errors that it logged as a failed check.
-func (e *Env) start(ctx context.Context, customers int, flags ...string) (srv *server.Process, stop func(*result.Result), err error) {
+// start brings up a server with so many accounts, and returns how to take it down, which
+// removes its data and gives the errors that it logged as a failed check.
+func (e *Env) start(ctx context.Context, customers int) (srv *server.Process, stop func(*result.Result), err error) {
 	if len(e.Target) > 0 {
 		addrs, err := parseTarget(e.Target)
 		return server.Attach(addrs), func(*result.Result) {}, err
@@ -152,7 +151,7 @@ func (e *Env) start(ctx context.Context, customers int, flags ...string) (srv *s
 	if err := e.WriteAccounts(accounts, list); err != nil {
 		return nil, nil, err
 	}
-	srv, err = server.Start(ctx, server.Options{Binary: e.Server, Dir: dir, Accounts: accounts, LogLevel: e.LogLevel, Args: slices.Concat(flags, e.ServerArgs)})
+	srv, err = server.Start(ctx, server.Options{Binary: e.Server, Dir: dir, Accounts: accounts, LogLevel: e.LogLevel, Args: e.ServerArgs})
 	if err != nil {
 		return nil, nil, errors.Join(err, os.RemoveAll(dir))
 	}
