@@ -125,7 +125,7 @@ func TestSealTakesAnyStream(t *testing.T) {
 				for range 1 + r.IntN(4) {
 					segs = append(segs, strings.Repeat(line(), 1+r.IntN(40)))
 				}
-				c.out.body(&source{body: newParts(1+r.IntN(len(segs)), segs...)})
+				c.out.body(&source{body: newParts(1+r.IntN(len(segs)), segs...).shared()})
 				want.WriteString(strings.Join(segs, ""))
 			}
 			sealed := want.Len() < sealOctets
