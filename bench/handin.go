@@ -20,7 +20,8 @@ const (
 	maxLatency = 600e6
 	// handInConnections is how many connections hand mail in where that is not what is measured.
 	handInConnections = 64
-	handInWindow      = 16
+	// handInWindow is 2: one message is on its way while the one before is being written to disk.
+	handInWindow = 2
 )
 
 // newHistogram makes a histogram of microseconds with three significant digits.
@@ -69,7 +70,7 @@ func (e *Env) handIn(ctx context.Context, srv *server.Process, b batch) error {
 		all.Go(func() { errs[n] = e.handInOver(ctx, srv, b, &counter, share{n, conns}) })
 	}
 	all.Wait()
-	if err := errors.Join(errs...); err != nil {
+	if err := firstOf(errs); err != nil {
 		return fmt.Errorf("handing mail in: %w", err)
 	}
 	if refused := counter.Refused.Load(); refused > 0 {
@@ -218,6 +219,11 @@ func inParallel(n, goroutines int, fn func(int) error) error {
 		})
 	}
 	all.Wait()
+	return firstOf(errs)
+}
+
+// firstOf is the first error: dozens of connections fail for the same reason.
+func firstOf(errs []error) error {
 	for _, err := range errs {
 		if err != nil {
 			return err

@@ -137,7 +137,7 @@ func (s *Ingest) drive(ctx context.Context, e *Env, addr string, counter *traffi
 	for _, h := range latency[1:] {
 		latency[0].Merge(h)
 	}
-	return latency[0], errors.Join(errs...)
+	return latency[0], firstOf(errs)
 }
 
 // ceilings measures what the machine could have done.

@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -189,7 +188,7 @@ func (m *mixture) arrive(senders []*traffic.Sender) error {
 		m.late.Merge(late[n])
 		sender.Close()
 	}
-	return errors.Join(errs...)
+	return firstOf(errs)
 }
 
 // arriveOver is one connection's share of the arrivals: a Poisson process of its own.

@@ -46,17 +46,10 @@ func (s *Turn) Run(ctx context.Context, e *Env) ([]*result.Result, error) {
 	defer func() { stop(r) }()
 	queued := 0
 	for i, backlog := range s.Backlogs {
-		others := min(s.Others, max(1, backlog-queued))
-		each := max(0, backlog-queued) / others
-		began := time.Now()
-		if err := e.handIn(ctx, srv, batch{from: probes, customers: others, each: each, first: uint64(queued), sizes: s.Size}); err != nil {
+		if err := s.queue(ctx, &bed{e, srv, r}, probes, backlog-queued); err != nil {
 			return nil, err
 		}
-		queued += others * each
-		if each > 0 {
-			took := time.Since(began).Seconds()
-			r.Notes = append(r.Notes, fmt.Sprintf("%s more messages handed in within %.1f s, %s/s", result.Number(float64(others*each)), took, result.Number(float64(others*each)/took)))
-		}
+		queued = max(queued, backlog)
 		if err := s.probe(ctx, &bed{e, srv, r}, i*s.Probes, queued); err != nil {
 			return nil, err
 		}
@@ -66,6 +59,24 @@ func (s *Turn) Run(ctx context.Context, e *Env) ([]*result.Result, error) {
 		return []*result.Result{r}, s.ceiling(ctx, e, r)
 	}
 	return []*result.Result{r}, nil
+}
+
+// queue hands in n more messages for the others, whose accounts begin at first: as many for each as
+// can be, and the rest for the first of them.
+func (s *Turn) queue(ctx context.Context, b *bed, first, n int) error {
+	if n <= 0 {
+		return nil
+	}
+	began := time.Now()
+	for _, part := range []batch{{customers: s.Others, each: n / s.Others}, {customers: n % s.Others, each: 1}} {
+		part.from, part.sizes = first, s.Size
+		if err := b.env.handIn(ctx, b.srv, part); err != nil {
+			return err
+		}
+	}
+	took := time.Since(began).Seconds()
+	b.r.Notes = append(b.r.Notes, fmt.Sprintf("%s more messages handed in within %.1f s, %s/s", result.Number(float64(n)), took, result.Number(float64(n)/took)))
+	return nil
 }
 
 // probe measures the turns of the customers from first on, at one backlog.

@@ -94,7 +94,7 @@ func (s *WAN) measure(ctx context.Context, b *bed, lines []*line, ledger *letter
 			all.Go(func() { errs[i] = l.collect(ctx, serve) })
 		}
 		all.Wait()
-		return errors.Join(errs...)
+		return firstOf(errs)
 	})
 	if err != nil {
 		return err

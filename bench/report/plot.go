@@ -12,7 +12,7 @@ import (
 
 // Measures of a plot in pixels.
 const (
-	plotWidth, plotHeight = 560, 240
+	plotWidth, plotHeight = 560, 270
 	left, right           = 64, 12
 	top, bottom           = 24, 30
 )
@@ -68,12 +68,20 @@ func (x axis) ticks() []float64 {
 type canvas struct {
 	strings.Builder
 	x, y axis
+	head float64 // where the frame begins, below the legend
 }
 
-func newCanvas(x, y axis) *canvas {
-	x.a, x.b = left, plotWidth-right
-	y.a, y.b = plotHeight-bottom, top
-	c := &canvas{x: x, y: y}
+// legendRow is the height of a row of the legend, in pixels; so many curves share the first row.
+const legendRow, inARow = 15, 2
+
+// newCanvas begins a plot of so many curves.
+func newCanvas(x, y axis, curves int) *canvas {
+	c := &canvas{x: x, y: y, head: top}
+	if curves > inARow {
+		c.head += float64(legendRow * (curves - 1))
+	}
+	c.x.a, c.x.b = left, plotWidth-right
+	c.y.a, c.y.b = plotHeight-bottom, c.head
 	fmt.Fprintf(c, `<svg viewBox="0 0 %d %d" role="img">`, plotWidth, plotHeight)
 	return c
 }
@@ -96,7 +104,7 @@ func (c *canvas) frame(xs map[float64]string, unit string) {
 	}
 	for v, label := range xs {
 		x := c.x.at(v)
-		c.rule(x, top, x, plotHeight-bottom)
+		c.rule(x, c.head, x, plotHeight-bottom)
 		c.text(x, plotHeight-bottom+16, "middle", label)
 	}
 }
@@ -110,14 +118,18 @@ func (c *canvas) line(n int, name string, points []result.Point) {
 	fmt.Fprintf(c, `"><title>%s</title></polyline>`, html.EscapeString(name))
 }
 
-// legend names the curves in a row.
+// legend names the curves, in a row if they are few.
 func (c *canvas) legend(names []string) {
 	const letter = 6.2 // pixels, about
-	x := float64(left)
+	x, y := float64(left), 10.0
 	for n, name := range names {
-		fmt.Fprintf(c, `<line class="c%d" x1="%.1f" y1="10" x2="%.1f" y2="10"/>`, n%colours, x, x+14)
-		c.text(x+18, 14, "start", name)
-		x += 30 + letter*float64(len([]rune(name)))
+		fmt.Fprintf(c, `<line class="c%d" x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f"/>`, n%colours, x, y, x+14, y)
+		c.text(x+18, y+4, "start", name)
+		if len(names) > inARow {
+			y += legendRow
+		} else {
+			x += 30 + letter*float64(len([]rune(name)))
+		}
 	}
 }
 
@@ -135,7 +147,7 @@ func overTime(g group) template.HTML {
 		}
 	}
 	y.to = max(y.to*1.05, 1e-9)
-	c := newCanvas(x, y)
+	c := newCanvas(x, y, len(g))
 	labels := map[float64]string{}
 	for _, v := range x.ticks() {
 		labels[v] = result.Number(v) + " s"
@@ -175,7 +187,7 @@ func percentiles(list []result.Latency) template.HTML {
 	}
 	y.from = math.Pow(10, math.Floor(math.Log10(y.from)))
 	y.to = math.Pow(10, math.Ceil(math.Log10(y.to*1.0001)))
-	c := newCanvas(x, y)
+	c := newCanvas(x, y, len(list))
 	labels := map[float64]string{}
 	for rarity, label := range map[float64]string{2: "50 %", 10: "90 %", 100: "99 %", 1000: "99.9 %", 10000: "99.99 %", 100000: "99.999 %"} {
 		if rarity <= x.to {
@@ -187,13 +199,6 @@ func percentiles(list []result.Latency) template.HTML {
 	for n, l := range list {
 		c.line(n, l.Name, curves[n])
 		names = append(names, l.Name)
-	}
-	if len(names) > 2 { // would not fit in a row
-		for n, name := range names {
-			c.text(left+8, float64(top+14+14*n), "start", name)
-			fmt.Fprintf(c, `<line class="c%d" x1="%d" y1="%d" x2="%d" y2="%d"/>`, n%colours, left-2, top+10+14*n, left+5, top+10+14*n)
-		}
-		return c.end()
 	}
 	c.legend(names)
 	return c.end()

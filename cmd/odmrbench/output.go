@@ -59,12 +59,13 @@ func (o *output) measure(ctx context.Context, s *bench.Settings, scenarios []ben
 				return err
 			}
 		}
+		if ctx.Err() != nil {
+			failed = errors.New("interrupted")
+			break
+		}
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("%T: %w", scenario, err))
-			fmt.Fprintf(os.Stderr, "odmrbench: %T: %v\n", scenario, err)
-		}
-		if ctx.Err() != nil {
-			break
+			fmt.Fprintf(people, "\n%T: FAILED: %v\n", scenario, err)
 		}
 	}
 	run.Seconds = time.Since(run.Began).Seconds()
