@@ -123,19 +123,14 @@ func (p *parts) Size() int64 { return p.size }
 func (p *parts) Close()      { p.closed++ }
 func (p *parts) Release()    { p.lent-- }
 
-// Rewind cuts the rest otherwise than before if offset is odd.
+// Rewind cuts the rest otherwise than before: into ever longer pieces.
 func (p *parts) Rewind(offset int64) {
 	p.ready, p.segs = 0, nil
-	for _, s := range p.all {
-		k := min(offset, int64(len(s)))
-		offset -= k
-		if s = s[k:]; k&1 > 0 && len(s) > 1 {
-			p.segs = append(p.segs, s[:1])
-			s = s[1:]
-		}
-		if s != "" {
-			p.segs = append(p.segs, s)
-		}
+	rest := strings.Join(p.all, "")[offset:]
+	for n := 1; rest != ""; n += 3 {
+		k := min(n, len(rest))
+		p.segs = append(p.segs, rest[:k])
+		rest = rest[k:]
 	}
 }
 
@@ -177,10 +172,14 @@ func TestOutputTakesAnyCutting(t *testing.T) {
 				for range r.IntN(5) {
 					segs = append(segs, strings.Repeat(string(rune('a'+r.IntN(26))), 1+r.IntN(300))+"\r\n..x\r\n")
 				}
+				all := strings.Join(segs, "")
+				for segs = nil; len(segs)*150 < len(all); { // cut anywhere, even between a line's end and its dot
+					at := min(150, len(all)-len(segs)*150)
+					segs = append(segs, all[len(segs)*150:][:at])
+				}
 				p := newParts(r.IntN(len(segs)+1), segs...)
 				plain := r.IntN(2) == 0
 				bodies = append(bodies, p)
-				all := strings.Join(segs, "")
 				if plain {
 					var u codec.Unstuffer
 					all = string(u.Append(nil, []byte(all)))
