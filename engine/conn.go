@@ -15,6 +15,9 @@ import (
 )
 
 const (
+	// inputLook is how many octets from a client its machine sees at a time: gnet copies what it shows where that is
+	// in two places, and of a client that runs ahead a machine takes one message at a time. Longer than any line.
+	inputLook = 16 << 10
 	// maxReplies is how many octets of replies may wait for a client before its commands are left unread.
 	maxReplies = 64 << 10
 	// flushTime bounds how long a closing connection may take its last octets, lingerTime how long it may
@@ -349,7 +352,20 @@ func (c *conn) receive(now session.Time) bool {
 	if c.gc.InboundBuffered() == 0 {
 		return false
 	}
-	b, err := c.gc.Peek(-1)
+	if c.look(now, inputLook) {
+		return true
+	}
+	// What waits for an answer needs no more octets; what does not may need all of them.
+	return c.inflight == 0 && c.gc.InboundBuffered() > inputLook && c.look(now, -1)
+}
+
+// look gives the machine at most that many of the octets that came in; -1 stands for all. After the turn
+// it sees all at once, for a reply of many lines is parsed whole.
+func (c *conn) look(now session.Time, most int) bool {
+	if most > c.gc.InboundBuffered() || c.state == StateReversed {
+		most = -1
+	}
+	b, err := c.gc.Peek(most)
 	if err != nil || len(b) == 0 {
 		return false
 	}
