@@ -28,7 +28,7 @@ func All(root string) []Scenario {
 		&Drain{Customers: 20, Each: 4000, Size: fixed, Offer: traffic.OfferPipelining},
 		&Drain{Customers: 20, Each: 200, Size: letters.Fixed(256 << 10), Offer: traffic.OfferChunking},
 		&Turn{Backlogs: []int{1000, 100_000, 1_000_000}, Others: 10000, Probes: 1000, Size: letters.Fixed(512)},
-		&Idle{Sessions: 10000, Rest: 3 * time.Second, TLS: "auto"},
+		&Idle{Sessions: 10000, Rest: 3 * time.Second, TLS: "too"},
 		&WAN{RTTs: []time.Duration{10 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond}, Messages: 1000, Size: fixed, Limit: 52 * time.Second},
 		&Mixed{Share: 0.3, PeakFor: 3 * time.Second, For: 12 * time.Second, Connections: 125, Customers: 2000, Queued: 5,
 			Think: 500 * time.Millisecond, Size: fixed, Offer: traffic.OfferChunking},

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,7 +31,7 @@ type Settings struct {
 	ServerArgs []string `name:"server-arg" placeholder:"FLAG" sep:"none" help:"Further flag for the server, --server-arg=--loops=1; repeats."`
 	LogLevel   string   `default:"warn" help:"Log level of the server. The peers log to nowhere, so warn is the like; info is the server's default and costs a line per message."`
 	Dir        string   `placeholder:"DIR" help:"Where servers keep their data during the run, on the disk that is to be measured; emptied afterwards. Without it a new directory below the one for temporary files."`
-	Target     []string `placeholder:"ADDR" help:"Drive servers that run already: smtp=HOST:PORT,odmr=HOST:PORT,lmtp=HOST:PORT,admin=HOST:PORT. Their accounts come from the command accounts; memory, disk and processor time are not known then."`
+	Target     []string `placeholder:"ADDR" help:"Drive a server that runs already: smtp=HOST:PORT (or HOST:PORT alone), odmr=HOST:PORT, lmtp=HOST:PORT, admin=HOST:PORT. Its accounts come from the command accounts; memory, disk and processor time are not known then."`
 	NoCeilings bool     `help:"Do not measure the ceilings."`
 	Profile    string   `placeholder:"DIR" help:"Fetch the server's CPU profile of each measured part, and its heap after it, into DIR, along with the harness's own CPU profile."`
 	ProfileFor int      `default:"10" placeholder:"SECONDS" help:"Seconds of the CPU profiles, at most; a shorter measured part ends them."`
@@ -132,9 +134,9 @@ func customerOf(n int) Customer {
 // address is the recipient in the n-th account's domain.
 func address(n int) string { return "box@" + customerOf(n).Domain }
 
-// start brings up a server with so many accounts, and returns how to take it down, which
-// removes its data and gives the errors that it logged as a failed check.
-func (e *Env) start(ctx context.Context, customers int) (srv *server.Process, stop func(*result.Result), err error) {
+// start brings up a server with so many accounts and further flags, and returns how to take it down,
+// which removes its data and gives the errors that it logged as a failed check.
+func (e *Env) start(ctx context.Context, customers int, flags ...string) (srv *server.Process, stop func(*result.Result), err error) {
 	if len(e.Target) > 0 {
 		addrs, err := parseTarget(e.Target)
 		return server.Attach(addrs), func(*result.Result) {}, err
@@ -151,7 +153,7 @@ func (e *Env) start(ctx context.Context, customers int) (srv *server.Process, st
 	if err := e.WriteAccounts(accounts, list); err != nil {
 		return nil, nil, err
 	}
-	srv, err = server.Start(ctx, server.Options{Binary: e.Server, Dir: dir, Accounts: accounts, LogLevel: e.LogLevel, Args: e.ServerArgs})
+	srv, err = server.Start(ctx, server.Options{Binary: e.Server, Dir: dir, Accounts: accounts, LogLevel: e.LogLevel, Args: slices.Concat(flags, e.ServerArgs)})
 	if err != nil {
 		return nil, nil, errors.Join(err, os.RemoveAll(dir))
 	}
@@ -174,10 +176,20 @@ func (e *Env) start(ctx context.Context, customers int) (srv *server.Process, st
 	}, nil
 }
 
+// noAddress stands where --target names no address; a scenario that needs it fails with it in the error.
+const noAddress = "not-given-with-target.invalid:1"
+
+// parseTarget reads --target. An address without a kind is one for SMTP.
 func parseTarget(list []string) (server.Addrs, error) {
-	var a server.Addrs
+	a := server.Addrs{SMTP: []string{noAddress}, ODMR: []string{noAddress}}
 	for _, entry := range list {
-		kind, addr, _ := strings.Cut(entry, "=")
+		kind, addr, named := strings.Cut(entry, "=")
+		if _, _, err := net.SplitHostPort(addr); named && err != nil {
+			return a, fmt.Errorf("--target %q: %w", entry, err)
+		}
+		if _, _, err := net.SplitHostPort(entry); !named && err == nil {
+			kind, addr = "smtp", entry
+		}
 		switch kind {
 		case "smtp":
 			a.SMTP = []string{addr}

@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -18,7 +19,7 @@ import (
 type Idle struct {
 	Sessions int           `default:"10000" help:"Sessions at once."`
 	Rest     time.Duration `default:"5s" help:"How long they rest before memory is looked at."`
-	TLS      string        `name:"tls" default:"auto" enum:"auto,off,only" help:"Sessions in TLS too: auto if the server offers STARTTLS, off, or only those."`
+	TLS      string        `name:"tls" default:"too" enum:"too,off,only" help:"Sessions in TLS (by STARTTLS): too, off or only."`
 }
 
 const (
@@ -45,22 +46,31 @@ func (s *Idle) Run(ctx context.Context, e *Env) ([]*result.Result, error) {
 	if s.TLS == "off" {
 		return out, nil
 	}
-	offered, err := s.offersTLS(ctx, e)
-	if err != nil {
-		return nil, err
-	}
-	if !offered {
-		if s.TLS == "only" {
-			return nil, fmt.Errorf("the server does not offer STARTTLS to customers")
-		}
-		out[0].Notes = append(out[0].Notes, "the server does not offer STARTTLS to customers: sessions in TLS not measured")
+	r, err := s.run(ctx, e, &tls.Config{InsecureSkipVerify: true}) // the certificate is not what is measured
+	if errors.Is(err, errNoTLS) && len(out) > 0 {
+		out[0].Notes = append(out[0].Notes, "sessions in TLS are not measured: "+err.Error())
 		return out, nil
 	}
-	r, err := s.run(ctx, e, &tls.Config{InsecureSkipVerify: true}) // the certificate is not what is measured
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	return append(out, r), nil
+}
+
+var errNoTLS = errors.New("the server does not offer STARTTLS to customers")
+
+// offersTLS is nil if the server offers STARTTLS, else errNoTLS.
+func offersTLS(ctx context.Context, addr string) error {
+	c, err := traffic.DialCustomer(ctx, addr, traffic.CustomerOptions{})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	offered, err := c.Offers("STARTTLS")
+	if err == nil && !offered {
+		err = errNoTLS
+	}
+	return err
 }
 
 // raiseFiles makes room for so many descriptors.
@@ -79,20 +89,6 @@ func raiseFiles(n int) error {
 	return unix.Setrlimit(unix.RLIMIT_NOFILE, &lim)
 }
 
-func (s *Idle) offersTLS(ctx context.Context, e *Env) (bool, error) {
-	srv, stop, err := e.start(ctx, 1)
-	if err != nil {
-		return false, err
-	}
-	defer stop(nil)
-	c, err := traffic.DialCustomer(ctx, srv.ODMR[0], traffic.CustomerOptions{})
-	if err != nil {
-		return false, err
-	}
-	defer c.Close()
-	return c.Offers("STARTTLS")
-}
-
 // run opens the sessions, looks, and proves that they are alive and authenticated.
 func (s *Idle) run(ctx context.Context, e *Env, config *tls.Config) (*result.Result, error) {
 	r := &result.Result{ID: "idle-plain", Title: fmt.Sprintf("%d authenticated sessions at rest", s.Sessions)}
@@ -100,23 +96,45 @@ func (s *Idle) run(ctx context.Context, e *Env, config *tls.Config) (*result.Res
 		r.ID, r.Title = "idle-tls", r.Title+", in TLS"
 	}
 	r.Param("sessions", strconv.Itoa(s.Sessions))
-	srv, stop, err := e.start(ctx, s.Sessions)
+	var flags []string
+	if config != nil {
+		var err error
+		if flags, err = e.certificate(); err != nil {
+			return nil, err
+		}
+	}
+	srv, stop, err := e.start(ctx, s.Sessions, flags...)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { stop(r) }()
+	if config != nil {
+		if err := offersTLS(ctx, srv.ODMR[0]); err != nil {
+			return nil, err
+		}
+	}
 	c := crowd{addr: srv.ODMR[0], connect: traffic.CustomerOptions{Buffer: 512, TLS: config, StartTLS: config != nil}}
 	if err := s.warm(ctx, c); err != nil {
 		return nil, err
 	}
-	rest := func() (server.Usage, error) {
-		_ = srv.Collect() // as the runtime does by itself within two minutes of idleness
-		time.Sleep(s.Rest)
-		return srv.Usage()
-	}
-	before, err := rest()
-	if err != nil {
+	if err := s.look(ctx, &bed{e, srv, r}, c); err != nil {
 		return nil, err
+	}
+	return r, s.ceiling(ctx, e, r)
+}
+
+// rest is what the server uses when it has nothing to do.
+func (s *Idle) rest(srv *server.Process) (server.Usage, error) {
+	_ = srv.Collect() // as the runtime does by itself within two minutes of idleness
+	time.Sleep(s.Rest)
+	return srv.Usage()
+}
+
+// look opens the sessions and compares before and after.
+func (s *Idle) look(ctx context.Context, b *bed, c crowd) error {
+	before, err := s.rest(b.srv)
+	if err != nil {
+		return err
 	}
 	sessions := make([]*traffic.Customer, s.Sessions)
 	defer func() {
@@ -127,7 +145,7 @@ func (s *Idle) run(ctx context.Context, e *Env, config *tls.Config) (*result.Res
 		}
 	}()
 	var counter traffic.Counter
-	p, err := e.measure(srv, watched{title: r.ID, counter: &counter, total: int64(s.Sessions)}, func() error {
+	p, err := b.env.measure(b.srv, watched{title: b.r.ID, counter: &counter, total: int64(s.Sessions)}, func() error {
 		return inParallel(s.Sessions, 16, func(i int) (err error) {
 			if sessions[i], err = c.login(ctx, i); err == nil {
 				counter.Messages.Add(1)
@@ -136,33 +154,29 @@ func (s *Idle) run(ctx context.Context, e *Env, config *tls.Config) (*result.Res
 		})
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	crowded, err := srv.Usage()
+	after, err := s.rest(b.srv)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	after, err := rest()
-	if err != nil {
-		return nil, err
-	}
-	n := float64(s.Sessions)
+	r, n := b.r, float64(s.Sessions)
 	r.AddLess("rss_per_session", "RSS per session at rest", float64(after.RSS-before.RSS)/n, "B")
-	r.AddLess("rss_per_session_fresh", "RSS per session right after all had logged in", float64(crowded.RSS-before.RSS)/n, "B")
+	r.AddLess("rss_per_session_fresh", "RSS per session right after all had logged in", float64(p.after.RSS-before.RSS)/n, "B")
 	r.AddLess("rss", "server: RSS with all sessions at rest", float64(after.RSS), "B")
 	r.Add("logins", "connections, EHLO and CRAM-MD5", n/p.seconds, "1/s")
 	r.AddLess("login_cpu", "server: processor time per login", float64((p.after.CPU-p.before.CPU).Microseconds())/n, "us")
 	r.Series = append(r.Series, result.Series{Name: "RSS of the server", Unit: "B", Points: p.rss}, result.Series{Name: "logins", Unit: "1/s", Points: p.rate})
 	r.Seconds = p.seconds
 	r.Notes = append(r.Notes, fmt.Sprintf("RSS is looked at after a garbage collection and %v of rest; %s before the first session", s.Rest, result.Octets(float64(before.RSS))),
-		fmt.Sprintf("the server has %d descriptors open; the kernel's own memory for the sockets is not in RSS", srv.Files()))
+		fmt.Sprintf("the server has %d descriptors open; the kernel's own memory for the sockets is not in RSS", b.srv.Files()))
 	alive, err := s.alive(sessions)
 	text := fmt.Sprintf("%d of %d answered ATRN with 453", alive, s.Sessions)
 	if err != nil {
 		text += ", then: " + err.Error()
 	}
 	r.Expect("sessions alive and authenticated", int64(s.Sessions-alive), text)
-	return r, s.ceiling(ctx, e, r)
+	return nil
 }
 
 func (s *Idle) warm(ctx context.Context, c crowd) error {

@@ -91,10 +91,10 @@ func field(text []byte, name string) int64 {
 	return 0
 }
 
-// DiskUse is how many octets the files of the server's data directory occupy on the disk.
-func (p *Process) DiskUse() (int64, error) {
-	var sum int64
-	err := filepath.WalkDir(p.DataDir(), func(_ string, entry fs.DirEntry, err error) error {
+// DiskUse is how many octets the files of the server's data directory occupy on the disk, and how many of them are
+// the store's logs (*.log): those are made in full beforehand and used again, whatever is queued.
+func (p *Process) DiskUse() (sum, logs int64, err error) {
+	err = filepath.WalkDir(p.DataDir(), func(name string, entry fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // deleted while we look
 		}
@@ -110,10 +110,13 @@ func (p *Process) DiskUse() (int64, error) {
 		}
 		if st, ok := info.Sys().(*syscall.Stat_t); ok {
 			sum += st.Blocks * 512
+			if strings.HasSuffix(name, ".log") {
+				logs += st.Blocks * 512
+			}
 		}
 		return nil
 	})
-	return sum, err
+	return sum, logs, err
 }
 
 // Collect makes the server collect its garbage, where it has the pages for operators.
