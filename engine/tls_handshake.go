@@ -264,7 +264,8 @@ func helloArrived(b []byte) (whole, ok bool) {
 		return false, true
 	}
 	n := int(b[3])<<8 | int(b[4])
-	return len(b) >= recordHeader+n, n > 0 && n <= maxRecord
+	ok = n > 0 && n <= maxRecord
+	return ok && len(b) >= recordHeader+n, ok
 }
 
 // shaken takes back a handshake.

@@ -719,6 +719,12 @@ func (a *peers) Start(mechanism string, p account.Peer) (account.Exchange, error
 	return a.Authenticator.Start(mechanism, p)
 }
 
+func (a *peers) last() account.Peer {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.all[len(a.all)-1]
+}
+
 // The authenticator is told of TLS, of the client's certificate, and of ours.
 func TestTLSPeer(t *testing.T) {
 	ca, strangers := newAuthority(t), newAuthority(t)
@@ -744,7 +750,7 @@ func TestTLSPeer(t *testing.T) {
 			p.auth("a")
 			st := p.Conn.(*tls.Conn).ConnectionState()
 			served = st.PeerCertificates[0]
-			got := asked.all[len(asked.all)-1]
+			got := asked.last()
 			if got.TLS == nil || got.TLS.Version != version || !got.ServerCertificate.Equal(served) || got.Addr.String() != p.LocalAddr().String() {
 				t.Fatalf("peer %+v", got)
 			}
@@ -766,7 +772,7 @@ func TestTLSPeer(t *testing.T) {
 	p := s.dial(ODMR)
 	p.expect("220")
 	p.auth("a")
-	if got := asked.all[len(asked.all)-1]; got.TLS != nil || got.ServerCertificate != nil {
+	if got := asked.last(); got.TLS != nil || got.ServerCertificate != nil {
 		t.Error("TLS is told of in clear")
 	}
 }
