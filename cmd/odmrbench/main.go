@@ -63,9 +63,9 @@ func run(ctx context.Context, c *cli, chosen *kong.Context) error {
 	case *accountsCommand:
 		return command.write()
 	case *allCommand:
-		return c.measure(ctx, &c.Settings, command.scenarios())
+		return c.measure(ctx, &c.Settings, command.plan())
 	case bench.Scenario:
-		return c.measure(ctx, &c.Settings, []bench.Scenario{command})
+		return c.measure(ctx, &c.Settings, plan{scenarios: []bench.Scenario{command}})
 	}
 	return errors.New("no such scenario")
 }

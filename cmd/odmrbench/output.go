@@ -24,8 +24,14 @@ type output struct {
 	Baseline string `placeholder:"FILE" help:"Compare with a run that was saved before."`
 }
 
+// plan is what is to be measured, and what is asked of it: goals hold for the sizes of `all` only.
+type plan struct {
+	scenarios []bench.Scenario
+	goals     []result.Goal
+}
+
 // measure runs scenarios one after another and shows what came of them.
-func (o *output) measure(ctx context.Context, s *bench.Settings, scenarios []bench.Scenario) (err error) {
+func (o *output) measure(ctx context.Context, s *bench.Settings, todo plan) (err error) {
 	var baseline *result.Run
 	if o.Baseline != "" { // before an hour of measuring, not after it
 		if baseline, err = result.Load(o.Baseline); err != nil {
@@ -51,7 +57,7 @@ func (o *output) measure(ctx context.Context, s *bench.Settings, scenarios []ben
 	fmt.Fprintf(people, "%d × %s · Linux %s · %s · lone fdatasync %s (median) · %s\n", run.Machine.CPUs, run.Machine.CPU,
 		run.Machine.Kernel, run.Machine.FileSystem, result.Micros(run.Machine.Fdatasync), run.Machine.Go)
 	var failed error
-	for _, scenario := range scenarios {
+	for _, scenario := range todo.scenarios {
 		results, err := scenario.Run(ctx, env)
 		for _, r := range results {
 			run.Results = append(run.Results, r)
@@ -69,13 +75,13 @@ func (o *output) measure(ctx context.Context, s *bench.Settings, scenarios []ben
 		}
 	}
 	run.Seconds = time.Since(run.Began).Seconds()
+	run.Asked = run.Ask(todo.goals)
 	return errors.Join(failed, o.show(run, baseline, people))
 }
 
 // show writes everything that was asked for, and fails if something did not hold.
 func (o *output) show(run, baseline *result.Run, people *os.File) error {
 	if len(run.Results) > 1 {
-		run.Asked = run.Ask(bench.Goals())
 		if err := run.PrintAsked(people); err != nil {
 			return err
 		}
@@ -144,4 +150,4 @@ type allCommand struct {
 	Root string `default:"bin/peers" placeholder:"DIR" help:"Where make bench-peers has unpacked what cannot be installed side by side."`
 }
 
-func (a *allCommand) scenarios() []bench.Scenario { return bench.All(a.Root) }
+func (a *allCommand) plan() plan { return plan{bench.All(a.Root), bench.Goals()} }
