@@ -101,7 +101,7 @@ func byUnit(list []result.Series) []group {
 type bar struct {
 	Name  string
 	Text  string
-	Share float64 // of the longest in its set, in percent
+	Share float64 // of the longest in its set, 0 to 1
 	Kind  string  // ours, ceiling, peer
 }
 
@@ -111,7 +111,18 @@ type set struct {
 	Bars  []bar
 }
 
-// bars compares: each scenario's rate with its ceilings, and with what the peers do of the same kind.
+// peersSize reports whether r is about messages of the size that the peers are measured with.
+func peersSize(r *result.Result) bool {
+	for _, p := range r.Params {
+		if p.Name == "size" {
+			return p.Value == "4KiB"
+		}
+	}
+	return true
+}
+
+// bars compares: each scenario's rate with its ceilings, and with what the peers do of the
+// same kind with messages of the same size.
 func bars(run *result.Run) []set {
 	var out []set
 	for _, r := range run.Results {
@@ -133,7 +144,7 @@ func bars(run *result.Run) []set {
 			key = "relay"
 		}
 		for _, peer := range run.Results {
-			if f, ok := peer.Figure(key); ok && strings.HasPrefix(peer.ID, "peer-") {
+			if f, ok := peer.Figure(key); ok && strings.HasPrefix(peer.ID, "peer-") && peersSize(r) {
 				name, _, _ := strings.Cut(peer.Title, ":")
 				add(name, "peer", f)
 			}
@@ -143,7 +154,7 @@ func bars(run *result.Run) []set {
 			most = max(most, v)
 		}
 		for i := range s.Bars {
-			s.Bars[i].Share = 100 * values[i] / max(most, 1e-9)
+			s.Bars[i].Share = values[i] / max(most, 1e-9)
 		}
 		if len(s.Bars) > 1 {
 			out = append(out, s)

@@ -53,7 +53,7 @@ func TestPage(t *testing.T) {
 	text := b.String()
 	for _, want := range []string{
 		"customers &lt;collect&gt; &amp; go", "60,000 msg/s", "1,842 msg/s", "the bare store", "32.6 ×", "BROKEN", "99.9 %",
-		`class="bar ours" style="width:50.00%`, `class="bar peer" style="width:1.5`, "reached", "latency by percentile", "throughput, collected",
+		`class="bar ours" style="width:calc((100% - 9rem) * 0.5000)"`, `class="bar peer" style="width:calc((100% - 9rem) * 0.01`, "reached", "latency by percentile", "throughput, collected",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page lacks %q", want)
@@ -104,6 +104,17 @@ func inside(t *testing.T, title string, curve xml.StartElement) {
 			if _, err := fmt.Sscanf(pair, "%f,%f", &x, &y); err != nil || x < left-1 || x > plotWidth-right+1 || y < top-1 || y > plotHeight-bottom+1 {
 				t.Errorf("%s: point %s is outside the frame (%v)", title, pair, err)
 			}
+		}
+	}
+}
+
+// Messages of another size than the peers' are not set beside theirs.
+func TestPeersOnlyBesideTheirLike(t *testing.T) {
+	run := sample()
+	for size, want := range map[string]int{"4KiB": 3, "256KiB": 2} {
+		run.Results[0].Params = []result.Param{{Name: "size", Value: size}}
+		if got := bars(run); len(got) != 1 || len(got[0].Bars) != want {
+			t.Errorf("%s: %+v, want %d bars", size, got, want)
 		}
 	}
 }
