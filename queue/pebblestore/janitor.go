@@ -125,8 +125,8 @@ func (j *janitor) deleted(octets int64) {
 //  1. If at least Options.FlushDeleted octets of bodies were deleted since the last time, the memtable
 //     is flushed. Deleted mail takes up space until its tombstones are in the tables, and an idle store
 //     would not flush for days.
-//  2. After that, once Pebble has no compaction of its own to do: if tombstones still hold down that many octets,
-//     the tables of bodies are compacted. Pebble does so by itself only as more is written. Bodies stand
+//  2. After that, once Pebble has no compaction of its own to do: if tombstones, and blob files with dead
+//     values, still hold down that many octets, the tables of bodies are compacted. Pebble does so by itself only as more is written. Bodies stand
 //     apart in blob files, so this moves keys and small bodies and drops the files of the others.
 //
 // One compaction runs at a time, and Close ends it.
@@ -147,12 +147,14 @@ func (j *janitor) reclaim() {
 		return
 	}
 	m := s.db.Metrics()
-	if m.Flush.NumInProgress > 0 || m.MemTable.Count > 1 || m.Compact.NumInProgress > 0 {
+	if m.Flush.NumInProgress > 0 || m.MemTable.Count > 1 || m.Compact.NumInProgress > 0 ||
+		m.Table.PendingStatsCollectionCount > 0 { // garbage is not known yet
 		return
 	}
 	j.flushed = false
 	garbage := m.Table.Garbage.PointDeletionsBytesEstimate + m.Table.Garbage.RangeDeletionsBytesEstimate
-	if garbage < uint64(s.opts.FlushDeleted) {
+	// Where tombstones are left at all, they may hold the last living values of large blob files.
+	if dead := m.BlobFiles.ValueSize - m.BlobFiles.ReferencedValueSize; garbage == 0 || garbage+dead < uint64(s.opts.FlushDeleted) {
 		return
 	}
 	j.compacting.Store(true)
