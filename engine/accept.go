@@ -175,15 +175,20 @@ func remoteOf(tc *net.TCPConn) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
+// SessionRoom is how many sessions fit under a limit of open files: all but those that the store, the
+// log and the operator's doors may need, and never less than half.
+func SessionRoom(openFiles uint64) int64 {
+	room := int64(min(openFiles, 1<<30))
+	return room - min(reservedFiles, room/2)
+}
+
 // fitSessions lowers MaxSessions to what the process may open.
 func (e *Engine) fitSessions() {
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
 		return
 	}
-	room := int64(min(lim.Cur, 1<<30))
-	room -= min(reservedFiles, room/2)
-	if int64(e.cfg.MaxSessions) > room {
+	if room := SessionRoom(lim.Cur); int64(e.cfg.MaxSessions) > room {
 		e.log.Warn().Int("max_sessions", e.cfg.MaxSessions).Int64("lowered_to", room).Uint64("open_files_limit", lim.Cur).
 			Msg("the limit of open files is too low for max-sessions")
 		e.cfg.MaxSessions = int(room)

@@ -9,10 +9,6 @@ import (
 	"odmr/internal/config"
 )
 
-// reservedFiles is how many descriptors the store, the log and the doors for the operator may
-// need besides those of sessions.
-const reservedFiles = 1500
-
 // limitProblems raises the limit of open files as far as it goes, and says if --max-sessions
 // does not fit under it. Without that flag there are as many sessions as fit, up to the engine's default.
 func limitProblems(cfg *config.Config) config.Problems {
@@ -27,19 +23,13 @@ func limitProblems(cfg *config.Config) config.Problems {
 		}
 	}
 	if cfg.MaxSessions == 0 {
-		cfg.MaxSessions = int(min(engine.DefaultMaxSessions, sessionRoom(lim.Cur)))
+		cfg.MaxSessions = int(min(engine.DefaultMaxSessions, engine.SessionRoom(lim.Cur)))
 		return nil
 	}
-	if room := sessionRoom(lim.Cur); int64(cfg.MaxSessions) > room {
+	if room := engine.SessionRoom(lim.Cur); int64(cfg.MaxSessions) > room {
 		return config.Problems{{Flag: "max-sessions", Text: fmt.Sprintf(
 			"%d does not fit under the limit of open files, %d of which %d remain for sessions: raise the limit (ulimit -Hn, systemd's LimitNOFILE)",
 			cfg.MaxSessions, lim.Cur, room)}}
 	}
 	return nil
-}
-
-// sessionRoom is how many sessions fit under a limit of open files, as the engine reckons too.
-func sessionRoom(limit uint64) int64 {
-	room := int64(min(limit, 1<<30))
-	return room - min(reservedFiles, room/2)
 }
