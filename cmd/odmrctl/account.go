@@ -59,6 +59,7 @@ type accountAdd struct {
 	Name        string   `arg:"" help:"Account name, which the customer logs in with; case matters. Any of the account's domains does as well."`
 	Domain      []string `required:"" sep:"none" placeholder:"DOMAIN" help:"Domain whose mail the customer may collect; may be repeated."`
 	OwnHostname bool     `help:"Take a host name of the customer's own as ATRN's argument for all domains (fetchmail without fetchdomains sends one)."`
+	policyFlags
 	identityFlags
 	passwordFlags
 }
@@ -76,6 +77,9 @@ Examples:
 
 func (a *accountAdd) Run(c *cli, s *surroundings) error {
 	draft := &account.Account{Name: a.Name, Domains: a.Domain, OwnHostname: a.OwnHostname}
+	if err := a.policyFlags.apply(&draft.Policy); err != nil {
+		return err
+	}
 	if err := a.identityFlags.add(draft); err != nil {
 		return err
 	}
@@ -163,21 +167,28 @@ func (c *cli) change(name string, fn func(*account.Account) error) error {
 type accountSet struct {
 	Name        string `arg:"" help:"Account name."`
 	OwnHostname *bool  `negatable:"" help:"Take, or no longer take, a host name of the customer's own as ATRN's argument for all domains."`
+	policyFlags
 }
 
 func (accountSet) Help() string {
-	return `Examples:
+	return `What is not given stays as it is; the value default leaves a setting to the server's flag of that name.
+
+Examples:
   odmrctl --accounts FILE account set tim --own-hostname
-  odmrctl --accounts FILE account set tim --no-own-hostname`
+  odmrctl --accounts FILE account set tim --no-own-hostname
+  odmrctl --accounts FILE account set tim --retention 10d --delay-notice off
+  odmrctl --accounts FILE account set tim --retention default --hold on`
 }
 
 func (a *accountSet) Run(c *cli) error {
-	if a.OwnHostname == nil {
-		return usageError("account set needs --own-hostname or --no-own-hostname")
+	if a.OwnHostname == nil && !a.policyFlags.any() {
+		return usageError("account set needs a setting, such as --own-hostname or --retention 5d")
 	}
 	return c.change(a.Name, func(b *account.Account) error {
-		b.OwnHostname = *a.OwnHostname
-		return nil
+		if a.OwnHostname != nil {
+			b.OwnHostname = *a.OwnHostname
+		}
+		return a.policyFlags.apply(&b.Policy)
 	})
 }
 
@@ -274,6 +285,8 @@ type accountView struct {
 	// How the account logs in with EXTERNAL; absent where it does not.
 	Certificates []string `json:"certificates,omitempty"` // kind:value
 	Networks     []string `json:"networks,omitempty"`
+	// Settings are those that the account has otherwise than the server, by name.
+	Settings map[string]string `json:"settings,omitempty"`
 }
 
 func viewAccount(a *account.Account) accountView {
@@ -289,6 +302,12 @@ func viewAccount(a *account.Account) accountView {
 	}
 	for _, n := range a.Networks {
 		v.Networks = append(v.Networks, n.String())
+	}
+	for _, s := range a.Policy.Settings() {
+		if v.Settings == nil {
+			v.Settings = map[string]string{}
+		}
+		v.Settings[s[0]] = s[1]
 	}
 	return v
 }
@@ -352,10 +371,14 @@ func (a *accountShow) Run(c *cli, s *surroundings) error {
 		return writeJSON(s.stdout, v)
 	}
 	fmt.Fprintf(s.stdout, "name:          %s\nsecrets:       %s\nown-hostname:  %s\n", v.Name, secretsText(v), yesNo(v.OwnHostname))
+	var set []string
+	for _, pair := range b.Policy.Settings() {
+		set = append(set, pair[0]+" "+pair[1])
+	}
 	for _, list := range []struct {
 		label  string
 		values []string
-	}{{"domains:", v.Domains}, {"certificates:", v.Certificates}, {"networks:", v.Networks}} {
+	}{{"settings:", set}, {"domains:", v.Domains}, {"certificates:", v.Certificates}, {"networks:", v.Networks}} {
 		for _, value := range list.values {
 			fmt.Fprintf(s.stdout, "%-14s %s\n", list.label, value)
 			list.label = ""

@@ -59,6 +59,7 @@ type Account struct {
 	// OwnHostname lets a lone ATRN argument that is not one of Domains mean "all domains":
 	// fetchmail without fetchdomains sends its own host name.
 	OwnHostname bool
+	Policy      Policy
 	CRAMMD5     *CRAMMD5Context // nil: CRAM-MD5 is not possible for this account
 	SCRAMSHA256 *SCRAMKeys      // nil: SCRAM-SHA-256, PLAIN and LOGIN are not possible for this account
 	// Certificates and Networks say which peers are this customer without a password (EXTERNAL). Both are

@@ -204,6 +204,9 @@ func (b *block) append(dst []byte) []byte {
 	if a.OwnHostname {
 		dst = append(dst, "  own-hostname\n"...)
 	}
+	for _, s := range a.Policy.Settings() {
+		dst = append(append(append(append(append(dst, "  "...), s[0]...), ' '), s[1]...), '\n')
+	}
 	for _, c := range a.Certificates {
 		dst = append(append(dst, "  cert-"...), c.Kind...)
 		dst = append(append(dst, ' '), c.Value...)

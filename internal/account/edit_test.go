@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
@@ -221,6 +222,12 @@ func drawAccounts(t *rapid.T) []*Account {
 	out := make([]*Account, len(names))
 	for i, n := range names {
 		out[i] = &Account{Name: n, OwnHostname: rapid.Bool().Draw(t, "own-hostname")}
+		if rapid.Bool().Draw(t, "settings") {
+			out[i].Policy = Policy{
+				Retention: time.Duration(rapid.Int64Range(int64(minRetention), int64(maxRetention)).Draw(t, "retention")),
+				Linger:    Off, Bounce: Switch(rapid.IntRange(0, 2).Draw(t, "bounce")), QuotaMessages: rapid.Int64Range(Unlimited, maxQuota).Draw(t, "quota"),
+			}
+		}
 		if rapid.Bool().Draw(t, "cram-md5") {
 			out[i].CRAMMD5 = DeriveCRAMMD5(rapid.String().Draw(t, "password"))
 		}

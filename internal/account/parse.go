@@ -19,6 +19,7 @@ import (
 //	  domain example.org
 //	  domain example.com
 //	  own-hostname
+//	  retention 5d
 //	  cert-email tim@example.org
 //	  cert-dns gateway.example.org
 //	  cert-cn Example GmbH
@@ -31,7 +32,7 @@ import (
 // it); all other lines belong to the account above them. "domain" takes one or more domains
 // and may be repeated; it is the only line that an account must have. A "cert-" line is a property of client
 // certificates and may be repeated; that of cert-cn is the rest of the line. "network" takes one or
-// more. Secrets and salt are base64 (RFC 4648 4). Blanks and tabs before, between and behind the words do not matter.
+// more. retention and its like are the settings of a Policy, one value each. Secrets and salt are base64 (RFC 4648 4). Blanks and tabs before, between and behind the words do not matter.
 
 // maxProblems is how many problems of one file are reported at once.
 const maxProblems = 20
@@ -206,6 +207,21 @@ func certificateField(kind CertificateKind) func(*parser, []string) error {
 	}
 }
 
+func settingField(name string) func(*parser, []string) error {
+	return func(p *parser, values []string) error {
+		switch policy := &p.cur.account.Policy; {
+		case len(values) != 1:
+			return fmt.Errorf("%s needs one value", name)
+		case values[0] == wordDefault:
+			return fmt.Errorf("%s: leave the line out to have the server's default", name)
+		case policy.has(name):
+			return fmt.Errorf("%s is there twice", name)
+		default:
+			return policy.Set(name, values[0])
+		}
+	}
+}
+
 func (p *parser) network(values []string) error {
 	if len(values) == 0 {
 		return errors.New("network needs a value")
@@ -229,6 +245,9 @@ func (p *parser) network(values []string) error {
 
 func (p *parser) field(keyword string, rest []byte) {
 	parse := fields[keyword]
+	if parse == nil && slices.Contains(SettingNames(), keyword) {
+		parse = settingField(keyword)
+	}
 	switch {
 	case parse == nil:
 		p.problem("unknown field %q", clip(keyword))

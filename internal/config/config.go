@@ -16,7 +16,12 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+
+	"odmr/internal/units"
 )
+
+// Size is a number of octets; see units.Size.
+type Size = units.Size
 
 // Config is the configuration of odmrd. Tags: help, placeholder and group as in kong; default
 // is the text that would be given as the flag; min and max bound the value, in the same text

@@ -119,7 +119,7 @@ func TestAllProblemsAtOnce(t *testing.T) {
 		`--loops: "many" is not a whole number (from x.yaml:1)`,
 		`--workers: has no value`,
 		`--window-messages: x.yaml:4: has no value; write [] or "" for none`,
-		`--quit-timeout: "30" is not a duration: write a number with ms, s, m or h, as 90s or 1h30m (from x.yaml:3)`,
+		`--quit-timeout: "30" is not a duration: write a number with ms, s, m, h or d, as 90s, 1h30m or 5d (from x.yaml:3)`,
 		`--log-level: "loud" is none of trace, debug, info, warn, error`,
 		`--log-format: x.yaml:6: is a mapping, where a value or a list is wanted`,
 	} {
@@ -231,28 +231,6 @@ func TestEveryFlagIsDocumented(t *testing.T) {
 		numeric := f.Target.Kind() == reflect.Int || f.Target.Kind() == reflect.Int64
 		if numeric && (f.Tag.Get("min") == "" || f.Tag.Get("max") == "") {
 			t.Errorf("--%s has no bounds: everything has a limit", f.Name)
-		}
-	}
-}
-
-func TestSize(t *testing.T) {
-	for _, c := range []struct {
-		in   string
-		want Size
-		out  string
-	}{
-		{"0", 0, "0"}, {"1", 1, "1B"}, {"50MiB", 50 << 20, "50MiB"}, {"50 mib", 50 << 20, "50MiB"},
-		{"1000kB", 1e6, "1MB"}, {"1024KiB", 1 << 20, "1MiB"}, {"1025B", 1025, "1025B"}, {"2TB", 2e12, "2TB"},
-	} {
-		var s Size
-		if err := s.UnmarshalText([]byte(c.in)); err != nil || s != c.want || s.String() != c.out {
-			t.Errorf("%q: %d (%s), %v; want %d (%s)", c.in, s, s, err, c.want, c.out)
-		}
-	}
-	for _, in := range []string{"", "MiB", "-1", "+1", "1.5GiB", "5M", "1KiBB", "9223372036854775808", "9007199254740992KiB", "1 0"} {
-		var s Size
-		if err := s.UnmarshalText([]byte(in)); err == nil {
-			t.Errorf("%q was taken as %d", in, s)
 		}
 	}
 }

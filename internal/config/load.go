@@ -16,6 +16,7 @@ import (
 	"odmr/engine/session"
 	"odmr/internal/account"
 	"odmr/internal/mail"
+	"odmr/internal/units"
 )
 
 // EnvPrefix begins the name of every environment variable that is read.
@@ -141,15 +142,15 @@ func defaults() kong.Vars {
 		"window_messages":    fmt.Sprint(session.ReversedWindowMessages),
 		"window_bytes":       Size(session.ReversedWindowBytes).String(),
 		"mechanisms":         strings.Join(account.Implemented(), ","),
-		"handshake_timeout":  formatDuration(mail.TimeoutHandshake),
-		"login_timeout":      formatDuration(mail.TimeoutLogin),
-		"command_timeout":    formatDuration(mail.TimeoutCommand),
-		"greeting_timeout":   formatDuration(mail.TimeoutGreeting),
-		"envelope_timeout":   formatDuration(mail.TimeoutEnvelope),
-		"data_init_timeout":  formatDuration(mail.TimeoutDataInit),
-		"data_block_timeout": formatDuration(mail.TimeoutDataBlock),
-		"data_done_timeout":  formatDuration(mail.TimeoutDataDone),
-		"quit_timeout":       formatDuration(mail.TimeoutQuit),
+		"handshake_timeout":  units.FormatDuration(mail.TimeoutHandshake),
+		"login_timeout":      units.FormatDuration(mail.TimeoutLogin),
+		"command_timeout":    units.FormatDuration(mail.TimeoutCommand),
+		"greeting_timeout":   units.FormatDuration(mail.TimeoutGreeting),
+		"envelope_timeout":   units.FormatDuration(mail.TimeoutEnvelope),
+		"data_init_timeout":  units.FormatDuration(mail.TimeoutDataInit),
+		"data_block_timeout": units.FormatDuration(mail.TimeoutDataBlock),
+		"data_done_timeout":  units.FormatDuration(mail.TimeoutDataDone),
+		"quit_timeout":       units.FormatDuration(mail.TimeoutQuit),
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+
+	"odmr/internal/units"
 )
 
 // texts splits what a source gave for a flag into the texts of its elements. Only a list may
@@ -39,9 +41,8 @@ func texts(value any, target reflect.Value) []string {
 }
 
 var (
-	errNumber   = errors.New("not a whole number")
-	errDuration = errors.New("not a duration: write a number with ms, s, m or h, as 90s or 1h30m")
-	errPrefix   = errors.New("not a network: write address/bits, as 192.0.2.0/24")
+	errNumber = errors.New("not a whole number")
+	errPrefix = errors.New("not a network: write address/bits, as 192.0.2.0/24")
 )
 
 // parse reads the text form of one element into target and checks it against the flag's tags.
@@ -74,9 +75,9 @@ func parseText(text string, target reflect.Value) error {
 	case encoding.TextUnmarshaler:
 		return p.UnmarshalText([]byte(text))
 	case *time.Duration:
-		d, err := time.ParseDuration(text)
+		d, err := units.ParseDuration(text)
 		if err != nil {
-			return errDuration
+			return err
 		}
 		*p = d
 	case *int:
@@ -109,19 +110,7 @@ func parsePrefix(text string, p *netip.Prefix) error {
 // format is the inverse of parseText.
 func format(v reflect.Value) string {
 	if d, ok := v.Interface().(time.Duration); ok {
-		return formatDuration(d)
+		return units.FormatDuration(d)
 	}
 	return fmt.Sprint(v.Interface())
-}
-
-// formatDuration leaves out the zero parts that Duration.String writes: 5m, not 5m0s.
-func formatDuration(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }

@@ -48,9 +48,10 @@ var rooms = []room{
 	{dir: "engine", may: []string{"engine/session", "codec", "queue", "internal/mail", "internal/account"}},
 	{dir: "queue", may: []string{"internal/mail"}},
 	{dir: "queue/pebblestore", may: []string{"queue", "internal/mail"}},
-	{dir: "internal/account", may: []string{"internal/mail"}},
-	{dir: "internal/config", may: []string{"internal/mail", "internal/account", "engine/session"}}, // defaults, names of mechanisms
-	{dir: "internal/metrics", may: []string{"engine", "queue"}},                                    // engine.Observer, queue.Counts
+	{dir: "internal/units", may: []string{}, pure: true},
+	{dir: "internal/account", may: []string{"internal/mail", "internal/units"}},
+	{dir: "internal/config", may: []string{"internal/mail", "internal/account", "internal/units", "engine/session"}}, // defaults, names of mechanisms
+	{dir: "internal/metrics", may: []string{"engine", "queue"}},                                                      // engine.Observer, queue.Counts
 	{dir: "internal/admin", may: []string{"queue", "internal/mail"}},
 	{dir: "internal/client", may: []string{"codec", "internal/mail"}},
 	{dir: "internal/tidy", may: []string{}},
