@@ -177,8 +177,28 @@ func stateText(s mail.RecipientState) string {
 		return "delivered"
 	case mail.Failed:
 		return "failed"
+	case mail.Held:
+		return "held"
 	}
 	return "unknown"
+}
+
+// originText names the client that the MX had a message from.
+func originText(o *mail.Origin) string {
+	if o == nil {
+		return ""
+	}
+	name, addr, helo := o.Name, o.Addr, ""
+	if name == "" {
+		name = "unknown"
+	}
+	if addr == "" {
+		addr = "unknown"
+	}
+	if o.Helo != "" {
+		helo = ", helo " + o.Helo
+	}
+	return clean(name + " [" + addr + "]" + helo)
 }
 
 type queueShow struct {
@@ -226,6 +246,8 @@ func writeDetails(out io.Writer, e *queue.Entry, now time.Time) {
 		{v.EightBit, "has 8-bit content"},
 		{v.SMTPUTF8, "needs SMTPUTF8"},
 		{v.InDoubt, "was handed over once without a final reply: may have arrived"},
+		{v.DelayNotified, "its sender was told of the delay"},
+		{v.Origin != nil, "the MX had it from " + originText(v.Origin)},
 		{m.Ret != "", "RET=" + m.Ret},
 		{v.EnvID != "", "ENVID=" + clean(v.EnvID)},
 	} {

@@ -27,12 +27,26 @@ type Message struct {
 	InDoubt    bool        `json:"in_doubt"`
 	Leased     bool        `json:"leased"`
 	Recipients []Recipient `json:"recipients"`
+	// DelayNotified says that the sender was told of the delay.
+	DelayNotified bool    `json:"delay_notified,omitempty"`
+	Origin        *Origin `json:"origin,omitempty"`
+}
+
+// Origin is mail.Origin as JSON: the client that the MX had the message from.
+type Origin struct {
+	Name   string `json:"name,omitempty"`
+	Addr   string `json:"addr,omitempty"`
+	Port   string `json:"port,omitempty"`
+	Proto  string `json:"proto,omitempty"`
+	Helo   string `json:"helo,omitempty"`
+	Ident  string `json:"ident,omitempty"`
+	Source string `json:"source,omitempty"`
 }
 
 // Recipient is a mail.Recipient as JSON.
 type Recipient struct {
 	Address string   `json:"address"`
-	State   string   `json:"state"`            // pending, delivered or failed
+	State   string   `json:"state"`            // pending, delivered, failed or held
 	Reply   string   `json:"reply,omitempty"`  // the customer's last reply
 	Notify  []string `json:"notify,omitempty"` // RFC 3461
 	ORcpt   string   `json:"orcpt,omitempty"`
@@ -50,7 +64,7 @@ type DomainCounts struct {
 var (
 	bodyNames  = []string{"7BIT", "8BITMIME"}
 	retNames   = []string{"", "FULL", "HDRS"}
-	stateNames = []string{"pending", "delivered", "failed"}
+	stateNames = []string{"pending", "delivered", "failed", "held"}
 	notifyBits = []struct {
 		bit  mail.Notify
 		name string
@@ -82,7 +96,8 @@ func NewMessage(e *queue.Entry) Message {
 		Size: v.Size, WireSize: v.WireSize, Stuffed: v.Stuffed, EightBit: v.EightBit,
 		Body: name(bodyNames, v.Body), SMTPUTF8: v.SMTPUTF8, Ret: name(retNames, v.Ret), EnvID: v.EnvID,
 		Client: v.Client, Attempts: v.Attempts, InDoubt: v.InDoubt, Leased: e.Leased,
-		Recipients: make([]Recipient, 0, len(v.Recipients)),
+		Recipients:    make([]Recipient, 0, len(v.Recipients)),
+		DelayNotified: v.DelayNotified, Origin: (*Origin)(v.Origin),
 	}
 	for i := range v.Recipients {
 		r := &v.Recipients[i]
@@ -107,7 +122,7 @@ func (m *Message) Entry() (queue.Entry, error) {
 		ID: id, Domain: m.Domain, Arrived: m.Arrived.UnixNano(), ReversePath: m.Sender,
 		Size: m.Size, WireSize: m.WireSize, Stuffed: m.Stuffed, EightBit: m.EightBit,
 		Body: valueOf[mail.BodyType](bodyNames, m.Body), SMTPUTF8: m.SMTPUTF8, Ret: valueOf[mail.Return](retNames, m.Ret),
-		EnvID: m.EnvID, Client: m.Client, Attempts: m.Attempts, InDoubt: m.InDoubt,
+		EnvID: m.EnvID, Client: m.Client, Attempts: m.Attempts, InDoubt: m.InDoubt, DelayNotified: m.DelayNotified, Origin: (*mail.Origin)(m.Origin),
 	}}
 	for _, r := range m.Recipients {
 		out := mail.Recipient{Address: r.Address, State: valueOf[mail.RecipientState](stateNames, r.State), Reply: r.Reply, ORcpt: r.ORcpt}

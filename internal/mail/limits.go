@@ -19,6 +19,8 @@ const (
 	MaxReplyLines = 128
 	// MaxReplyKept is how many octets of a customer's reply are kept for log and bounce.
 	MaxReplyKept = 512
+	// MaxOriginValue is how many octets of an XFORWARD attribute are kept; a host name is the longest of them.
+	MaxOriginValue = 255
 	// MaxPath is the longest path in octets (RFC 5321 4.5.3.1.3), without angle brackets.
 	MaxPath = 254
 	// MaxLocalPart is RFC 5321 4.5.3.1.1's 64, widened for the VERP and SRS senders that exceed it in practice.

@@ -46,6 +46,7 @@ type Envelope struct {
 	Ret         Return      // RFC 3461
 	EnvID       string      // RFC 3461 ENVID, xtext as received; empty if absent
 	Client      string      // address of the MX that handed the message in
+	Origin      *Origin     // the client that the MX had it from, as far as the MX says (XFORWARD); nil: nothing is known
 	Size        int64       // octets of content, not dot-stuffed (what SIZE= says, RFC 1870)
 	WireSize    int64       // octets as stored: CRLF lines, dot-stuffed, without the final dot
 	Stuffed     bool        // some line was dot-stuffed, so WireSize > Size
@@ -53,6 +54,20 @@ type Envelope struct {
 	Recipients  []Recipient // at least one, in the order in which they were given
 	Attempts    uint32      // how often delivery of this entry ended without settling it
 	InDoubt     bool        // its final dot (or last chunk) went out once and no reply came
+	// DelayNotified says that the sender was told of the delay (RFC 3461 4.1, NOTIFY=DELAY); nobody is told twice.
+	DelayNotified bool
+}
+
+// Origin is what an MX says with XFORWARD of the client that handed it the message. Values are decoded; an empty
+// one is not known. At most MaxOriginValue octets each.
+type Origin struct {
+	Name   string // host name, from reverse and forward DNS
+	Addr   string // IP address without port; IPv6 without a prefix
+	Port   string
+	Proto  string // SMTP, ESMTP
+	Helo   string // what it said in HELO or EHLO
+	Ident  string // queue id there
+	Source string // LOCAL or REMOTE
 }
 
 // Recipient is one forward-path of an Envelope and what became of it so far.
@@ -65,13 +80,15 @@ type Recipient struct {
 }
 
 // RecipientState says what became of a recipient. Legal transitions:
-// Pending -> Pending (deferred), Pending -> Delivered, Pending -> Failed.
+// Pending -> Pending (deferred), Pending -> Delivered, Pending -> Failed, Pending -> Held, and by an
+// operator's decision Held -> Pending and Held -> Failed.
 type RecipientState uint8
 
 const (
 	Pending   RecipientState = iota // waits for the customer's next session
 	Delivered                       // the customer took responsibility (2xx)
 	Failed                          // the customer refused for good (5xx); kept for its bounce
+	Held                            // refused for good by a server that refuses nearly everything: an operator decides
 )
 
 // Outcome is what one delivery attempt brought for one recipient.

@@ -142,7 +142,7 @@ func checkEnvelope(env *mail.Envelope) string {
 	}
 	for i := range env.Recipients {
 		r := &env.Recipients[i]
-		if r.State > mail.Failed || r.Notify&^notifyKnown != 0 {
+		if r.State > mail.Held || r.Notify&^notifyKnown != 0 {
 			return "a recipient's field is out of range"
 		}
 		if !inDomain(r.Address, env.Domain) {

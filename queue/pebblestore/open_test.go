@@ -63,6 +63,26 @@ func TestUnknownFormat(t *testing.T) {
 	}
 }
 
+// TestFormatBefore: a store of the format before this one is opened with its mail, and bears the new number then.
+func TestFormatBefore(t *testing.T) {
+	fs := vfs.NewMem()
+	s := mustOpen(t, "queue", testOptions(t, fs))
+	putTest(t, s, 10, "a.example")
+	if err := s.db.Set(keyFormat, appendNumber(nil, storeFormatRead), pebble.Sync); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, "queue", testOptions(t, fs))
+	if n := s.Counts("a.example").Messages; n != 1 {
+		t.Fatalf("%d messages are left", n)
+	}
+	if format, err := s.readNumber(keyFormat); format != storeFormat || err != nil {
+		t.Fatalf("format %d, %v", format, err)
+	}
+}
+
 // TestNumbersNeverComeAgain: the clock goes back by years, the queue is empty, the end was a crash or an
 // orderly one: numbers grow all the same, also past the bound's extensions.
 func TestNumbersNeverComeAgain(t *testing.T) {

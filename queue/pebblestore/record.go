@@ -13,14 +13,19 @@ import (
 // refused, never guessed at. Numbers are unsigned varints in their shortest form unless said
 // otherwise, strings a varint length and the octets. Decoding is strict: an octet too
 // many, a value out of range or a longer number than needed is an error, so that every
-// valid record has exactly one form.
+// valid record has exactly one form: an entry is v2 only where v1 cannot say all of it.
 //
 //	entry v1:  01 FLAGS BODY RET  ID(8)  WIRESIZE SIZE ATTEMPTS ARRIVED(8)
 //	           REVERSE-PATH ENVID CLIENT  COUNT { ADDRESS NOTIFY ORCPT STATE REPLY }
+//	entry v2:  02, then as v1 to its end, then MORE, then what MORE says:
+//	           { NAME ADDR PORT PROTO HELO IDENT SOURCE } of the origin
 //	body v1:   01 SIZE CHUNKS COUNT { DOMAIN SEQ(8) }  octets (CHUNKS 0 only)
 //	own v1:    01 ID(8)  octets
 //	number v1: 01 N(8)
 const recordVersion = 1
+
+// entryVersion2 is that of an entry with something behind its recipients.
+const entryVersion2 = 2
 
 var errRecord = errors.New("bad record")
 
@@ -32,6 +37,13 @@ const (
 	flagInDoubt
 	flagOwn    // the body is an own body, beside the entry; else it stands under its id
 	flagsKnown = 1<<iota - 1
+)
+
+// Bits of MORE in an entry record v2. None of them is no v2.
+const (
+	moreDelayNotified = 1 << iota
+	moreOrigin        // the origin's values follow
+	moreKnown         = 1<<iota - 1
 )
 
 // notifyKnown are the bits that Recipient.Notify may have.
@@ -52,7 +64,11 @@ func appendEntry(dst []byte, env *mail.Envelope, own bool) []byte {
 			flags |= f.bit
 		}
 	}
-	dst = append(dst, recordVersion, flags, byte(env.Body), byte(env.Ret))
+	version, more := byte(recordVersion), entryMore(env)
+	if more != 0 {
+		version = entryVersion2
+	}
+	dst = append(dst, version, flags, byte(env.Body), byte(env.Ret))
 	dst = binary.BigEndian.AppendUint64(dst, uint64(env.ID))
 	dst = binary.AppendUvarint(dst, uint64(env.WireSize))
 	dst = binary.AppendUvarint(dst, uint64(env.Size))
@@ -70,7 +86,32 @@ func appendEntry(dst []byte, env *mail.Envelope, own bool) []byte {
 		dst = append(dst, byte(r.State))
 		dst = appendString(dst, r.Reply)
 	}
+	if more == 0 {
+		return dst
+	}
+	dst = append(dst, more)
+	if env.Origin != nil {
+		for _, v := range originValues(env.Origin) {
+			dst = appendString(dst, *v)
+		}
+	}
 	return dst
+}
+
+// entryMore is MORE of env's record.
+func entryMore(env *mail.Envelope) (more byte) {
+	if env.DelayNotified {
+		more |= moreDelayNotified
+	}
+	if env.Origin != nil {
+		more |= moreOrigin
+	}
+	return more
+}
+
+// originValues are o's values in the order of the record.
+func originValues(o *mail.Origin) [7]*string {
+	return [...]*string{&o.Name, &o.Addr, &o.Port, &o.Proto, &o.Helo, &o.Ident, &o.Source}
 }
 
 func appendString(dst []byte, s string) []byte {
@@ -84,6 +125,11 @@ func entrySize(env *mail.Envelope) int {
 		r := &env.Recipients[i]
 		n += 12 + len(r.Address) + len(r.ORcpt) + len(r.Reply)
 	}
+	if env.Origin != nil {
+		for _, v := range originValues(env.Origin) {
+			n += 4 + len(*v)
+		}
+	}
 	return n
 }
 
@@ -92,7 +138,7 @@ func entrySize(env *mail.Envelope) int {
 func decodeEntry(domain string, rec []byte) (env mail.Envelope, own bool, err error) {
 	r := reader{rest: string(rec)}
 	head := r.take(4)
-	if r.bad || head[0] != recordVersion {
+	if r.bad || !knownEntry(head[0]) {
 		return env, false, fmt.Errorf("%w: entry of unknown version", errRecord)
 	}
 	flags := head[1]
@@ -123,14 +169,35 @@ func decodeEntry(domain string, rec []byte) (env mail.Envelope, own bool, err er
 		p.ORcpt = r.text()
 		p.State = mail.RecipientState(r.octet())
 		p.Reply = r.text()
-		if p.Notify&^notifyKnown != 0 || p.State > mail.Failed {
+		if p.Notify&^notifyKnown != 0 || p.State > mail.Held {
 			r.bad = true
 		}
+	}
+	if head[0] == entryVersion2 {
+		r.more(&env)
 	}
 	if r.bad || r.rest != "" {
 		return mail.Envelope{}, false, fmt.Errorf("%w: entry's recipients", errRecord)
 	}
 	return env, flags&flagOwn != 0, nil
+}
+
+func knownEntry(version byte) bool { return version == recordVersion || version == entryVersion2 }
+
+// more reads what an entry record v2 has behind its recipients.
+func (r *reader) more(env *mail.Envelope) {
+	more := r.octet()
+	if more == 0 || more&^moreKnown != 0 {
+		r.bad = true
+		return
+	}
+	env.DelayNotified = more&moreDelayNotified != 0
+	if more&moreOrigin != 0 {
+		env.Origin = new(mail.Origin)
+		for _, v := range originValues(env.Origin) {
+			*v = r.text()
+		}
+	}
 }
 
 // entryPeek is what of an entry can be had without decoding all of it.
@@ -141,7 +208,7 @@ type entryPeek struct {
 }
 
 func peekEntry(rec []byte) (p entryPeek, err error) {
-	if len(rec) < 13 || rec[0] != recordVersion {
+	if len(rec) < 13 || !knownEntry(rec[0]) {
 		return p, fmt.Errorf("%w: entry of unknown version", errRecord)
 	}
 	v, n := binary.Uvarint(rec[12:])

@@ -18,16 +18,20 @@ func sampleEntries() []mail.Envelope {
 	full := mail.Envelope{
 		ID: 1<<64 - 1, Domain: "a.example", Arrived: -1, ReversePath: strings.Repeat("r", 254), Body: mail.Body8BitMIME, SMTPUTF8: true,
 		Ret: mail.ReturnHeaders, EnvID: "env+2Bid", Client: "2001:db8::1", Size: 1<<63 - 1, WireSize: 1<<63 - 1, Stuffed: true, EightBit: true,
-		Attempts: 1<<32 - 1, InDoubt: true,
+		Attempts: 1<<32 - 1, InDoubt: true, DelayNotified: true,
+		Origin: &mail.Origin{Name: strings.Repeat("n", 255), Addr: "2001:db8::2", Port: "65535", Proto: "ESMTP", Helo: "[192.0.2.1]", Ident: "4Xy", Source: "REMOTE"},
 	}
 	for i := range 1000 {
 		full.Recipients = append(full.Recipients, mail.Recipient{
 			Address: fmt.Sprintf("user%d@a.example", i), Notify: mail.Notify(i % 16), ORcpt: strings.Repeat("o", i%300),
-			State: mail.RecipientState(i % 3), Reply: strings.Repeat("x", i%513),
+			State: mail.RecipientState(i % 4), Reply: strings.Repeat("x", i%513),
 		})
 	}
 	least := mail.Envelope{Domain: "a.example", Recipients: make([]mail.Recipient, 1)}
-	return []mail.Envelope{plain, full, least}
+	noticed, bare := least, least // each of what only v2 can say, alone
+	noticed.DelayNotified = true
+	bare.Origin = new(mail.Origin)
+	return []mail.Envelope{plain, full, least, noticed, bare}
 }
 
 func TestEntryRecord(t *testing.T) {
@@ -63,7 +67,11 @@ func TestEntryRecordRefusals(t *testing.T) {
 	rec := appendEntry(nil, &env, true)
 	for name, edit := range map[string]func([]byte) []byte{
 		"version 0":       func(b []byte) []byte { b[0] = 0; return b },
-		"version 2":       func(b []byte) []byte { b[0] = 2; return b },
+		"version 3":       func(b []byte) []byte { b[0] = 3; return b },
+		"version 2 alone": func(b []byte) []byte { b[0] = 2; return b },
+		"v2 with nothing": func(b []byte) []byte { b[0] = 2; return append(b, 0) },
+		"v2, unknown bit": func(b []byte) []byte { b[0] = 2; return append(b, 0x81) },
+		"v2, no origin":   func(b []byte) []byte { b[0] = 2; return append(b, moreOrigin) },
 		"unknown flag":    func(b []byte) []byte { b[1] |= 0x80; return b },
 		"body type":       func(b []byte) []byte { b[2] = 2; return b },
 		"ret":             func(b []byte) []byte { b[3] = 3; return b },

@@ -27,8 +27,12 @@ var (
 	ErrNotReleased = errors.New("pebblestore: segments not released")
 )
 
-// storeFormat is the version of the whole key layout, kept under keyFormat.
-const storeFormat = 2
+// storeFormat is the version of the whole key layout and its records, kept under keyFormat. Format 2, which had no
+// entry records v2 and no held recipients, is read as it is and becomes 3 when it is opened.
+const (
+	storeFormat     = 3
+	storeFormatRead = 2
+)
 
 // Store is a queue.Store on Pebble. See the package doc.
 type Store struct {
@@ -183,7 +187,7 @@ func (s *Store) recover() error {
 func (s *Store) checkFormat() error {
 	format, err := s.readNumber(keyFormat)
 	switch {
-	case errors.Is(err, pebble.ErrNotFound):
+	case errors.Is(err, pebble.ErrNotFound), err == nil && format == storeFormatRead:
 		return s.db.Set(keyFormat, appendNumber(nil, storeFormat), pebble.Sync)
 	case err != nil:
 		return err
