@@ -137,6 +137,11 @@ type Lease interface {
 	// Waiting counts the deliverable messages that this lease has not handed out yet,
 	// those that arrived since included. It does not block.
 	Waiting() Counts
+	// Notify makes fn be called once, as soon as Waiting is not empty: perhaps before Notify returns, and on any
+	// goroutine. fn must neither block nor call the store. A later Notify takes the place of an earlier one; nil, and
+	// Release, take it back, though a call that is under way by then still comes. It does not block, and costs
+	// nothing while it waits.
+	Notify(fn func())
 	// Next appends deliveries to dst: messages that this lease has not handed out before, in
 	// order within each domain, with their first body segment loaded. Nothing appended means
 	// that the queue is dry for now; mail that arrives later is found by a later call. It blocks.

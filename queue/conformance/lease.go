@@ -16,6 +16,7 @@ var leaseScenarios = []scenario{
 	{"order within each domain", order},
 	{"limits of Next", limits},
 	{"mail that arrives while leased is found", arrivesWhileLeased},
+	{"a lease says when mail is there", notify},
 	{"a customer gets own mail only", ownMailOnly},
 	{"waiting counts what was not handed out", waiting},
 	{"what was not settled is pending again", unsettled},
@@ -154,6 +155,67 @@ func arrivesWhileLeased(t *testing.T, s *suite) {
 			closeBodies(ds)
 		}
 	}
+}
+
+func notify(t *testing.T, s *suite) {
+	l := s.acquire(t, "a.example", "b.example")
+	defer l.Release()
+	calls := make(chan int, 100)
+	tell := func(n int) func() { return func() { calls <- n } }
+	// What a Commit that has returned brought was told of by then; nothing else may come.
+	told := func(want ...int) {
+		t.Helper()
+		for _, n := range want {
+			select {
+			case got := <-calls:
+				if got != n {
+					t.Fatalf("call %d, want %d", got, n)
+				}
+			default:
+				t.Fatalf("no call %d", n)
+			}
+		}
+		if len(calls) > 0 {
+			t.Fatalf("call %d for nothing", <-calls)
+		}
+	}
+	l.Notify(tell(1))
+	told()
+	s.put(t, content(1, 10), "c.example", "aa.example")
+	told()
+	id := s.put(t, content(2, 10), "b.example", "a.example", "c.example")
+	told(1)
+	s.put(t, content(3, 10), "a.example") // once only
+	told()
+	l.Notify(tell(2)) // it is there already
+	told(2)
+	ds := next(t, l, many)
+	if len(ds) != 3 || ds[0].Envelope.ID != id {
+		t.Fatalf("%v handed out", ids(ds))
+	}
+	l.Notify(tell(3)) // handed out does not count, settled or not
+	settle(t, l, ds[:1], mail.OutcomeDelivered)
+	settle(t, l, ds[1:2], mail.OutcomeDeferred)
+	closeBodies(ds[2:])
+	told()
+	l.Notify(tell(4)) // takes its place
+	s.put(t, content(4, 3*mail.ChunkSize), "a.example")
+	told(4)
+	closeBodies(next(t, l, many))
+	l.Notify(tell(5))
+	l.Notify(nil)
+	s.put(t, content(5, 10), "b.example")
+	closeBodies(next(t, l, many))
+	told()
+	l.Notify(tell(6))
+	l.Release()
+	s.put(t, content(6, 10), "b.example")
+	l.Notify(tell(7))
+	told()
+	other := s.acquire(t, "c.example", "b.example")
+	defer other.Release()
+	other.Notify(tell(8)) // waited for by nobody, but there
+	told(8)
 }
 
 func ownMailOnly(t *testing.T, s *suite) {

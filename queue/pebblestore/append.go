@@ -189,17 +189,21 @@ func (in *incoming) commit(last []byte, envelopes []mail.Envelope) error {
 			err = fmt.Errorf("pebblestore: commit: %w", err)
 		}
 	}
+	var waiting []func()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, d := range domains {
 		if err == nil {
-			s.arrived(d, seq)
+			waiting = s.arrived(d, seq, waiting)
 		}
 		d.commits--
 		s.drop(d)
 	}
 	if err == nil {
 		delete(s.incoming, in.id)
+	}
+	s.mu.Unlock()
+	for _, fn := range waiting {
+		fn()
 	}
 	return err
 }

@@ -17,6 +17,7 @@ type lease struct {
 	ledgers  []*ledger
 	turn     int // ledger from which Next goes on
 	released bool
+	notify   func() // see Notify. It belongs to Store.mu.
 }
 
 // ledger is what a lease knows about one of its domains.
@@ -101,12 +102,30 @@ func (l *lease) Waiting() queue.Counts {
 	s := l.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var c queue.Counts
+	return l.waiting()
+}
+
+// waiting is Waiting with Store.mu held.
+func (l *lease) waiting() (c queue.Counts) {
 	for _, g := range l.ledgers {
 		c.Messages += g.domain.counts.Messages - g.handed.Messages
 		c.Bytes += g.domain.counts.Bytes - g.handed.Bytes
 	}
 	return c
+}
+
+// Notify implements queue.Lease.
+func (l *lease) Notify(fn func()) {
+	s := l.store
+	s.mu.Lock()
+	there := fn != nil && !l.released && l.waiting().Messages > 0
+	if l.notify = nil; !there && !l.released {
+		l.notify = fn
+	}
+	s.mu.Unlock()
+	if there {
+		fn()
+	}
 }
 
 // Next implements queue.Lease. A call goes on with the domain where the one before it stopped.
@@ -167,6 +186,7 @@ func (l *lease) Release() {
 	s := l.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	l.notify = nil
 	for _, g := range l.ledgers {
 		for seq := range g.out {
 			g.leave(seq)

@@ -368,8 +368,9 @@ func (s *Store) drop(d *domain) {
 	}
 }
 
-// arrived notes that the entry with seq, and so all before it, is durable. mu is held.
-func (s *Store) arrived(d *domain, seq uint64) {
+// arrived notes that the entry with seq, and so all before it, is durable. It appends to waiting whom the caller is
+// to tell once mu, which is held, is free again.
+func (s *Store) arrived(d *domain, seq uint64, waiting []func()) []func() {
 	n := 0
 	for n < len(d.pending) && d.pending[n].seq <= seq {
 		s.tally(d, spaceEntry, 1, d.pending[n].size)
@@ -377,6 +378,11 @@ func (s *Store) arrived(d *domain, seq uint64) {
 	}
 	d.pending = slices.Delete(d.pending, 0, n)
 	d.durable = max(d.durable, seq)
+	if l := d.lease; l != nil && l.notify != nil && n > 0 {
+		waiting = append(waiting, l.notify)
+		l.notify = nil
+	}
+	return waiting
 }
 
 // hasEntry says whether the entry is there, deliverable or failed.
