@@ -77,7 +77,7 @@ interop: interop-packages
 .PHONY: interop-packages
 interop-packages:
 	@missing=""; \
-	for p in fetchmail:fetchmail postfix:postfix swaks:swaks openssl:openssl gsasl:gsasl promtool:prometheus gcc:gcc; do \
+	for p in fetchmail:fetchmail postfix:postfix swaks:swaks openssl:openssl gsasl:gsasl systemd-analyze:systemd promtool:prometheus gcc:gcc; do \
 		PATH="$$PATH:/usr/sbin" command -v "$${p%%:*}" >/dev/null || missing="$$missing $${p##*:}"; \
 	done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \

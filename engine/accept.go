@@ -1,12 +1,10 @@
 package engine
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,41 +33,33 @@ const (
 type listener struct {
 	role Role
 	tls  bool
-	tcp  *net.TCPListener
+	*Socket
 }
 
-// listen opens every listener, or none.
+// listen opens every listener, or none: of those that were open already none is left, either.
 func (e *Engine) listen() error {
-	lc := net.ListenConfig{
-		Control: socketOptions,
-		// A customer's line that broke without a word frees its domains after 2 minutes.
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4},
-	}
+	var failed error
 	for _, l := range e.cfg.Listeners {
-		ln, err := lc.Listen(context.Background(), "tcp", l.Addr)
-		if err != nil {
-			e.unlisten()
-			return fmt.Errorf("listening for %s: %w", l.Role, err)
+		socket := l.Socket
+		if socket == nil && failed == nil {
+			var err error
+			if socket, err = Listen(l.Addr); err != nil {
+				failed = fmt.Errorf("listening for %s: %w", l.Role, err)
+			}
 		}
-		e.listeners = append(e.listeners, &listener{l.Role, l.TLS, ln.(*net.TCPListener)})
+		if socket != nil {
+			e.listeners = append(e.listeners, &listener{l.Role, l.TLS, socket})
+		}
 	}
-	return nil
-}
-
-// socketOptions sets what accepted sockets inherit.
-func socketOptions(_, _ string, raw syscall.RawConn) error {
-	var err error
-	if e := raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSent)
-	}); e != nil {
-		return e
+	if failed != nil {
+		e.unlisten()
 	}
-	return err
+	return failed
 }
 
 func (e *Engine) unlisten() {
 	for _, l := range e.listeners {
-		_ = l.tcp.Close()
+		_ = l.Close()
 	}
 }
 
@@ -78,7 +68,7 @@ func (e *Engine) accept(l *listener) {
 	defer e.acceptors.Done()
 	pause := acceptPause
 	for {
-		tc, err := l.tcp.AcceptTCP()
+		tc, err := l.accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}

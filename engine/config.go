@@ -38,9 +38,10 @@ func (r Role) String() string {
 // Listener is one address to listen on. Addr is "host:port"; port 0 lets the system choose
 // (Engine.Addrs tells the choice), an empty host means all interfaces.
 type Listener struct {
-	Role Role
-	Addr string
-	TLS  bool // TLS from the first octet; otherwise STARTTLS is offered where there is a certificate
+	Role   Role
+	Addr   string
+	Socket *Socket // one that listens already, in place of Addr; the engine closes it, Start's errors included
+	TLS    bool    // TLS from the first octet; otherwise STARTTLS is offered where there is a certificate
 }
 
 // Authenticator starts SASL exchanges; *account.Authenticator is one. It is safe for
@@ -210,6 +211,9 @@ func (c *Config) validateListeners(bad func(format string, args ...any)) {
 		}
 		if l.TLS && c.TLS.Certificate == nil {
 			bad("Listeners[%d]: TLS needs a certificate", i)
+		}
+		if l.Socket != nil {
+			continue
 		}
 		_, port, err := net.SplitHostPort(l.Addr)
 		switch {

@@ -192,7 +192,7 @@ func (e *Engine) findLoops(n int) error {
 func (e *Engine) Addrs() []Address {
 	addrs := make([]Address, len(e.listeners))
 	for i, l := range e.listeners {
-		addrs[i] = Address{l.role, l.tcp.Addr(), l.tls}
+		addrs[i] = Address{l.role, l.Addr(), l.tls}
 	}
 	return addrs
 }

@@ -356,7 +356,11 @@ func TestPortTaken(t *testing.T) {
 	set, _ := toys()
 	s := newServer(t, set)
 	cfg := s.cfg
-	cfg.Listeners = []Listener{{Role: SMTP, Addr: "127.0.0.1:0"}, {Role: ODMR, Addr: s.addr(ODMR)}}
+	socket, err := Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Listeners = []Listener{{Role: SMTP, Addr: "127.0.0.1:0"}, {Role: ODMR, Addr: s.addr(ODMR)}, {Role: LMTP, Socket: socket}}
 	e, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -367,8 +371,10 @@ func TestPortTaken(t *testing.T) {
 	if !strings.Contains(err.Error(), s.addr(ODMR)) || !strings.Contains(err.Error(), "odmr") {
 		t.Errorf("the error does not say which: %v", err)
 	}
-	if _, err := dialOnce(e.Addrs()[0].Addr.String()); err == nil {
-		t.Error("the other port is still held")
+	for _, a := range []string{e.Addrs()[0].Addr.String(), socket.Addr().String()} {
+		if _, err := dialOnce(a); err == nil {
+			t.Errorf("%s is still held", a)
+		}
 	}
 }
 

@@ -6,7 +6,9 @@
 // (internal/admin), signals and exit statuses.
 //
 // Signals: SIGTERM and SIGINT stop accepting and let running transactions finish, bounded by
-// --shutdown-grace; a second one ends the process at once. SIGHUP reads the accounts again.
+// --shutdown-grace; a second one ends the process at once. SIGHUP reads the accounts and the certificates again.
+//
+// Root is given up between opening ports and opening files: see server.start.
 package main
 
 import (
@@ -52,7 +54,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if cfg.PrintConfig && len(problems) == 0 {
 		return show(stderr, config.WriteYAML(stdout, cfg))
 	}
-	if problems = append(problems, limitProblems(cfg)...); len(problems) > 0 {
+	if problems = append(append(problems, limitProblems(cfg)...), userProblems(cfg)...); len(problems) > 0 {
 		fmt.Fprint(stderr, "odmrd: ", problems)
 		return exitConfig
 	}

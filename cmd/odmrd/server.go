@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"odmr/internal/certs"
 	"odmr/internal/config"
 	"odmr/internal/metrics"
+	"odmr/internal/service"
 	"odmr/queue"
 	"odmr/queue/pebblestore"
 )
@@ -31,6 +33,9 @@ type server struct {
 	cfg   *config.Config
 	log   zerolog.Logger
 	ready admin.Conditions
+
+	sockets      []engine.Listener
+	adminSockets []net.Listener
 
 	accounts *account.File
 	certs    *certs.Certificates // nil without --tls-cert
@@ -61,22 +66,26 @@ func (s *server) totals() queue.Counts {
 
 // start brings everything up. After an error close takes down what is up.
 func (s *server) start() error {
-	if err := s.openAccounts(); err != nil {
+	if err := s.openSockets(); err != nil {
 		return err
+	}
+	if err := s.becomeUser(); err != nil {
+		return err
+	}
+	if err := s.openAccounts(); err != nil {
+		return s.asUser(err)
 	}
 	if err := s.openCertificates(); err != nil {
-		return err
+		return s.asUser(err)
+	}
+	handler := admin.Handler(admin.Options{Version: version, Metrics: s.metrics.Handler(), Ready: &s.ready})
+	s.admin = admin.Serve(handler, s.adminSockets...)
+	if err := s.openStore(); err != nil {
+		return s.asUser(err)
 	}
 	var err error
-	handler := admin.Handler(admin.Options{Version: version, Metrics: s.metrics.Handler(), Ready: &s.ready})
-	if s.admin, err = admin.Serve(handler, texts(s.cfg.AdminListen)...); err != nil {
-		return fmt.Errorf("--admin-listen: %w", err)
-	}
-	if err := s.openStore(); err != nil {
-		return err
-	}
 	if s.control, err = admin.ServeControl(s.cfg.Data, s.store.Load()); err != nil {
-		return fmt.Errorf("control socket: %w", err)
+		return s.asUser(fmt.Errorf("control socket: %w", err))
 	}
 	if err := s.startEngine(); err != nil {
 		return err
@@ -84,6 +93,7 @@ func (s *server) start() error {
 	s.watchFiles()
 	s.ready.Clear(condStarting)
 	s.logListening()
+	s.tell(service.Ready)
 	return nil
 }
 
@@ -167,7 +177,7 @@ func (s *server) startEngine() error {
 	}
 	c := s.cfg
 	s.engine, err = engine.New(engine.Config{
-		Hostname: c.Hostname, Listeners: listeners(c), Loops: c.Loops, Store: s.store.Load(),
+		Hostname: c.Hostname, Listeners: s.sockets, Loops: c.Loops, Store: s.store.Load(),
 		Directory: s.accounts, Authenticator: auth, TLS: s.tls(), Trusted: c.TrustedNetworks,
 		Limits: engine.Limits{
 			Exempt: c.LimitExempt, ODMRNetworks: c.ODMRNetworks, ProxyNetworks: c.ProxyNetworks,
@@ -195,29 +205,6 @@ func (s *server) startEngine() error {
 	return nil
 }
 
-// listeners gives the engine's listeners in the order of the flags.
-func listeners(c *config.Config) []engine.Listener {
-	var out []engine.Listener
-	for _, l := range []struct {
-		role  engine.Role
-		addrs []config.Listen
-		tls   bool
-	}{{engine.ODMR, c.ODMRListen, false}, {engine.ODMR, c.ODMRSListen, true}, {engine.SMTP, c.SMTPListen, false}, {engine.LMTP, c.LMTPListen, false}} {
-		for _, addr := range l.addrs {
-			out = append(out, engine.Listener{Role: l.role, Addr: string(addr), TLS: l.tls})
-		}
-	}
-	return out
-}
-
-func texts(addrs []config.Listen) []string {
-	out := make([]string, len(addrs))
-	for i, a := range addrs {
-		out[i] = string(a)
-	}
-	return out
-}
-
 // logListening writes the line that scripts wait for: message "listening" with the addresses,
 // chosen ports included, of each kind of listener. Its field names do not change.
 func (s *server) logListening() {
@@ -239,13 +226,16 @@ func (s *server) serve(stop, hangup <-chan os.Signal) int {
 	for {
 		select {
 		case <-hangup:
+			s.tell(service.Reloading)
 			s.accountsRead(s.accounts.Reload())
 			if s.certs != nil {
 				s.certificatesRead(s.certs.Reload())
 			}
+			s.tell(service.Ready)
 			continue
 		case sig := <-stop:
 			s.log.Info().Stringer("signal", sig).Dur("grace_ms", s.cfg.ShutdownGrace).Msg("stopping")
+			s.tell(service.Stopping)
 		}
 		break
 	}
@@ -258,6 +248,13 @@ func (s *server) serve(stop, hangup <-chan os.Signal) int {
 	}
 	s.log.Info().Msg("stopped")
 	return exitOK
+}
+
+// tell says something to the service manager, if there is one.
+func (s *server) tell(notify func() error) {
+	if err := notify(); err != nil {
+		s.log.Warn().Err(err).Msg("the service manager does not listen")
+	}
 }
 
 // close takes down what is up; ctx bounds how long sessions may go on. That sessions had to be
@@ -287,5 +284,6 @@ func (s *server) close(ctx context.Context) error {
 	if s.admin != nil {
 		failed = append(failed, s.admin.Shutdown(grace))
 	}
+	s.closeSockets()
 	return errors.Join(failed...)
 }

@@ -119,36 +119,13 @@ type Server struct {
 	serving   sync.WaitGroup
 }
 
-// Serve serves handler on TCP addresses (host:port, port 0 takes a free one) until Shutdown. After
-// an error, which names the address, nothing is listened on.
-func Serve(handler http.Handler, addrs ...string) (*Server, error) {
-	s := newServer(handler)
-	for _, addr := range addrs {
-		l, err := net.Listen("tcp", addr)
-		if err != nil {
-			s.closeListeners()
-			return nil, err
-		}
-		s.listeners = append(s.listeners, l)
-	}
-	s.start()
-	return s, nil
-}
-
-func newServer(handler http.Handler) *Server {
-	return &Server{http: http.Server{Handler: handler, ReadHeaderTimeout: headerTimeout}}
-}
-
-func (s *Server) start() {
+// Serve serves handler on listeners, and owns them, until Shutdown.
+func Serve(handler http.Handler, listeners ...net.Listener) *Server {
+	s := &Server{http: http.Server{Handler: handler, ReadHeaderTimeout: headerTimeout}, listeners: listeners}
 	for _, l := range s.listeners {
 		s.serving.Go(func() { s.http.Serve(l) }) // its error is always that of Shutdown
 	}
-}
-
-func (s *Server) closeListeners() {
-	for _, l := range s.listeners {
-		l.Close()
-	}
+	return s
 }
 
 // Addrs are the addresses listened on, with the ports that the system chose.

@@ -119,10 +119,7 @@ func ServeControl(data string, q queue.Admin) (*Server, error) {
 		l.Close()
 		return nil, err
 	}
-	s := newServer(Control(q))
-	s.listeners = []net.Listener{l}
-	s.start()
-	return s, nil
+	return Serve(Control(q), l), nil
 }
 
 // Control carries q over HTTP. Answers are lines of JSON:

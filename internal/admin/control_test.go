@@ -266,11 +266,9 @@ func TestBrokenAnswer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	s := Serve(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		io.WriteString(w, `{"domain":{"domain":"one.example","messages":1}}`+"\n")
-	}))
-	s.listeners = []net.Listener{l}
-	s.start()
+	}), l)
 	defer s.Shutdown(context.Background())
 	client, err := Dial(t.Context(), dir)
 	if err != nil {

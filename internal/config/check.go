@@ -29,7 +29,8 @@ func (l *loader) checkServer() {
 
 // checkListeners reports addresses given twice, and a server that would listen nowhere.
 func (l *loader) checkListeners() {
-	if len(l.cfg.ODMRListen)+len(l.cfg.ODMRSListen)+len(l.cfg.SMTPListen)+len(l.cfg.LMTPListen) == 0 {
+	_, handed := l.Getenv("LISTEN_FDS") // sockets are handed over, and their kinds show later
+	if !handed && len(l.cfg.ODMRListen)+len(l.cfg.ODMRSListen)+len(l.cfg.SMTPListen)+len(l.cfg.LMTPListen) == 0 {
 		l.problem("odmr-listen", "nothing to serve: --odmr-listen, --odmrs-listen, --smtp-listen and --lmtp-listen are all empty")
 	}
 	taken := map[Listen]string{}

@@ -35,6 +35,7 @@ type Config struct {
 	Hostname string `group:"server" placeholder:"NAME" help:"Name in greetings, EHLO, Received fields and CRAM-MD5 challenges. Customers' logs show it, so give the public name; without it the machine's host name is used."`
 	Data     string `group:"server" default:"/var/lib/odmr" placeholder:"DIR" help:"Directory of the queue and the control socket, made if missing (mode 0700). Held mail lives here: ext4 or xfs with journalling, on a disk that keeps what it has synced."`
 	Accounts string `group:"server" default:"/etc/odmr/accounts" placeholder:"FILE" help:"Accounts file, written by odmrctl and read again when it changes or on SIGHUP."`
+	User     string `group:"server" placeholder:"USER[:GROUP]" help:"User (and group, else the user's own) to become once every port is open, for a server started by root. Supplementary groups and capabilities go. All files are opened afterwards, as this user."`
 
 	ODMRListen  []Listen `group:"listen" name:"odmr-listen" default:":366" placeholder:"ADDR" help:"Addresses (host:port) for customers: ODMR with ATRN. 366 is the port of RFC 2645 and needs CAP_NET_BIND_SERVICE; port 0 takes a free one."`
 	ODMRSListen []Listen `group:"listen" name:"odmrs-listen" placeholder:"ADDR" help:"Addresses for customers that begin with TLS at once (fetchmail's ssl); needs --tls-cert. There is no registered port; STARTTLS on the other listeners needs none."`

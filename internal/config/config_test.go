@@ -173,7 +173,7 @@ func TestHelpAndVersionWorkWithABrokenConfiguration(t *testing.T) {
 // TestPrintRoundTrip gives every flag a value other than its default, prints the configuration
 // and reads it back.
 func TestPrintRoundTrip(t *testing.T) {
-	args := []string{"--hostname=a.example", "--data=/tmp/a b: c", "--accounts=true", "--odmr-listen=",
+	args := []string{"--hostname=a.example", "--data=/tmp/a b: c", "--accounts=true", "--user=a:b", "--odmr-listen=",
 		"--odmrs-listen=:8", "--tls-cert=a.pem,b.pem", "--tls-key=a.key,b.key", "--tls-min-version=1.3", "--tls-required=odmr=auth,smtp",
 		"--tls-client-ca=ca.pem", "--tls-handshake-timeout=5s", "--smtp-listen=[::1]:0,:7", "--lmtp-listen=localhost:24", "--admin-listen=", "--trusted-networks=2001:db8::/32",
 		"--max-message-size=65537B", "--max-recipients=100", "--sasl-mechanisms=CRAM-MD5",
