@@ -58,6 +58,7 @@ type Store interface {
 	Totals() Counts
 
 	Admin
+	Reviewer
 
 	// Close waits for calls in progress and closes the store. Leases and bodies must have been released.
 	Close() error

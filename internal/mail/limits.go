@@ -33,6 +33,9 @@ const (
 	MaxReceived = 50
 	// MaxErrors is how many refused commands a session may collect before it is ended with 421.
 	MaxErrors = 20
+	// MaxReturned is how many octets of a message go back to its sender with a report (RFC 3461 4.3 lets a RET=FULL be
+	// cut down to the header); what a stranger sent to many must not come back as a flood.
+	MaxReturned = 64 << 10
 	// ChunkSize is how many octets of a body are stored as one value, and so the unit of streaming.
 	ChunkSize = 256 << 10
 )

@@ -358,6 +358,8 @@ func (s *Store) Remove(domain string, id mail.ID) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	s.reviewing.Lock()
+	defer s.reviewing.Unlock()
 	b := s.db.NewBatch()
 	n, err := s.remove(b, domain, id, at)
 	if err != nil {
@@ -428,18 +430,18 @@ func (s *Store) hold(entries []placed) (release func(), err error) {
 		}
 		if d.lease != nil {
 			for _, d := range held {
-				d.held = false
+				d.held--
 			}
 			return nil, queue.ErrBusy
 		}
-		d.held = true
+		d.held++
 		held = append(held, d)
 	}
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for _, d := range held {
-			d.held = false
+			d.held--
 			s.drop(d)
 		}
 		s.unheld.Broadcast()

@@ -145,7 +145,7 @@ func checkEnvelope(env *mail.Envelope) string {
 		if r.State > mail.Held || r.Notify&^notifyKnown != 0 {
 			return "a recipient's field is out of range"
 		}
-		if !inDomain(r.Address, env.Domain) {
+		if env.Domain != mail.OutboundDomain && !inDomain(r.Address, env.Domain) {
 			return fmt.Sprintf("recipient %q is not in %s", r.Address, env.Domain)
 		}
 	}
@@ -224,17 +224,11 @@ func (in *incoming) enqueue(domains []*domain, last []byte, envelopes []mail.Env
 	if err != nil {
 		return 0, nil, err
 	}
-	if seq > s.bound.Load()-sequenceAhead/2 {
-		// WAL order: whatever is durable after this batch, the new bound is too.
-		s.extending.Lock()
-		defer s.extending.Unlock()
-		if bound := seq + sequenceAhead; bound > s.bound.Load() {
-			if err := b.Set(keySequence, appendNumber(nil, bound), nil); err != nil {
-				return 0, nil, errors.Join(err, b.Close())
-			}
-			defer s.bound.Store(bound)
-		}
+	done, err := s.stayAhead(b, seq)
+	if err != nil {
+		return 0, nil, errors.Join(err, b.Close())
 	}
+	defer done()
 	if err := s.apply(b); err != nil {
 		return 0, nil, fmt.Errorf("pebblestore: commit: %w", err)
 	}
@@ -244,6 +238,27 @@ func (in *incoming) enqueue(domains []*domain, last []byte, envelopes []mail.Env
 	}
 	s.mu.Unlock()
 	return seq, b, nil
+}
+
+// stayAhead moves the bound of the sequence on disk with b if seq comes close to it. done is called once b is in the log.
+func (s *Store) stayAhead(b *pebble.Batch, seq uint64) (done func(), err error) {
+	if seq <= s.bound.Load()-sequenceAhead/2 {
+		return func() {}, nil
+	}
+	// WAL order: whatever is durable after this batch, the new bound is too.
+	s.extending.Lock()
+	bound := seq + sequenceAhead
+	if bound <= s.bound.Load() {
+		return s.extending.Unlock, nil
+	}
+	if err := b.Set(keySequence, appendNumber(nil, bound), nil); err != nil {
+		s.extending.Unlock()
+		return nil, err
+	}
+	return func() {
+		s.bound.Store(bound)
+		s.extending.Unlock()
+	}, nil
 }
 
 // batch is all that makes the message exist.
@@ -301,26 +316,29 @@ func (in *incoming) batch(seq uint64, last []byte, envelopes []mail.Envelope) (*
 // ownBatch is all that makes a message for one domain in one piece exist: its entry and its own body.
 func (in *incoming) ownBatch(seq uint64, data []byte, env *mail.Envelope) (*pebble.Batch, error) {
 	s := in.store
-	var buf [512]byte
-	rec := appendEntry(buf[:0], env, true)
-	keyLen := entryKeyLen(env.Domain)
-	b := s.db.NewBatchWithSize(batchOverhead + 2*(keyLen+setOverhead) + len(rec) + ownHead + len(data))
-	// The body goes from the caller's buffer into the batch and nowhere else.
-	op := b.SetDeferred(keyLen, ownHead+len(data))
-	appendEntryKey(op.Key[:0], spaceOwn, env.Domain, seq)
-	copy(op.Value[len(appendOwnHead(op.Value[:0], in.id)):], data)
-	err := op.Finish()
-	if err == nil {
-		op = b.SetDeferred(keyLen, len(rec))
-		appendEntryKey(op.Key[:0], spaceEntry, env.Domain, seq)
-		copy(op.Value, rec)
-		err = op.Finish()
-	}
-	if err != nil {
+	b := s.db.NewBatchWithSize(batchOverhead + 2*(entryKeyLen(env.Domain)+setOverhead) + entrySize(env) + ownHead + len(data))
+	if err := setOwn(b, seq, data, env); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	s.space.wrote(b.Len())
 	return b, nil
+}
+
+// setOwn writes an entry and its own body to b. The body goes from the caller's buffer into the batch and nowhere else.
+func setOwn(b *pebble.Batch, seq uint64, data []byte, env *mail.Envelope) error {
+	var buf [512]byte
+	rec := appendEntry(buf[:0], env, true)
+	keyLen := entryKeyLen(env.Domain)
+	op := b.SetDeferred(keyLen, ownHead+len(data))
+	appendEntryKey(op.Key[:0], spaceOwn, env.Domain, seq)
+	copy(op.Value[len(appendOwnHead(op.Value[:0], env.ID)):], data)
+	if err := op.Finish(); err != nil {
+		return err
+	}
+	op = b.SetDeferred(keyLen, len(rec))
+	appendEntryKey(op.Key[:0], spaceEntry, env.Domain, seq)
+	copy(op.Value, rec)
+	return op.Finish()
 }
 
 // What a batch takes beyond keys and values, at the most: its header and the sequence's bound, and the kind

@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -83,6 +84,7 @@ type crashEntry struct {
 	removal  span // Settle(delivered) or Remove; began is never if there was none
 	failure  span
 	deferred []span
+	reported bool // its removal was a Review that left a report
 }
 
 type crashMessage struct {
@@ -263,8 +265,12 @@ func crashCollect(t *testing.T, s *Store, h *history, rng *rand.Rand, stop <-cha
 		default:
 		}
 		domain := crashDomains[rng.IntN(len(crashDomains))]
-		if rng.IntN(8) == 0 {
+		switch rng.IntN(8) {
+		case 0:
 			crashRemove(t, s, h, domain)
+			continue
+		case 1, 2:
+			crashReview(t, s, h, domain, queue.Stage(rng.IntN(2)))
 			continue
 		}
 		l, err := s.Acquire([]string{domain})
@@ -327,6 +333,66 @@ func crashRemove(t *testing.T, s *Store, h *history, domain string) {
 	e.removal = span{began, h.clock}
 }
 
+// crashReports is the queue of the reports that reviews leave.
+const crashReports = "reports.example"
+
+func crashReportFor(id mail.ID, domain string) string {
+	return id.String() + "." + domain + "@" + crashReports
+}
+
+// crashReview has some entries of a domain leave with a report each.
+func crashReview(t *testing.T, s *Store, h *history, domain string, stage queue.Stage) {
+	var seqs []uint64
+	if err := s.Walk(domain, stage, 0, func(k queue.Key, _ *mail.Envelope) bool {
+		seqs = append(seqs, k.Seq)
+		return len(seqs) < 3
+	}); err != nil {
+		t.Error(err)
+	}
+	began := h.tick()
+	var gone []mail.ID
+	err := s.Review(domain, stage, seqs, func(r *queue.Reviewed) queue.Decision {
+		gone = append(gone, r.Envelope.ID)
+		report := benchEnvelope(crashReports, 4)
+		report.Recipients = []mail.Recipient{{Address: crashReportFor(r.Envelope.ID, domain)}}
+		return queue.Decision{Verdict: queue.Drop, Messages: []queue.Message{{Envelope: report, Body: []byte("xx\r\n")}}}
+	})
+	if errors.Is(err, queue.ErrBusy) {
+		return
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.clock++
+	for _, id := range gone {
+		e := h.messages[id].entries[domain]
+		e.removal, e.reported = span{began, h.clock}, true
+	}
+}
+
+// crashReportProblems: an entry and its report are never there both, and one of the two always is.
+func crashReportProblems(s *Store, h *history, crash span, found map[string]mail.Envelope) (problems []string) {
+	reports := map[string]int{}
+	if err := s.List(crashReports, func(e queue.Entry) bool { reports[e.Envelope.Recipients[0].Address]++; return true }); err != nil {
+		return []string{fmt.Sprintf("list of reports: %v", err)}
+	}
+	for _, m := range h.messages {
+		for domain, e := range m.entries {
+			_, there := found[fmt.Sprint(m.id, domain)]
+			n := reports[crashReportFor(m.id, domain)]
+			switch {
+			case n > 0 && (!e.reported || there), n > 1:
+				problems = append(problems, fmt.Sprintf("%d reports of %v in %s, which is there: %v, was reported: %v", n, m.id, domain, there, e.reported))
+			case n == 0 && e.reported && !there && m.commit.done(crash):
+				problems = append(problems, fmt.Sprintf("%v in %s has gone without a report", m.id, domain))
+			}
+		}
+	}
+	return problems
+}
+
 // A span as seen from a crash: it had ended, it had not begun, or neither is certain.
 func (sp span) done(crash span) bool    { return sp.ended < crash.began }
 func (sp span) notYet(crash span) bool  { return sp.began > crash.ended }
@@ -385,13 +451,14 @@ func crashVerify(t *testing.T, h *history, crash span, opts Options) (problems [
 	if in, err := s.Begin(0); err != nil || in.ID() <= last {
 		problem("after the crash comes id %v, %v; %v was used", in.ID(), err, last)
 	}
+	problems = append(problems, crashReportProblems(s, h, crash, found)...)
 	crashBodies(s, h, problem)
 	return problems
 }
 
 // crashBodies collects everything that is deliverable and compares the bodies.
 func crashBodies(s *Store, h *history, problem func(string, ...any)) {
-	l, err := s.Acquire(crashDomains)
+	l, err := s.Acquire(append(slices.Clone(crashDomains), crashReports))
 	if err != nil {
 		problem("acquire: %v", err)
 		return

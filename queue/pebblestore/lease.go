@@ -47,7 +47,7 @@ type outstanding struct {
 	shared     bool // the body may have other entries
 }
 
-// Acquire implements queue.Store. It waits for an operator's call that is busy with one of the domains.
+// Acquire implements queue.Store. It waits for a call that holds one of the domains.
 func (s *Store) Acquire(domains []string) (queue.Lease, error) {
 	if err := s.enter(); err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func (s *Store) Acquire(domains []string) (queue.Lease, error) {
 	return l, nil
 }
 
-// unleased waits until no operator's call holds any of the domains, and says whether one of
+// unleased waits until no call holds any of the domains, and says whether one of
 // them is leased. mu is held.
 func (s *Store) unleased(domains []string) error {
 	for i := 0; i < len(domains); {
@@ -86,7 +86,7 @@ func (s *Store) unleased(domains []string) error {
 			i++
 		case d.lease != nil:
 			return queue.ErrBusy
-		case d.held:
+		case d.held > 0:
 			s.unheld.Wait()
 			i = 0
 		default:

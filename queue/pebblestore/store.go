@@ -54,6 +54,8 @@ type Store struct {
 	// frozen is held for reading from before a batch is applied until the memory agrees with it,
 	// and for writing by those who need both to agree (Check, Remove). It is taken before mu.
 	frozen sync.RWMutex
+	// reviewing is held by whoever may take entries out of the queue and is no session: Review and Remove. Taken before frozen.
+	reviewing sync.Mutex
 	// sharing is held while it is decided whether an entry is the last of its body, until the batch that
 	// follows from it is in the log: of two last entries one must see the other gone. Taken after frozen.
 	sharing sync.Mutex
@@ -65,7 +67,7 @@ type Store struct {
 	domains  map[string]*domain
 	totals   queue.Counts
 	incoming map[mail.ID]struct{} // messages whose pieces may be on disk without a body record
-	unheld   sync.Cond            // on mu: an operator's hold on a domain has ended
+	unheld   sync.Cond            // on mu: a hold on a domain has ended
 
 	janitor janitor
 }
@@ -86,8 +88,8 @@ type domain struct {
 	head    uint64       // no deliverable entry is below, except kept
 	kept    []uint64     // deliverable entries below head, in order; at most maxKept
 	lease   *lease
-	held    bool // by an operator's call, for a moment
-	commits int  // in progress
+	held    int // so many calls that are no session's keep leases off, for a moment
+	commits int // in progress
 }
 
 // arrival is an entry that was put in the log.
@@ -363,7 +365,7 @@ func (s *Store) use(name string) *domain {
 
 // drop forgets the domain's state if nothing needs it any more. mu is held.
 func (s *Store) drop(d *domain) {
-	if d.counts == (queue.Counts{}) && d.lease == nil && !d.held && d.commits == 0 && s.domains[d.name] == d {
+	if d.counts == (queue.Counts{}) && d.lease == nil && d.held == 0 && d.commits == 0 && s.domains[d.name] == d {
 		delete(s.domains, d.name)
 	}
 }
