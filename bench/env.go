@@ -33,7 +33,7 @@ type Settings struct {
 	Dir        string   `placeholder:"DIR" help:"Where servers keep their data during the run, on the disk that is to be measured; emptied afterwards. Without it a new directory below the one for temporary files."`
 	Target     []string `placeholder:"ADDR" help:"Drive a server that runs already: smtp=HOST:PORT (or HOST:PORT alone), odmr=HOST:PORT, lmtp=HOST:PORT, admin=HOST:PORT. Its accounts come from the command accounts; memory, disk and processor time are not known then."`
 	NoCeilings bool     `help:"Do not measure the ceilings."`
-	Profile    string   `placeholder:"DIR" help:"Fetch the server's CPU profile of each measured part, and its heap after it, into DIR, along with the harness's own CPU profile."`
+	Profile    string   `placeholder:"DIR" help:"Fetch the server's CPU profile of each measured part, and its heap and metrics after it, into DIR, along with the harness's own CPU profile."`
 	ProfileFor int      `default:"10" placeholder:"SECONDS" help:"Seconds of the CPU profiles, at most; a shorter measured part ends them."`
 }
 

@@ -186,6 +186,9 @@ func (e *Env) profile(title string, srv *server.Process) (stop func()) {
 		if err := srv.Profile("allocs", name("server-allocs")); err != nil {
 			e.Say("no profile of the server's memory: %v", err)
 		}
+		if err := srv.SaveMetrics(filepath.Join(e.Profile, title+".metrics.txt")); err != nil {
+			e.Say("no metrics of the server: %v", err)
+		}
 		<-fetched
 	}
 }

@@ -131,17 +131,29 @@ func (p *Process) Profile(page, file string) error {
 	return errors.Join(p.fetch(page, f), f.Close())
 }
 
-func (p *Process) fetch(page string, to io.Writer) error {
+// SaveMetrics fetches /metrics, all of it, into file.
+func (p *Process) SaveMetrics(file string) error {
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	return errors.Join(p.get("/metrics", f), f.Close())
+}
+
+func (p *Process) fetch(page string, to io.Writer) error { return p.get("/debug/pprof/"+page, to) }
+
+// get fetches a page for operators.
+func (p *Process) get(path string, to io.Writer) error {
 	if len(p.Admin) == 0 {
 		return errors.New("the server has no --admin-listen")
 	}
-	resp, err := http.Get("http://" + p.Admin[0] + "/debug/pprof/" + page)
+	resp, err := http.Get("http://" + p.Admin[0] + path)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", page, resp.Status)
+		return fmt.Errorf("%s: %s", path, resp.Status)
 	}
 	_, err = io.Copy(to, resp.Body)
 	return err
@@ -149,19 +161,11 @@ func (p *Process) fetch(page string, to io.Writer) error {
 
 // Metric reads one number of /metrics, labels and all, as it stands in the text.
 func (p *Process) Metric(name string) (float64, error) {
-	if len(p.Admin) == 0 {
-		return 0, errors.New("the server has no --admin-listen")
-	}
-	resp, err := http.Get("http://" + p.Admin[0] + "/metrics")
-	if err != nil {
+	var text bytes.Buffer
+	if err := p.get("/metrics", &text); err != nil {
 		return 0, err
 	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text.String()) {
 		if rest, ok := strings.CutPrefix(line, name+" "); ok {
 			return strconv.ParseFloat(strings.TrimSpace(rest), 64)
 		}
