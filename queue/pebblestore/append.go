@@ -76,7 +76,7 @@ func (in *incoming) Abort() {
 	}
 	in.ended = true
 	if in.chunks > 0 {
-		in.store.janitor.forget(in.id)
+		in.store.janitor.forget(pieces{in.id, in.chunks, in.size})
 	}
 }
 

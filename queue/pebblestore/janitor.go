@@ -2,10 +2,13 @@ package pebblestore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2"
 
 	"odmr/internal/mail"
 )
@@ -29,7 +32,7 @@ type janitor struct {
 	compacting atomic.Bool
 
 	mu        sync.Mutex
-	forgotten []mail.ID
+	forgotten []pieces
 
 	freed    atomic.Int64  // octets deleted since the last flush here
 	activity atomic.Uint64 // grows with every commit and settlement
@@ -75,10 +78,17 @@ func (j *janitor) run() {
 	}
 }
 
-// forget has the pieces of id deleted soon.
-func (j *janitor) forget(id mail.ID) {
+// pieces are those of a message that was given up.
+type pieces struct {
+	id     mail.ID
+	chunks uint32
+	size   int64 // octets in all
+}
+
+// forget has p deleted soon.
+func (j *janitor) forget(p pieces) {
 	j.mu.Lock()
-	j.forgotten = append(j.forgotten, id)
+	j.forgotten = append(j.forgotten, p)
 	j.mu.Unlock()
 	select {
 	case j.wake <- struct{}{}:
@@ -89,26 +99,30 @@ func (j *janitor) forget(id mail.ID) {
 func (j *janitor) deleteForgotten() {
 	s := j.store
 	j.mu.Lock()
-	ids := j.forgotten
+	given := j.forgotten
 	j.forgotten = nil
 	j.mu.Unlock()
-	for _, id := range ids {
-		if err := s.forgetPieces(id); err != nil {
-			s.opts.Events.BackgroundError(fmt.Errorf("pebblestore: pieces of %v: %w", id, err))
+	for _, p := range given {
+		if err := s.forgetPieces(p); err != nil {
+			s.opts.Events.BackgroundError(fmt.Errorf("pebblestore: pieces of %v: %w", p.id, err))
 		}
 	}
 }
 
 // forgetPieces deletes the pieces of a message that was given up. If that fails it stays in
 // incoming, and the next Open sweeps it.
-func (s *Store) forgetPieces(id mail.ID) error {
+func (s *Store) forgetPieces(p pieces) error {
 	s.frozen.RLock()
 	defer s.frozen.RUnlock()
-	if err := s.deleteChunks(id); err != nil {
+	b := s.db.NewBatch()
+	if err := deletePieces(b, p.id, p.chunks, p.size); err != nil {
+		return errors.Join(err, b.Close())
+	}
+	if err := b.Commit(pebble.NoSync); err != nil { // if that is lost, sweep does it again
 		return err
 	}
 	s.mu.Lock()
-	delete(s.incoming, id)
+	delete(s.incoming, p.id)
 	s.mu.Unlock()
 	return nil
 }

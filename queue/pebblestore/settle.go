@@ -201,16 +201,28 @@ func judge(env *mail.Envelope, t *queue.Settlement) verdict {
 	return verdictRemove
 }
 
-// deleteBody deletes a body under its id: one sized tombstone for its record and, if it is large, one range tombstone for
-// its pieces.
+// deleteBody deletes a body under its id, its record and its pieces, with sized tombstones.
+//
+// One range tombstone instead, however large the body, was worse: whenever a memtable has got another one, the next
+// reader sorts all of them anew. 4,000 messages of 256 KiB collected by 20 customers cost 22 % of the server's
+// processor time for that and half of its garbage.
 func deleteBody(b *pebble.Batch, o *outstanding) error {
 	if err := b.DeleteSized(appendBodyKey(make([]byte, 0, bodyKeyLen), o.id), uint32(o.record), nil); err != nil {
 		return err
 	}
-	if o.chunks == 0 {
-		return nil
+	return deletePieces(b, o.id, o.chunks, o.size)
+}
+
+// deletePieces deletes the pieces of a large body of size octets.
+func deletePieces(b *pebble.Batch, id mail.ID, chunks uint32, size int64) error {
+	key := make([]byte, 0, chunkKeyLen)
+	for i := range chunks {
+		n := max(min(size-int64(i)*mail.ChunkSize, mail.ChunkSize), 0)
+		if err := b.DeleteSized(appendChunkKey(key[:0], id, i), uint32(n), nil); err != nil {
+			return err
+		}
 	}
-	return b.DeleteRange(appendChunkKey(nil, o.id, 0), appendChunkKey(nil, o.id+1, 0), nil)
+	return nil
 }
 
 // applySettled puts b in the log. Where a body has several entries, those that are the last of

@@ -285,7 +285,8 @@ func (s *Store) sweep() error {
 	return it.Error()
 }
 
-// deleteChunks deletes all pieces of id, not waiting for the disk: if that is lost, sweep does it again.
+// deleteChunks deletes all pieces of id, however many there are, not waiting for the disk: if that is lost, sweep
+// does it again.
 func (s *Store) deleteChunks(id mail.ID) error {
 	return s.db.DeleteRange(appendChunkKey(nil, id, 0), appendChunkKey(nil, id+1, 0), pebble.NoSync)
 }
