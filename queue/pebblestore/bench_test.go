@@ -2,6 +2,7 @@ package pebblestore
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"sync"
@@ -92,11 +93,16 @@ func benchCollect(s *Store, domain string, limit queue.Limit) (n int64, err erro
 		}
 		ts = ts[:0]
 		for _, d := range ds {
-			seg, err := d.Body.Next()
-			if err != nil {
-				return n, err
+			for {
+				seg, err := d.Body.Next()
+				if err == io.EOF {
+					break
+				}
+				if err != nil {
+					return n, err
+				}
+				seg.Release()
 			}
-			seg.Release()
 			d.Body.Close()
 			ts = append(ts, queue.Settlement{Key: d.Key, Outcomes: outcomes})
 		}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/sstable/block"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -190,6 +191,8 @@ const separatedFrom = 1024
 // 64 MiB halve the memory. Of processor time the layout of bodies (see keys) is nearly all: a message of 4 KiB
 // collected cost 52 us of it in Next and Settle with bodies under their ids, and 9 to 10 us beside their entries;
 // compression, block sizes and level 0 made no difference that stood out from the noise of a busy machine.
+// Bloom filters, 10 bits a key, spare a search for a large body a block of each table that does not have it: with them 3,000
+// messages of 256 KiB, flushed, cost 149 us in Next and Settle, without them 230 us. Scans do not use them.
 // DeleteRange for runs of settled mail was not taken: Settle's deletions cost 2 us a message, and each range
 // tombstone in a memtable makes the next iterator sort all of them anew.
 func (s *Store) engineOptions() *pebble.Options {
@@ -213,6 +216,7 @@ func (s *Store) engineOptions() *pebble.Options {
 	for i := range p.Levels {
 		p.Levels[i].Compression = func() *block.CompressionProfile { return compression }
 		p.Levels[i].BlockSize = 32 << 10
+		p.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
 	p.Experimental.EnableColumnarBlocks = func() bool { return true } // value separation is ignored without it
 	p.Experimental.ValueSeparationPolicy = func() pebble.ValueSeparationPolicy {
