@@ -79,6 +79,12 @@ type Admin interface {
 	// Remove deletes message id from the queue of domain ("" for all its domains). An entry in
 	// a leased domain is refused with ErrBusy. It returns the number of entries removed.
 	Remove(domain string, id mail.ID) (int, error)
+	// Release makes the held recipients of message id in the queue of domain ("" for all its domains) pending
+	// again, in their old place in line: before all that came in later. A session that is draining
+	// the domain may get it still. It returns the number of entries changed, and ErrNotFound if nothing is held.
+	Release(domain string, id mail.ID) (int, error)
+	// Bounce makes the held recipients failed, as if they had been refused in an ordinary way. As Release.
+	Bounce(domain string, id mail.ID) (int, error)
 	// Check verifies every invariant of the store and reports each violation to report. It
 	// returns how many entries and bodies were looked at. progress may be nil.
 	Check(ctx context.Context, progress func(done, total int64), report func(Violation)) (Checked, error)
@@ -89,6 +95,7 @@ type Counts struct {
 	Messages int64 // deliverable entries: at least one recipient is pending
 	Bytes    int64 // sum of WireSize over them
 	Failed   int64 // entries with nothing left to deliver that are kept for their bounce
+	Held     int64 // entries with nothing left to deliver until an operator decides about them: see Admin.Release
 }
 
 // Entry is one message in the queue of one domain, as the operator sees it.
@@ -150,7 +157,8 @@ type Lease interface {
 	Next(dst []Delivery, limit Limit) ([]Delivery, error)
 	// Settle records outcomes and returns when they are durable. An entry whose recipients are all
 	// Delivered leaves the queue; a Deferred recipient stays pending for a later lease; an entry
-	// with none pending and some Failed is kept apart for its bounce. ErrLeaseLost settles nothing. It blocks.
+	// with none pending and some Failed is kept apart for its bounce, and one with none pending and some Held until
+	// an operator has decided. ErrLeaseLost settles nothing. It blocks.
 	Settle(settlements []Settlement) error
 	// Release ends the lease. What was not settled is pending as before. Bodies stay readable until closed.
 	Release()

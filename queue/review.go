@@ -40,8 +40,8 @@ type Verdict uint8
 
 const (
 	Keep   Verdict = iota // it stays as it was, and brings no message into being
-	Update                // it stays, as the Envelope now says: at the same stage
-	Drop                  // it leaves the queue
+	Update                // it stays, as the Envelope now says: at the same stage, or held if a held recipient is what is left
+	Drop                  // it leaves the queue; one with a held recipient is at its end for the others only, and waits for an operator
 )
 
 // Decision is what becomes of a reviewed entry, and what comes into being with it.

@@ -31,6 +31,9 @@ type queueCommands struct {
 	Domains queueDomains `cmd:"" help:"List the domains that have mail, with their counts."`
 	List    queueList    `cmd:"" help:"List the messages, oldest first within each domain."`
 	Show    queueShow    `cmd:"" help:"Show one message."`
+	Held    queueHeld    `cmd:"" help:"List what the bounce shield holds, for a decision."`
+	Release queueRelease `cmd:"" help:"Let held messages be delivered after all, in their old place in line."`
+	Bounce  queueBounce  `cmd:"" help:"Let held messages fail, as their refusal said."`
 	Remove  queueRemove  `cmd:"" help:"Remove messages for good. No bounce is sent."`
 	Check   queueCheck   `cmd:"" help:"Verify the whole store."`
 }
@@ -96,16 +99,16 @@ func (c *cli) withQueue(s *surroundings, fn func(q queue.Admin, out *bufio.Write
 }
 
 type queueDomains struct {
-	JSON bool `name:"json" help:"Write JSON, a line for each domain: domain, messages, bytes, failed."`
+	JSON bool `name:"json" help:"Write JSON, a line for each domain: domain, messages, bytes, failed, held."`
 }
 
 func (a *queueDomains) Run(c *cli, s *surroundings) error {
 	return c.withQueue(s, func(q queue.Admin, out *bufio.Writer) error {
 		return q.Domains(func(domain string, n queue.Counts) bool {
 			if a.JSON {
-				return writeLine(out, admin.DomainCounts{Domain: domain, Messages: n.Messages, Bytes: n.Bytes, Failed: n.Failed})
+				return writeLine(out, admin.DomainCounts{Domain: domain, Messages: n.Messages, Bytes: n.Bytes, Failed: n.Failed, Held: n.Held})
 			}
-			_, err := fmt.Fprintf(out, "%s  %s, %s, %d failed\n", domain, plural(n.Messages, "message"), sizeText(n.Bytes), n.Failed)
+			_, err := fmt.Fprintf(out, "%s  %s, %s, %d failed, %d held\n", domain, plural(n.Messages, "message"), sizeText(n.Bytes), n.Failed, n.Held)
 			return err == nil
 		})
 	})
@@ -296,11 +299,9 @@ func (a *queueRemove) Run(c *cli, s *surroundings) error {
 	if err != nil {
 		return err
 	}
-	ids := make([]mail.ID, len(a.IDs))
-	for i, text := range a.IDs {
-		if ids[i], err = mail.ParseID(text); err != nil {
-			return usageError(fmt.Sprintf("%q is %v", text, err))
-		}
+	ids, err := idArguments(a.IDs)
+	if err != nil {
+		return err
 	}
 	return c.withQueue(s, func(q queue.Admin, out *bufio.Writer) error {
 		var failed []error
@@ -314,6 +315,17 @@ func (a *queueRemove) Run(c *cli, s *surroundings) error {
 		}
 		return errors.Join(failed...)
 	})
+}
+
+func idArguments(texts []string) ([]mail.ID, error) {
+	ids := make([]mail.ID, len(texts))
+	for i, text := range texts {
+		var err error
+		if ids[i], err = mail.ParseID(text); err != nil {
+			return nil, usageError(fmt.Sprintf("%q is %v", text, err))
+		}
+	}
+	return ids, nil
 }
 
 type queueCheck struct {

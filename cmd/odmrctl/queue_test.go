@@ -118,7 +118,7 @@ func TestQueueOnlineAndOffline(t *testing.T) {
 			want string
 			errs string
 		}{
-			{[]string{"domains"}, 0, "one.example  2 messages, 24B, 0 failed\ntwo.example  1 message, 21B, 0 failed\n", ""},
+			{[]string{"domains"}, 0, "one.example  2 messages, 24B, 0 failed, 0 held\ntwo.example  1 message, 21B, 0 failed, 0 held\n", ""},
 			{[]string{"list"}, 0, inOne + alsoOne + inTwo + "3 messages, 45B\n", ""},
 			{[]string{"list", "--domain", "TWO.example"}, 0, inTwo + "1 message, 21B\n", ""},
 			{[]string{"list", "--limit=1"}, 0, inOne + "1 message, 21B\n", ""},
@@ -177,7 +177,7 @@ func checkJSON(t *testing.T, data, id string) {
 		}
 	}
 	_, out, _ := ctl(t, data, "domains", "--json")
-	if want := `{"domain":"one.example","messages":1,"bytes":21,"failed":0}` + "\n"; out != want {
+	if want := `{"domain":"one.example","messages":1,"bytes":21,"failed":0,"held":0}` + "\n"; out != want {
 		t.Errorf("domains: %s, want %s", out, want)
 	}
 	_, out, _ = ctl(t, data, "check", "--json")

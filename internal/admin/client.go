@@ -105,7 +105,7 @@ func (c *Client) stream(ctx context.Context, method, path string, query url.Valu
 func (c *Client) Domains(fn func(domain string, n queue.Counts) bool) error {
 	return c.stream(context.Background(), http.MethodGet, "/queue/domains", nil, func(l *line) bool {
 		d := l.Domain
-		return d == nil || fn(d.Domain, queue.Counts{Messages: d.Messages, Bytes: d.Bytes, Failed: d.Failed})
+		return d == nil || fn(d.Domain, queue.Counts{Messages: d.Messages, Bytes: d.Bytes, Failed: d.Failed, Held: d.Held})
 	})
 }
 
@@ -185,18 +185,35 @@ func (b *remoteBody) Close() { b.src.Close() }
 
 // Remove implements queue.Admin.
 func (c *Client) Remove(domain string, id mail.ID) (int, error) {
+	return c.change(http.MethodDelete, domain, "/queue/messages/"+id.String())
+}
+
+// Release implements queue.Admin.
+func (c *Client) Release(domain string, id mail.ID) (int, error) {
+	return c.change(http.MethodPost, domain, "/queue/messages/"+id.String()+"/release")
+}
+
+// Bounce implements queue.Admin.
+func (c *Client) Bounce(domain string, id mail.ID) (int, error) {
+	return c.change(http.MethodPost, domain, "/queue/messages/"+id.String()+"/bounce")
+}
+
+// change asks for something to be done to a message in the queue of domain, and returns in how many queues it was.
+func (c *Client) change(method, domain, path string) (n int, err error) {
 	query := url.Values{}
 	if domain != "" {
 		query.Set("domain", domain)
 	}
-	removed := 0
-	err := c.stream(context.Background(), http.MethodDelete, "/queue/messages/"+id.String(), query, func(l *line) bool {
-		if l.Removed != nil {
-			removed = *l.Removed
+	err = c.stream(context.Background(), method, path, query, func(l *line) bool {
+		switch {
+		case l.Removed != nil:
+			n = *l.Removed
+		case l.Decided != nil:
+			n = *l.Decided
 		}
 		return true
 	})
-	return removed, err
+	return n, err
 }
 
 // Check implements queue.Admin.

@@ -40,6 +40,7 @@ type line struct {
 	Violation *violation     `json:"violation,omitempty"`
 	Checked   *queue.Checked `json:"checked,omitempty"`
 	Removed   *int           `json:"removed,omitempty"`
+	Decided   *int           `json:"decided,omitempty"`
 	Error     *failure       `json:"error,omitempty"`
 	End       bool           `json:"end,omitempty"`
 }
@@ -129,6 +130,8 @@ func ServeControl(data string, q queue.Admin) (*Server, error) {
 //	GET    /queue/messages/{id}                     the entries of one message
 //	GET    /queue/messages/{id}/body                its body in wire form (not JSON)
 //	DELETE /queue/messages/{id}?domain=             remove it from one domain, or from all
+//	POST   /queue/messages/{id}/release?domain=     make its held recipients pending again, in one domain or in all
+//	POST   /queue/messages/{id}/bounce?domain=      make them failed
 //	POST   /queue/check                             verify the store: progress, violations, what was checked
 func Control(q queue.Admin) http.Handler {
 	c := control{q}
@@ -138,6 +141,8 @@ func Control(q queue.Admin) http.Handler {
 	mux.HandleFunc("GET /queue/messages/{id}", c.show)
 	mux.HandleFunc("GET /queue/messages/{id}/body", c.body)
 	mux.HandleFunc("DELETE /queue/messages/{id}", c.remove)
+	mux.HandleFunc("POST /queue/messages/{id}/release", func(w http.ResponseWriter, r *http.Request) { decide(w, r, q.Release) })
+	mux.HandleFunc("POST /queue/messages/{id}/bounce", func(w http.ResponseWriter, r *http.Request) { decide(w, r, q.Bounce) })
 	mux.HandleFunc("POST /queue/check", c.check)
 	return mux
 }
@@ -209,7 +214,7 @@ func (a *answer) end(err error) {
 func (c control) domains(w http.ResponseWriter, _ *http.Request) {
 	a := newAnswer(w)
 	a.end(c.queue.Domains(func(domain string, n queue.Counts) bool {
-		return a.send(line{Domain: &DomainCounts{Domain: domain, Messages: n.Messages, Bytes: n.Bytes, Failed: n.Failed}})
+		return a.send(line{Domain: &DomainCounts{Domain: domain, Messages: n.Messages, Bytes: n.Bytes, Failed: n.Failed, Held: n.Held}})
 	}))
 }
 
@@ -317,6 +322,21 @@ func (c control) remove(w http.ResponseWriter, r *http.Request) {
 	n, err := c.queue.Remove(r.FormValue("domain"), id)
 	if err == nil {
 		a.send(line{Removed: &n})
+	}
+	a.end(err)
+}
+
+// decide carries out an operator's decision about held mail.
+func decide(w http.ResponseWriter, r *http.Request, how func(string, mail.ID) (int, error)) {
+	a := newAnswer(w)
+	id, err := mail.ParseID(r.PathValue("id"))
+	if err != nil {
+		a.end(err)
+		return
+	}
+	n, err := how(r.FormValue("domain"), id)
+	if err == nil {
+		a.send(line{Decided: &n})
 	}
 	a.end(err)
 }

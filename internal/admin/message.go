@@ -58,6 +58,7 @@ type DomainCounts struct {
 	Messages int64  `json:"messages"`
 	Bytes    int64  `json:"bytes"`
 	Failed   int64  `json:"failed"`
+	Held     int64  `json:"held"`
 }
 
 // names of enumerations; the index is the value.

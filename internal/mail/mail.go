@@ -104,6 +104,7 @@ const (
 	OutcomeDelivered OutcomeStatus = iota // 2xx for the message: done
 	OutcomeDeferred                       // 4xx, or the session ended first: stays queued
 	OutcomeFailed                         // 5xx: marked failed and kept for the bounce
+	OutcomeHeld                           // 5xx of a server that refuses nearly everything: kept for an operator's decision
 	OutcomeUntouched                      // was not tried (already settled, or the session ended before)
 )
 

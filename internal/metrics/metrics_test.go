@@ -78,7 +78,7 @@ func busy(m *Metrics) {
 }
 
 func TestSeries(t *testing.T) {
-	m := New("v1", func() queue.Counts { return queue.Counts{Messages: 4, Bytes: 5000, Failed: 6} })
+	m := New("v1", func() queue.Counts { return queue.Counts{Messages: 4, Bytes: 5000, Failed: 6, Held: 7} })
 	busy(m)
 	page := scrape(t, m)
 	for series, want := range map[string]string{
@@ -114,6 +114,7 @@ func TestSeries(t *testing.T) {
 		`odmr_queue_messages`:                              "4",
 		`odmr_queue_bytes`:                                 "5000",
 		`odmr_queue_failed_messages`:                       "6",
+		`odmr_queue_held_messages`:                         "7",
 		`odmr_store_background_errors_total`:               "1",
 		`odmr_store_corruptions_total`:                     "1",
 		`odmr_store_disk_slow_total`:                       "1",

@@ -8,12 +8,13 @@ import (
 	"odmr/queue"
 )
 
-// depth shows the queue's totals, all three from one look so that they belong together.
+// depth shows the queue's totals, all from one look so that they belong together.
 type depth struct{ totals func() queue.Counts }
 
 var (
 	depthMessages = prometheus.NewDesc(namespace+"_queue_messages", "Messages that wait for customers, once per customer domain.", nil, nil)
 	depthBytes    = prometheus.NewDesc(namespace+"_queue_bytes", "Octets of the messages that wait for customers, in wire form.", nil, nil)
+	depthHeld     = prometheus.NewDesc(namespace+"_queue_held_messages", "Messages that the bounce shield holds until an operator decides: odmrctl queue held.", nil, nil)
 	depthFailed   = prometheus.NewDesc(namespace+"_queue_failed_messages", "Messages that customers refused for good, kept for their bounces.", nil, nil)
 )
 
@@ -22,6 +23,7 @@ func (d depth) Describe(ch chan<- *prometheus.Desc) {
 	ch <- depthMessages
 	ch <- depthBytes
 	ch <- depthFailed
+	ch <- depthHeld
 }
 
 // Collect implements prometheus.Collector.
@@ -30,6 +32,7 @@ func (d depth) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(depthMessages, prometheus.GaugeValue, float64(c.Messages))
 	ch <- prometheus.MustNewConstMetric(depthBytes, prometheus.GaugeValue, float64(c.Bytes))
 	ch <- prometheus.MustNewConstMetric(depthFailed, prometheus.GaugeValue, float64(c.Failed))
+	ch <- prometheus.MustNewConstMetric(depthHeld, prometheus.GaugeValue, float64(c.Held))
 }
 
 // storeMetrics are what the store tells about itself.

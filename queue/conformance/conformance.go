@@ -26,7 +26,7 @@ type Factory func(t *testing.T) *Harness
 
 // Conformance runs the whole suite against the stores that open makes.
 func Conformance(t *testing.T, open Factory) {
-	for _, group := range [][]scenario{incomingScenarios, leaseScenarios, settleScenarios, adminScenarios, reviewScenarios, concurrencyScenarios} {
+	for _, group := range [][]scenario{incomingScenarios, leaseScenarios, settleScenarios, heldScenarios, adminScenarios, reviewScenarios, concurrencyScenarios} {
 		for _, c := range group {
 			t.Run(c.name, func(t *testing.T) {
 				h := open(t)
@@ -188,6 +188,7 @@ func settle(t *testing.T, l queue.Lease, ds []queue.Delivery, status mail.Outcom
 	t.Helper()
 	reply := map[mail.OutcomeStatus]string{
 		mail.OutcomeDelivered: "250 2.0.0 ok", mail.OutcomeDeferred: "451 4.3.0 later", mail.OutcomeFailed: "550 5.1.1 no",
+		mail.OutcomeHeld: "550 5.1.1 nobody",
 	}[status]
 	ts := make([]queue.Settlement, len(ds))
 	for i, d := range ds {

@@ -76,10 +76,10 @@ func (s *Store) List(domain string, fn func(queue.Entry) bool) error {
 	return nil
 }
 
-// list walks over the deliverable and the failed entries of a domain at once, by age.
+// list walks over the deliverable, the failed and the held entries of a domain at once, by age.
 func (s *Store) list(c census, fn func(queue.Entry) bool) (more bool, err error) {
-	var its [2]*pebble.Iterator
-	for i, space := range [...]byte{spaceEntry, spaceFailed} {
+	var its [len(entrySpaces)]*pebble.Iterator
+	for i, space := range entrySpaces {
 		it, err := s.db.NewIter(&pebble.IterOptions{
 			LowerBound: appendEntryKey(nil, space, c.name, 0),
 			UpperBound: appendEntryKey(nil, space, c.name, c.durable+1),
@@ -94,7 +94,7 @@ func (s *Store) list(c census, fn func(queue.Entry) bool) (more bool, err error)
 	for {
 		var at *pebble.Iterator
 		var least uint64
-		for i, space := range [...]byte{spaceEntry, spaceFailed} {
+		for i, space := range entrySpaces {
 			it := its[i]
 			if !it.Valid() {
 				if err := it.Error(); err != nil {
@@ -151,7 +151,7 @@ func (s *Store) locate(id mail.ID) (whereabouts, error) {
 	if !errors.Is(err, pebble.ErrNotFound) {
 		return whereabouts{}, err
 	}
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceEntry}, UpperBound: []byte{spaceFailed + 1}})
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceEntry}, UpperBound: []byte{spaceHeld + 1}})
 	if err != nil {
 		return whereabouts{}, err
 	}
@@ -160,7 +160,7 @@ func (s *Store) locate(id mail.ID) (whereabouts, error) {
 	from := uint64(id)
 	for _, until := range [...]uint64{from + 1_000_000<<sequenceShift, from + 60_000_000<<sequenceShift, math.MaxUint64} {
 		for i := range domains {
-			for _, space := range [...]byte{spaceEntry, spaceFailed} {
+			for _, space := range entrySpaces {
 				if seq := scanFor(it, space, domains[i].name, id, [2]uint64{from, until}); seq != 0 {
 					return whereabouts{ref{domains[i].name, seq}}, nil
 				}
@@ -226,7 +226,7 @@ func (s *Store) entries(id mail.ID, at whereabouts) ([]placed, outstanding, erro
 
 // placed appends the entries at r.
 func (s *Store) placed(all []placed, r ref) ([]placed, error) {
-	for _, space := range [...]byte{spaceEntry, spaceFailed} {
+	for _, space := range entrySpaces {
 		rec, closer, err := s.db.Get(appendEntryKey(nil, space, r.domain, r.seq))
 		if errors.Is(err, pebble.ErrNotFound) {
 			continue
@@ -332,9 +332,9 @@ func (s *Store) reopen(key queue.Key) (queue.Body, error) {
 	return b, nil
 }
 
-// peek looks at the entry that key names, deliverable or failed.
+// peek looks at the entry that key names, in whichever space.
 func (s *Store) peek(key queue.Key) (p entryPeek, err error) {
-	for _, space := range [...]byte{spaceEntry, spaceFailed} {
+	for _, space := range entrySpaces {
 		rec, closer, err := s.db.Get(appendEntryKey(nil, space, key.Domain, key.Seq))
 		if errors.Is(err, pebble.ErrNotFound) {
 			continue

@@ -16,7 +16,8 @@ import (
 // store goes on. The invariants:
 //
 //  1. every key belongs to a known space and every record decodes;
-//  2. an entry in space e has a pending recipient; one in f has none, and a failed one; no entry is in both;
+//  2. an entry in space e has a pending recipient; one in h has none, and a held one; one in f has neither, and a failed
+//     one; no entry is in two of them;
 //  3. every recipient is in its entry's domain, every field in its range;
 //  4. every entry has an own body of its id, or a body record that names it, and that has the size that the entry
 //     says; not both;
@@ -81,7 +82,7 @@ func (s *Store) freeze() *checker {
 		c.incoming[id] = struct{}{}
 	}
 	// Entries and, to a close guess, bodies: what progress counts.
-	c.total = 2 * (s.totals.Messages + s.totals.Failed)
+	c.total = 2 * (s.totals.Messages + s.totals.Failed + s.totals.Held)
 	return c
 }
 
@@ -130,7 +131,7 @@ func (c *checker) meta() error {
 
 // entries is invariants 1 to 3 and 7, and counts for 8.
 func (c *checker) entries() error {
-	for _, space := range [...]byte{spaceEntry, spaceFailed} {
+	for _, space := range entrySpaces {
 		var at *census
 		var domain string
 		err := c.each([]byte{space}, []byte{space + 1}, func(k, v []byte) error {
@@ -192,29 +193,22 @@ func (c *checker) entry(space byte, domain string, seq uint64, v []byte) {
 	if seq > c.bound || uint64(env.ID) > c.bound {
 		c.violation(domain, env.ID, "entry %d: number beyond the bound %d", seq, c.bound)
 	}
-	pending, failed := 0, 0
-	for _, r := range env.Recipients {
-		switch r.State {
-		case mail.Pending:
-			pending++
-		case mail.Failed:
-			failed++
-		}
-	}
-	if space == spaceEntry {
+	switch space {
+	case spaceEntry:
 		counts.Messages++
 		counts.Bytes += env.WireSize
-		if pending == 0 {
-			c.violation(domain, env.ID, "entry %d: deliverable without a pending recipient", seq)
+	case spaceFailed:
+		counts.Failed++
+	case spaceHeld:
+		counts.Held++
+	}
+	if v := standing(&env); v == verdictRemove || v.space() != space {
+		c.violation(domain, env.ID, "entry %d: stands in space %c, which is not that of its recipients' states", seq, space)
+	}
+	for _, other := range entrySpaces[:slices.Index(entrySpaces[:], space)] {
+		if ok, err := c.has(appendEntryKey(nil, other, domain, seq)); err != nil || ok {
+			c.violation(domain, env.ID, "entry %d: in space %c and in %c at once (%v)", seq, other, space, err)
 		}
-		return
-	}
-	counts.Failed++
-	if pending > 0 || failed == 0 {
-		c.violation(domain, env.ID, "entry %d: kept for its bounce with %d pending and %d failed recipients", seq, pending, failed)
-	}
-	if ok, err := c.has(appendEntryKey(nil, spaceEntry, domain, seq)); err != nil || ok {
-		c.violation(domain, env.ID, "entry %d: deliverable and failed at once (%v)", seq, err)
 	}
 }
 
@@ -265,7 +259,7 @@ func (c *checker) bodies() error {
 
 // namedEntry looks at the entry that body id names as r.
 func (c *checker) namedEntry(id mail.ID, head *bodyHead, r ref) (found int64, err error) {
-	for _, space := range [...]byte{spaceEntry, spaceFailed} {
+	for _, space := range entrySpaces {
 		v, closer, err := c.snap.Get(appendEntryKey(nil, space, r.domain, r.seq))
 		if errors.Is(err, pebble.ErrNotFound) {
 			continue
@@ -302,7 +296,7 @@ func (c *checker) owns() error {
 			c.violation(domain, 0, "own body %d: %v", seq, bad)
 		}
 		entries := 0
-		for _, space := range [...]byte{spaceEntry, spaceFailed} {
+		for _, space := range entrySpaces {
 			rec, closer, err := c.snap.Get(appendEntryKey(nil, space, domain, seq))
 			if errors.Is(err, pebble.ErrNotFound) {
 				continue
@@ -401,6 +395,7 @@ func (c *checker) memory() error {
 		sum.Messages += k.counts.Messages
 		sum.Bytes += k.counts.Bytes
 		sum.Failed += k.counts.Failed
+		sum.Held += k.counts.Held
 		c.checked.Domains++
 	}
 	for name, got := range c.counted {
@@ -419,13 +414,13 @@ func (c *checker) memory() error {
 // named says that there are any; and keys of no known space (invariant 1).
 func (c *checker) strays() error {
 	if c.named != c.checked.Entries {
-		for _, space := range [...]byte{spaceEntry, spaceFailed} {
+		for _, space := range entrySpaces {
 			if err := c.each([]byte{space}, []byte{space + 1}, func(k, v []byte) error { return c.stray(space, k, v) }); err != nil {
 				return err
 			}
 		}
 	}
-	known := [...]byte{0, spaceBody, spaceChunk, spaceOwn, spaceEntry, spaceFailed, spaceMeta}
+	known := [...]byte{0, spaceBody, spaceChunk, spaceOwn, spaceEntry, spaceFailed, spaceHeld, spaceMeta}
 	for i, space := range known {
 		lower, upper := []byte{space + 1}, []byte{0xff, 0xff}
 		if i == 0 {

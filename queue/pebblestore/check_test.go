@@ -132,12 +132,12 @@ func TestCheckFindsDamage(t *testing.T) {
 		}, "is not in a.example"},
 		{"no recipient pending", func(t *testing.T, s *Store, id, _ mail.ID) {
 			rewrite(t, s, id, func(e *mail.Envelope) { e.Recipients[0].State = mail.Delivered })
-		}, "without a pending recipient"},
+		}, "stands in space e"},
 		{"failed with a pending recipient", func(t *testing.T, s *Store, id, _ mail.ID) {
 			key, rec := entryOf(t, s, id, "a.example")
 			key[0] = spaceFailed
 			set(t, s, key, rec)
-		}, "deliverable and failed at once"},
+		}, "in space e and in f at once"},
 		{"middle piece gone", func(t *testing.T, s *Store, _, id mail.ID) { del(t, s, appendChunkKey(nil, id, 1)) }, "where 1 was expected"},
 		{"last piece gone", func(t *testing.T, s *Store, _, id mail.ID) { del(t, s, appendChunkKey(nil, id, 2)) }, "pieces of"},
 		{"short piece", func(t *testing.T, s *Store, _, id mail.ID) { set(t, s, appendChunkKey(nil, id, 1), []byte("x")) }, "pieces of"},

@@ -46,9 +46,10 @@ func (c *collector) full() bool { return c.messages <= 0 || c.taken > 0 && c.byt
 func (c *collector) drain(g *ledger, waiting int64, durable uint64) error {
 	defer c.tell(g)
 	for len(g.kept) > 0 && !c.full() {
-		seq := g.kept[0]
-		if err := c.takeKept(g, seq); err != nil {
-			return err
+		if seq := g.kept[0]; !g.seen(seq) {
+			if err := c.takeKept(g, seq); err != nil {
+				return err
+			}
 		}
 		g.kept = g.kept[1:]
 	}
@@ -195,7 +196,7 @@ func (c *collector) takeKept(g *ledger, seq uint64) error {
 	s := c.lease.store
 	rec, closer, err := s.db.Get(appendEntryKey(nil, spaceEntry, g.domain.name, seq))
 	if errors.Is(err, pebble.ErrNotFound) {
-		return nil // removed by an operator
+		return nil // removed by an operator, or handed out and settled since it was released
 	}
 	if err != nil {
 		return err

@@ -81,10 +81,16 @@ const never = math.MaxInt64
 
 // crashEntry is what the history knows about one message in the queue of one domain.
 type crashEntry struct {
-	removal  span // Settle(delivered) or Remove; began is never if there was none
-	failure  span
+	removal  span     // Settle(delivered) or Remove; began is never if there was none
+	changes  []change // of its recipient's state, one after the other
 	deferred []span
 	reported bool // its removal was a Review that left a report
+}
+
+// change is an operation that gave a recipient another state.
+type change struct {
+	span
+	to mail.RecipientState
 }
 
 type crashMessage struct {
@@ -214,7 +220,7 @@ func crashSend(t *testing.T, s *Store, h *history, rng *rand.Rand) {
 		for _, d := range rng.Perm(len(crashDomains))[:1+rng.IntN(len(crashDomains))] {
 			env := benchEnvelope(crashDomains[d], size)
 			envs = append(envs, env)
-			m.entries[env.Domain] = &crashEntry{removal: span{never, never}, failure: span{never, never}}
+			m.entries[env.Domain] = &crashEntry{removal: span{never, never}}
 		}
 		h.mu.Lock()
 		h.messages[m.id] = m
@@ -288,13 +294,15 @@ func crashCollect(t *testing.T, s *Store, h *history, rng *rand.Rand, stop <-cha
 		for _, d := range ds {
 			d.Body.Close()
 			e := h.entry(d.Envelope.ID, domain)
-			outcome := mail.Outcome{Status: mail.OutcomeStatus(rng.IntN(3)), Reply: "a reply"}
+			outcome := mail.Outcome{Status: mail.OutcomeStatus(rng.IntN(int(mail.OutcomeUntouched))), Reply: "a reply"}
 			var sp *span
 			switch outcome.Status {
 			case mail.OutcomeDelivered:
 				sp = &e.removal
 			case mail.OutcomeFailed:
-				sp = &e.failure
+				sp = h.change(e, mail.Failed)
+			case mail.OutcomeHeld:
+				sp = h.change(e, mail.Held)
 			default:
 				h.mu.Lock()
 				e.deferred = append(e.deferred, span{never, never})
@@ -306,9 +314,37 @@ func crashCollect(t *testing.T, s *Store, h *history, rng *rand.Rand, stop <-cha
 				t.Error(err)
 			}
 			h.end(sp)
+			if outcome.Status == mail.OutcomeHeld {
+				crashDecide(t, s, h, &d.Envelope, rng.IntN(3))
+			}
 		}
 		l.Release()
 	}
+}
+
+// change enters one more change of e's recipient; its moments are to be set.
+func (h *history) change(e *crashEntry, to mail.RecipientState) *span {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e.changes = append(e.changes, change{span{never, never}, to})
+	return &e.changes[len(e.changes)-1].span
+}
+
+// crashDecide is the operator: held mail is released or bounced, or stays.
+func crashDecide(t *testing.T, s *Store, h *history, env *mail.Envelope, what int) {
+	decide, to := s.Release, mail.Pending
+	switch what {
+	case 0:
+		return
+	case 1:
+		decide, to = s.Bounce, mail.Failed
+	}
+	sp := h.change(h.entry(env.ID, env.Domain), to)
+	h.begin(sp)
+	if n, err := decide(env.Domain, env.ID); n != 1 || err != nil {
+		t.Errorf("decide about %v in %s: %d, %v", env.ID, env.Domain, n, err)
+	}
+	h.end(sp)
 }
 
 func crashRemove(t *testing.T, s *Store, h *history, domain string) {
@@ -522,9 +558,17 @@ func crashMessageProblems(m *crashMessage, crash span, found map[string]mail.Env
 // crashEntryProblems compares the state of one entry.
 func crashEntryProblems(e *crashEntry, crash span, env *mail.Envelope) (problems []string) {
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
-	failed := env.Recipients[0].State == mail.Failed
-	if failed && e.failure.notYet(crash) || !failed && e.failure.done(crash) {
-		problem("failed is %v, settled so at %v", failed, e.failure)
+	may := []mail.RecipientState{mail.Pending}
+	for _, c := range e.changes {
+		switch {
+		case c.done(crash):
+			may = []mail.RecipientState{c.to}
+		case c.perhaps(crash):
+			may = append(may, c.to)
+		}
+	}
+	if !slices.Contains(may, env.Recipients[0].State) {
+		problem("state %d, changed at %v, so it may be %v", env.Recipients[0].State, e.changes, may)
 	}
 	var sure, perhaps uint32
 	for _, sp := range e.deferred {

@@ -17,6 +17,7 @@ import (
 //	d DOMAIN 00 SEQ      own body: the body of a message for one domain that needs no chunks (nearly all are)
 //	e DOMAIN 00 SEQ      entry: the envelope of a message that has a pending recipient
 //	f DOMAIN 00 SEQ      entry with nothing left to deliver, kept for its bounce
+//	h DOMAIN 00 SEQ      entry with nothing left to deliver, and a held recipient that an operator decides about
 //	m NAME               facts about the store: format, sequence
 //
 // ID and SEQ are 8 octets and come from one counter (see sequence). An entry's SEQ is greater than its ID, by as
@@ -32,8 +33,12 @@ const (
 	spaceOwn    = 'd'
 	spaceEntry  = 'e'
 	spaceFailed = 'f'
+	spaceHeld   = 'h'
 	spaceMeta   = 'm'
 )
+
+// entrySpaces are those in which an entry may stand; it stands in one of them.
+var entrySpaces = [...]byte{spaceEntry, spaceFailed, spaceHeld}
 
 var (
 	keyFormat   = []byte("mformat")

@@ -142,6 +142,7 @@ func (l *lease) Next(dst []queue.Delivery, limit queue.Limit) ([]queue.Delivery,
 	for range l.ledgers {
 		g := l.ledgers[l.turn]
 		s.mu.Lock()
+		g.receive()
 		waiting := g.domain.counts.Messages - g.handed.Messages
 		durable := g.domain.durable
 		s.mu.Unlock()
@@ -192,16 +193,13 @@ func (l *lease) Release() {
 			g.leave(seq)
 		}
 		g.out = nil
-		stay := append(g.left, g.kept...)
-		slices.Sort(stay)
+		g.receive()
 		d := g.domain
-		d.head = g.cursor
-		if len(stay) > maxKept {
-			d.head = stay[maxKept]
-			stay = stay[:maxKept]
+		if d.head = g.cursor; d.passed != 0 {
+			d.head = min(d.head, d.passed)
 		}
-		d.kept = slices.Clone(stay)
-		d.lease = nil
+		d.keep(append(g.left, g.kept...))
+		d.lease, d.passed = nil, 0
 		s.drop(d)
 	}
 }

@@ -25,6 +25,7 @@ type modelEntry struct {
 }
 
 func (e *modelEntry) deliverable() bool { return slices.Contains(e.states, mail.Pending) }
+func (e *modelEntry) held() bool        { return slices.Contains(e.states, mail.Held) }
 
 // modelLease is a lease and what it has handed out.
 type modelLease struct {
@@ -67,6 +68,7 @@ func TestModel(t *testing.T) {
 			"settle":  m.settle,
 			"release": m.release,
 			"remove":  m.remove,
+			"decide":  m.decide,
 			"reopen":  m.reopen,
 		})
 	})
@@ -212,7 +214,7 @@ func (m *queueModel) settle(rt *rapid.T) {
 		st := queue.Settlement{Key: d.Key, InDoubt: rapid.IntRange(0, 4).Draw(rt, "in doubt") == 0}
 		for range d.Envelope.Recipients {
 			status := rapid.SampledFrom([]mail.OutcomeStatus{
-				mail.OutcomeDelivered, mail.OutcomeDelivered, mail.OutcomeDeferred, mail.OutcomeFailed, mail.OutcomeUntouched,
+				mail.OutcomeDelivered, mail.OutcomeDelivered, mail.OutcomeDeferred, mail.OutcomeFailed, mail.OutcomeHeld, mail.OutcomeUntouched,
 			}).Draw(rt, "status")
 			st.Outcomes = append(st.Outcomes, mail.Outcome{Status: status, Reply: "a reply"})
 		}
@@ -226,7 +228,7 @@ func (m *queueModel) settle(rt *rapid.T) {
 		q := m.queues[d.Key.Domain]
 		at := slices.IndexFunc(q, func(e *modelEntry) bool { return e.id == d.Envelope.ID })
 		q[at].settle(&ts[i])
-		if !q[at].deliverable() && !slices.Contains(q[at].states, mail.Failed) {
+		if !q[at].deliverable() && !slices.Contains(q[at].states, mail.Failed) && !q[at].held() {
 			m.queues[d.Key.Domain] = slices.Delete(q, at, at+1)
 		}
 	}
@@ -243,6 +245,8 @@ func (e *modelEntry) settle(st *queue.Settlement) {
 			e.states[i] = mail.Delivered
 		case mail.OutcomeFailed:
 			e.states[i] = mail.Failed
+		case mail.OutcomeHeld:
+			e.states[i] = mail.Held
 		case mail.OutcomeDeferred:
 			deferred = true
 		}
@@ -305,6 +309,42 @@ func (m *queueModel) remove(rt *rapid.T) {
 	}
 }
 
+// decide is the operator: he may while a session drains the domain.
+func (m *queueModel) decide(rt *rapid.T) {
+	var all []*modelEntry
+	for _, d := range modelDomains {
+		all = append(all, m.queues[d]...)
+	}
+	if len(all) == 0 {
+		rt.Skip("empty")
+	}
+	id := rapid.SampledFrom(all).Draw(rt, "message").id
+	domain := rapid.SampledFrom(append([]string{""}, modelDomains...)).Draw(rt, "domain")
+	decide, to := m.store.Release, mail.Pending
+	if rapid.Bool().Draw(rt, "bounce") {
+		decide, to = m.store.Bounce, mail.Failed
+	}
+	want := 0
+	for _, d := range modelDomains {
+		for _, e := range m.queues[d] {
+			if e.id != id || !e.held() || domain != "" && d != domain {
+				continue
+			}
+			want++
+			e.handed = e.handed && e.deliverable() // what was out of line is new to the lease
+			for i := range e.states {
+				if e.states[i] == mail.Held {
+					e.states[i] = to
+				}
+			}
+		}
+	}
+	n, err := decide(domain, id)
+	if n != want || (want == 0) != errors.Is(err, queue.ErrNotFound) || want > 0 && err != nil {
+		rt.Fatalf("decide: %d, %v, want %d", n, err, want)
+	}
+}
+
 func (m *queueModel) reopen(rt *rapid.T) {
 	m.releaseAll()
 	if err := m.store.Close(); err != nil {
@@ -325,6 +365,8 @@ func (m *queueModel) compare(rt *rapid.T) {
 			if e.deliverable() {
 				want.Messages++
 				want.Bytes += int64(e.size)
+			} else if e.held() {
+				want.Held++
 			} else {
 				want.Failed++
 			}
@@ -335,6 +377,7 @@ func (m *queueModel) compare(rt *rapid.T) {
 		totals.Messages += want.Messages
 		totals.Bytes += want.Bytes
 		totals.Failed += want.Failed
+		totals.Held += want.Held
 		i := 0
 		if err := m.store.List(d, func(e queue.Entry) bool {
 			if i >= len(m.queues[d]) {

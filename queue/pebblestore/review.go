@@ -143,12 +143,16 @@ func (r *review) decide(seqs []uint64, decide func(*queue.Reviewed) queue.Decisi
 		}
 		d := decide(&queue.Reviewed{Key: key, Envelope: &env, Open: func() (queue.Body, error) { return s.reopen(key) }})
 		switch {
+		case d.Verdict == queue.Drop && r.space == spaceEntry && settleOthers(&env):
+			w.verdict = verdictHold
 		case d.Verdict == queue.Drop:
 			if err := s.findBody(&w); err != nil {
 				s.opts.Events.Corruption(fmt.Errorf("pebblestore: body of entry %s/%d, which stays in the queue: %w", key.Domain, seq, err))
 				continue
 			}
 			w.verdict, r.leaves = verdictRemove, true
+		case d.Verdict == queue.Update && r.space == spaceEntry && standing(&env) == verdictHold:
+			w.verdict = verdictHold
 		case d.Verdict == queue.Update && slices.ContainsFunc(env.Recipients, isPending) == (r.space == spaceEntry):
 			w.verdict = verdictUpdate
 		case d.Verdict == queue.Update || len(d.Messages) > 0:
@@ -161,6 +165,17 @@ func (r *review) decide(seqs []uint64, decide func(*queue.Reviewed) queue.Decisi
 		r.messages = append(r.messages, d.Messages...)
 	}
 	return nil
+}
+
+// settleOthers makes the end of an entry that of its recipients that are not held, and says whether there are such.
+func settleOthers(env *mail.Envelope) (held bool) {
+	held = slices.ContainsFunc(env.Recipients, func(r mail.Recipient) bool { return r.State == mail.Held })
+	for i := range env.Recipients {
+		if r := &env.Recipients[i]; held && r.State != mail.Held {
+			r.State = mail.Delivered // in so far as there is nothing left to do for it
+		}
+	}
+	return held
 }
 
 func isPending(r mail.Recipient) bool { return r.State == mail.Pending }
@@ -314,10 +329,16 @@ func (s *Store) record(b *pebble.Batch, w *settling, env *mail.Envelope, space b
 	if w.verdict == verdictUpdate {
 		return b.Set(key, appendEntry(make([]byte, 0, entrySize(env)), env, w.o.own), nil)
 	}
-	if err := b.DeleteSized(key, uint32(w.o.entry), nil); err != nil || w.o.shared {
+	err := b.DeleteSized(key, uint32(w.o.entry), nil)
+	switch {
+	case err != nil:
 		return err
-	}
-	if w.o.own {
+	case w.verdict == verdictHold:
+		key[0] = spaceHeld
+		return b.Set(key, appendEntry(make([]byte, 0, entrySize(env)), env, w.o.own), nil)
+	case w.o.shared:
+		return nil
+	case w.o.own:
 		key[0] = spaceOwn
 		return b.DeleteSized(key, uint32(w.o.record), nil)
 	}
@@ -330,9 +351,13 @@ func (r *review) note() {
 	var freed int64
 	s.mu.Lock()
 	for i := range r.work {
-		if w := &r.work[i]; w.verdict == verdictRemove {
+		switch w := &r.work[i]; w.verdict {
+		case verdictRemove:
 			s.tally(r.domain, r.space, -1, w.o.size)
 			freed += w.o.size
+		case verdictHold:
+			s.tally(r.domain, r.space, -1, w.o.size)
+			s.tally(r.domain, spaceHeld, 1, 0)
 		}
 	}
 	s.mu.Unlock()

@@ -17,6 +17,7 @@ const (
 	verdictLeave  verdict = iota // nothing is to be written
 	verdictUpdate                // stays deliverable, changed
 	verdictFail                  // nothing left to deliver, kept for its bounce
+	verdictHold                  // nothing left to deliver until an operator decides
 	verdictRemove                // leaves the queue
 )
 
@@ -129,11 +130,11 @@ func (s *Store) settle(b *pebble.Batch, w *settling, t *queue.Settlement) error 
 	switch w.verdict {
 	case verdictUpdate:
 		return b.Set(key, appendEntry(make([]byte, 0, entrySize(&env)), &env, w.o.own), nil)
-	case verdictFail:
+	case verdictFail, verdictHold:
 		if err := b.DeleteSized(key, uint32(w.o.entry), nil); err != nil {
 			return err
 		}
-		key[0] = spaceFailed
+		key[0] = w.verdict.space()
 		return b.Set(key, appendEntry(make([]byte, 0, entrySize(&env)), &env, w.o.own), nil)
 	case verdictRemove:
 		if err := b.DeleteSized(key, uint32(w.o.entry), nil); err != nil || w.o.shared {
@@ -160,7 +161,7 @@ func allDelivered(outcomes []mail.Outcome) bool {
 // judge enters the outcomes in env and says what becomes of it. A recipient that is settled already
 // stays as it is, whatever its outcome says.
 func judge(env *mail.Envelope, t *queue.Settlement) verdict {
-	pending, failed, tried, changed := 0, 0, false, false
+	tried, changed := false, false
 	for i := range env.Recipients {
 		r, o := &env.Recipients[i], &t.Outcomes[i]
 		if r.State == mail.Pending && o.Status != mail.OutcomeUntouched {
@@ -171,19 +172,16 @@ func judge(env *mail.Envelope, t *queue.Settlement) verdict {
 				r.State = mail.Delivered
 			case mail.OutcomeFailed:
 				r.State = mail.Failed
+			case mail.OutcomeHeld:
+				r.State = mail.Held
 			default:
 				tried = true
 			}
 		}
-		switch r.State {
-		case mail.Pending:
-			pending++
-		case mail.Failed:
-			failed++
-		}
 	}
-	switch {
-	case pending > 0:
+	v := standing(env)
+	switch v {
+	case verdictUpdate:
 		if t.InDoubt {
 			changed, tried, env.InDoubt = true, true, true
 		}
@@ -194,11 +192,39 @@ func judge(env *mail.Envelope, t *queue.Settlement) verdict {
 			return verdictLeave
 		}
 		return verdictUpdate
-	case failed > 0:
+	case verdictFail, verdictHold:
 		env.InDoubt = env.InDoubt || t.InDoubt
+	}
+	return v
+}
+
+// standing is what becomes of an entry whose recipients are as in env. The bounce of a failed recipient waits as
+// long as another one is held, so that its sender hears once.
+func standing(env *mail.Envelope) verdict {
+	var n [mail.Held + 1]int
+	for i := range env.Recipients {
+		n[env.Recipients[i].State]++
+	}
+	switch {
+	case n[mail.Pending] > 0:
+		return verdictUpdate
+	case n[mail.Held] > 0:
+		return verdictHold
+	case n[mail.Failed] > 0:
 		return verdictFail
 	}
 	return verdictRemove
+}
+
+// space is where an entry stands after v.
+func (v verdict) space() byte {
+	switch v {
+	case verdictFail:
+		return spaceFailed
+	case verdictHold:
+		return spaceHeld
+	}
+	return spaceEntry
 }
 
 // deleteBody deletes a body under its id, its record and its pieces, with sized tombstones.
@@ -296,10 +322,10 @@ func (l *lease) note(work []settling) {
 		s.tally(g.domain, spaceEntry, -1, w.o.size)
 		g.handed.Messages--
 		g.handed.Bytes -= w.o.size
-		if w.verdict == verdictFail {
-			s.tally(g.domain, spaceFailed, 1, 0)
-		} else {
+		if w.verdict == verdictRemove {
 			freed += w.o.size
+		} else {
+			s.tally(g.domain, w.verdict.space(), 1, 0)
 		}
 	}
 	s.mu.Unlock()

@@ -54,7 +54,8 @@ type Store struct {
 	// frozen is held for reading from before a batch is applied until the memory agrees with it,
 	// and for writing by those who need both to agree (Check, Remove). It is taken before mu.
 	frozen sync.RWMutex
-	// reviewing is held by whoever may take entries out of the queue and is no session: Review and Remove. Taken before frozen.
+	// reviewing is held by whoever may take entries out of the queue and is no session: Review, Remove and what decides
+	// about held ones. Taken before frozen.
 	reviewing sync.Mutex
 	// sharing is held while it is decided whether an entry is the last of its body, until the batch that
 	// follows from it is in the log: of two last entries one must see the other gone. Taken after frozen.
@@ -87,6 +88,8 @@ type domain struct {
 	durable uint64       // entries up to here are durable; a lease looks no further
 	head    uint64       // no deliverable entry is below, except kept
 	kept    []uint64     // deliverable entries below head, in order; at most maxKept
+	revived []uint64     // leased: deliverable again since the lease last looked; at most maxRevived
+	passed  uint64       // leased: the lowest of those that had no place in revived; 0: none
 	lease   *lease
 	held    int // so many calls that are no session's keep leases off, for a moment
 	commits int // in progress
@@ -174,11 +177,10 @@ func (s *Store) recover() error {
 	if err := s.sweep(); err != nil {
 		return err
 	}
-	if err := s.count(spaceEntry); err != nil {
-		return err
-	}
-	if err := s.count(spaceFailed); err != nil {
-		return err
+	for _, space := range entrySpaces {
+		if err := s.count(space); err != nil {
+			return err
+		}
 	}
 	for _, d := range s.domains {
 		d.durable = s.seq.last.Load()
@@ -242,9 +244,14 @@ func (s *Store) count(space byte) error {
 
 // tally adds n entries (1 or -1) of size octets to the counts. mu is held, or nobody else is there yet.
 func (s *Store) tally(d *domain, space byte, n, size int64) {
-	if space == spaceFailed {
+	switch space {
+	case spaceFailed:
 		d.counts.Failed += n
 		s.totals.Failed += n
+		return
+	case spaceHeld:
+		d.counts.Held += n
+		s.totals.Held += n
 		return
 	}
 	d.counts.Messages += n
@@ -381,17 +388,25 @@ func (s *Store) arrived(d *domain, seq uint64, waiting []func()) []func() {
 	}
 	d.pending = slices.Delete(d.pending, 0, n)
 	d.durable = max(d.durable, seq)
-	if l := d.lease; l != nil && l.notify != nil && n > 0 {
+	if n > 0 {
+		waiting = d.told(waiting)
+	}
+	return waiting
+}
+
+// told appends whom to tell that something is there to waiting. Store.mu is held.
+func (d *domain) told(waiting []func()) []func() {
+	if l := d.lease; l != nil && l.notify != nil && l.waiting().Messages > 0 {
 		waiting = append(waiting, l.notify)
 		l.notify = nil
 	}
 	return waiting
 }
 
-// hasEntry says whether the entry is there, deliverable or failed.
+// hasEntry says whether the entry is there, in whichever space.
 func (s *Store) hasEntry(r pebble.Reader, domain string, seq uint64) (bool, error) {
 	key := make([]byte, 0, len(domain)+10)
-	for _, space := range [...]byte{spaceEntry, spaceFailed} {
+	for _, space := range entrySpaces {
 		key = appendEntryKey(key[:0], space, domain, seq)
 		_, closer, err := r.Get(key)
 		if err == nil {
