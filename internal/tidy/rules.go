@@ -54,6 +54,7 @@ var rooms = []room{
 	{dir: "internal/metrics", may: []string{"engine", "queue"}},                                                      // engine.Observer, queue.Counts
 	{dir: "internal/admin", may: []string{"queue", "internal/mail"}},
 	{dir: "internal/client", may: []string{"codec", "internal/mail"}},
+	{dir: "internal/dsn", may: []string{"codec", "internal/mail"}},
 	{dir: "internal/tidy", may: []string{}},
 	// make run: a program in all but name. It starts the built commands and acts as a customer.
 	{dir: "internal/demo", may: []string{"internal/client", "internal/mail", "codec"}},
@@ -65,12 +66,14 @@ var rooms = []room{
 // owners are the only rooms that may import a library, tests included: it can be exchanged as
 // long as nobody else knows it. The key is a prefix of import paths.
 var owners = map[string][]string{
-	"github.com/panjf2000/gnet":     {"engine"},
-	"github.com/cockroachdb/pebble": {"queue/pebblestore"},
-	"github.com/alecthomas/kong":    {"internal/config", "cmd"},
-	"github.com/prometheus":         {"internal/metrics", "internal/admin"},
-	"github.com/emersion/go-sasl":   {"internal/account", "internal/client"},
-	"github.com/fsnotify/fsnotify":  {"internal/account"},
+	"github.com/panjf2000/gnet":      {"engine"},
+	"github.com/cockroachdb/pebble":  {"queue/pebblestore"},
+	"github.com/alecthomas/kong":     {"internal/config", "cmd"},
+	"github.com/prometheus":          {"internal/metrics", "internal/admin"},
+	"github.com/emersion/go-sasl":    {"internal/account", "internal/client"},
+	"github.com/fsnotify/fsnotify":   {"internal/account"},
+	"github.com/emersion/go-message": {"internal/dsn"},
+	"github.com/mjl-/mox":            {"internal/dsn"}, // its parser judges our reports in tests
 }
 
 // impure are the packages of the standard library that a pure room must not import.
