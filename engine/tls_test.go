@@ -567,7 +567,7 @@ func TestTLSStalledHandshakes(t *testing.T) {
 }
 
 // clientHello is what a client sends first.
-func clientHello(t *testing.T, cfg *tls.Config) []byte {
+func clientHello(t testing.TB, cfg *tls.Config) []byte {
 	t.Helper()
 	ours, theirs := net.Pipe()
 	defer ours.Close()

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -11,8 +12,9 @@ func syntax(text string) *mail.Refusal {
 	return &mail.Refusal{Code: 501, Enhanced: "5.5.4", Text: text}
 }
 
+// unsupported quotes param: a reply is text, whatever octets the peer sent.
 func unsupported(param string) *mail.Refusal {
-	return &mail.Refusal{Code: 555, Enhanced: "5.5.4", Text: "parameter " + param + " goes with no extension that was offered"}
+	return &mail.Refusal{Code: 555, Enhanced: "5.5.4", Text: fmt.Sprintf("parameter %.40q goes with no extension that was offered", param)}
 }
 
 // cutPath reads "<path> params" behind FROM: or TO:.
