@@ -31,6 +31,11 @@ type ReversedConfig struct {
 	// Negative means no bound.
 	MaxRefusals int
 
+	// ShieldRefusals is how many of the last ShieldWindow messages may be refused for good before the session stops,
+	// and holds what was refused; 0 switches the bounce shield off. See reversed_shield.go.
+	ShieldRefusals int
+	ShieldWindow   int
+
 	Timeouts ReversedTimeouts
 }
 
@@ -52,6 +57,8 @@ const (
 	ReversedWindowMessages   = 256
 	ReversedWindowBytes      = 4 << 20
 	ReversedMaxRefusals      = 18
+	ReversedShieldWindow     = 30
+	ReversedShieldRefusals   = 20 // of that window; what the operator's flag says, for zero is off here
 )
 
 // Bounds that are not an operator's business.
@@ -76,6 +83,7 @@ type ReversedStats struct {
 	Messages     int64 // messages taken by the customer for at least one recipient
 	Delivered    int64 // recipients with a final 2xx
 	Deferred     int64 // recipients with a 4xx
+	Held         int64 // recipients with a 5xx that the bounce shield holds
 	Failed       int64 // recipients with a 5xx, or that could not be sent to this customer at all
 	InDoubt      int64 // messages handed over whole that got no final reply
 	Misrouted    int64 // messages not sent because they are not this session's, or cannot be written safely
@@ -160,6 +168,7 @@ type Reversed struct {
 	inflight reversedAmount // begun, settlement not durable
 	settles  reversedSettles
 	errors   int // 4xx and 5xx in a row
+	shield   reversedShield
 
 	seq      uint64
 	lastText string
@@ -189,6 +198,7 @@ func (c ReversedConfig) withDefaults() ReversedConfig {
 	reversedDefault(&c.Prefetches, ReversedPrefetches)
 	reversedDefault(&c.WindowMessages, ReversedWindowMessages)
 	reversedDefault(&c.WindowBytes, ReversedWindowBytes)
+	reversedDefault(&c.ShieldWindow, ReversedShieldWindow)
 	reversedDefault(&c.Timeouts.Greeting, mail.TimeoutGreeting)
 	reversedDefault(&c.Timeouts.Envelope, mail.TimeoutEnvelope)
 	reversedDefault(&c.Timeouts.DataInit, mail.TimeoutDataInit)
@@ -304,6 +314,7 @@ func (r *Reversed) End(now Time, out *Output) {
 	}
 	r.state = reversedClosed
 	r.abandon(out)
+	r.abandonBack(out)
 }
 
 // wind makes sure that no further message is begun. The first reason stays.
@@ -360,6 +371,7 @@ func (r *Reversed) finish(now Time, out *Output) {
 			}
 		}
 	}
+	r.judge(out)
 	switch {
 	case r.settles.open > 0:
 	case r.ending != reversedRunning:

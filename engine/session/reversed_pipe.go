@@ -96,6 +96,10 @@ type reversedMsg struct {
 	sealed   bool           // some outcome is known
 	retried  bool           // MAIL was answered 503 once
 	doubt    bool           // set by abandon
+	judged   bool           // the bounce shield has seen it
+	mixed    bool           // kept back, and delivered to somebody
+	noted    int64          // its number among those that the shield has seen
+	reason   string         // of its settlement, when it is kept back
 	next     *reversedMsg   // in ready or among the free
 }
 
@@ -306,6 +310,9 @@ func (r *Reversed) dropTx(t *reversedTx) {
 
 // settle hands m's outcomes over; the message is gone for the machine.
 func (r *Reversed) settle(m *reversedMsg, out *Output, reason string) {
+	if r.keepBack(m, out, reason) {
+		return
+	}
 	r.unhold(m)
 	r.ticket++
 	r.settles.add(reversedSettle{ticket: r.ticket, begun: m.begun, bytes: m.env.WireSize})
@@ -326,6 +333,8 @@ func (r *Reversed) count(m *reversedMsg) {
 			r.stats.Deferred++
 		case mail.OutcomeFailed:
 			r.stats.Failed++
+		case mail.OutcomeHeld:
+			r.stats.Held++
 		}
 	}
 	if r.stats.Delivered > delivered {

@@ -297,6 +297,7 @@ func (r *Reversed) refusal() {
 	r.stats.Refusals++
 	r.errors++
 	if r.errors == r.cfg.MaxRefusals {
+		r.shield.crowded = true
 		r.wind(reversedWindingUp, strconv.Itoa(r.errors)+" refusals in a row")
 	}
 }

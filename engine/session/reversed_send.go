@@ -122,6 +122,7 @@ func (r *Reversed) step(now Time, out *Output) bool {
 	}
 	m := r.ready.head
 	if !r.room(m) {
+		r.relieve(m, out)
 		return false
 	}
 	if !m.begun {
@@ -147,8 +148,8 @@ func (r *Reversed) step(now Time, out *Output) bool {
 // room reports whether m may be begun: the window bounds what a crash would repeat, and the
 // replies due are bounded too.
 func (r *Reversed) room(m *reversedMsg) bool {
-	if !m.begun && r.inflight.messages > 0 && (r.inflight.messages >= r.window ||
-		r.inflight.bytes+m.env.WireSize > r.cfg.WindowBytes) {
+	if busy := r.inflight.messages - r.shield.mixed.messages; !m.begun && r.inflight.messages > 0 && (busy >= r.window ||
+		r.inflight.messages >= r.cfg.WindowMessages || r.inflight.bytes+m.env.WireSize > r.cfg.WindowBytes) {
 		r.limited = true
 		return false
 	}

@@ -10,20 +10,31 @@ import (
 )
 
 // newScenarioReversed reads: domains a,b (default example.org); window, window-bytes, prefetch,
-// prefetch-bytes, refusals as ReversedConfig has them.
+// prefetch-bytes, refusals, shield, shield-window as ReversedConfig has them; history rra: messages refused and
+// accepted in sessions before.
 func newScenarioReversed(t *testing.T, sc *scenario) Session {
 	domains := []string{"example.org"}
 	if v, ok := sc.value("domains"); ok {
 		domains = strings.Split(v, ",")
 	}
-	return NewReversed(&ReversedConfig{
+	r := NewReversed(&ReversedConfig{
 		Hostname:         "odmr.isp.example",
 		PrefetchMessages: int(sc.number(t, "prefetch", 8)),
 		PrefetchBytes:    sc.number(t, "prefetch-bytes", 0),
 		WindowMessages:   int(sc.number(t, "window", 0)),
 		WindowBytes:      sc.number(t, "window-bytes", 0),
 		MaxRefusals:      int(sc.number(t, "refusals", 0)),
+		ShieldRefusals:   int(sc.number(t, "shield", 0)),
+		ShieldWindow:     int(sc.number(t, "shield-window", 0)),
 	}, domains)
+	if v, ok := sc.value("history"); ok {
+		var f Refusals
+		for _, c := range v {
+			f.note(c == 'r', int(sc.number(t, "shield-window", 0)))
+		}
+		r.Resume(&f)
+	}
+	return r
 }
 
 func TestReversedScenarios(t *testing.T) { runScenarios(t, "reversed", newScenarioReversed) }

@@ -423,7 +423,7 @@ func isStream(k Kind) bool {
 
 func hasTicket(k Kind) bool {
 	switch k {
-	case ActDiscard, ActAuthAbort, ActStartTLS, ActTurn, ActBody, ActClose:
+	case ActDiscard, ActAuthAbort, ActStartTLS, ActTurn, ActBody, ActUnload, ActAlarm, ActClose:
 		return false
 	}
 	return true
@@ -432,7 +432,7 @@ func hasTicket(k Kind) bool {
 var kindNames = map[Kind]string{
 	ActBegin: "begin", ActRoute: "route", ActAppend: "append", ActCommit: "commit", ActDiscard: "discard",
 	ActAuth: "auth", ActAuthAbort: "auth-abort", ActAcquire: "acquire", ActStartTLS: "starttls", ActTurn: "turn",
-	ActPrefetch: "prefetch", ActBody: "body", ActSettle: "settle", ActClose: "close",
+	ActPrefetch: "prefetch", ActBody: "body", ActSettle: "settle", ActUnload: "unload", ActAlarm: "alarm", ActClose: "close",
 }
 
 func kindName(k Kind) string {
@@ -489,12 +489,14 @@ func (h *scenarioDriver) note(a *Action) {
 			s += " in-doubt"
 		}
 		for _, o := range a.Outcomes {
-			s += " " + [...]string{"delivered", "deferred", "failed", "untouched"}[o.Status]
+			s += " " + [...]string{"delivered", "deferred", "failed", "held", "untouched"}[o.Status]
 			if o.Reply != "" {
 				s += fmt.Sprintf("=%q", o.Reply)
 			}
 		}
-	case ActClose:
+	case ActUnload:
+		s += fmt.Sprintf(" item=%d", a.Item)
+	case ActAlarm, ActClose:
 		s += fmt.Sprintf(" reason=%q", a.Reason)
 	}
 	if isStream(a.Kind) {
@@ -650,7 +652,7 @@ func scenarioRecipient(v string) mail.Recipient {
 			n, _ := strconv.Atoi(v)
 			r.Notify = mail.Notify(n)
 		case "state":
-			r.State = map[string]mail.RecipientState{"delivered": mail.Delivered, "failed": mail.Failed}[v]
+			r.State = map[string]mail.RecipientState{"delivered": mail.Delivered, "failed": mail.Failed, "held": mail.Held}[v]
 		}
 	}
 	return r

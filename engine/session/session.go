@@ -130,6 +130,11 @@ const (
 	// settlement could not be made durable.
 	ActSettle
 
+	// ActUnload says that the body of Item is not asked for any more, while its ActSettle is yet to come. No ticket.
+	ActUnload
+	// ActAlarm says that the bounce shield has fired, and why: what was refused is settled as held. No ticket.
+	ActAlarm
+
 	// ActClose closes the connection after Reply[:At] has been written; Reason is for the log.
 	ActClose
 )
@@ -139,7 +144,7 @@ type Action struct {
 	Kind      Kind
 	Ticket    uint32 // answered by exactly one Done; 0 where the Kind has none
 	At        int    // octets of Output.Reply that go before this action
-	Item      uint32 // ActBody, ActSettle: the Item's Handle
+	Item      uint32 // ActBody, ActUnload, ActSettle: the Item's Handle
 	Messages  int    // ActPrefetch
 	Size      int64  // ActBegin, ActPrefetch: octets
 	Plain     bool   // ActBody
@@ -147,7 +152,7 @@ type Action struct {
 	InDoubt   bool   // ActSettle
 	Domain    string // ActRoute
 	Mechanism string // ActAuth
-	Reason    string // ActClose, ActSettle
+	Reason    string // ActClose, ActSettle, ActAlarm
 	Data      []byte // ActAppend, ActCommit, ActAuth
 	Domains   []string
 	Envelopes []mail.Envelope // ActCommit
