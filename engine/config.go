@@ -9,6 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"odmr/engine/session"
 	"odmr/internal/account"
 	"odmr/internal/mail"
 	"odmr/queue"
@@ -111,7 +112,8 @@ type Config struct {
 	IngestMemory   int64          // octets of body on their way in, over all sessions; 0: DefaultIngestMemory
 	MaxRecipients  int            // per message; 0: mail.MaxRecipients
 	WindowMessages int            // messages of one customer's session that wait to be settled; 0: session.ReversedWindowMessages
-	WindowBytes    int64          // their octets on the wire; 0: session.ReversedWindowBytes
+	Shield         Shield
+	WindowBytes    int64 // their octets on the wire; 0: session.ReversedWindowBytes
 	Timeouts       Timeouts
 	Logger         zerolog.Logger
 	Observer       Observer // nil: nobody looks
@@ -124,6 +126,9 @@ func (c *Config) EnsureDefaults() {
 	setDefault(&c.Workers, DefaultWorkers)
 	setDefault(&c.PrefetchMemory, DefaultPrefetchMemory)
 	setDefault(&c.IngestMemory, DefaultIngestMemory)
+	if c.Shield.Refusals > 0 {
+		setDefault(&c.Shield.Window, session.ReversedShieldWindow)
+	}
 	t := &c.Timeouts
 	setDefault(&t.Handshake, mail.TimeoutHandshake)
 	setDefault(&t.Login, mail.TimeoutLogin)
@@ -163,6 +168,7 @@ func (c *Config) Validate() error {
 	c.validateListeners(bad)
 	c.TLS.validate(bad)
 	c.Limits.validate(bad)
+	c.Shield.validate(bad)
 	for i, p := range c.Trusted {
 		if !p.IsValid() {
 			bad("Trusted[%d]: not a network", i)

@@ -107,6 +107,7 @@ type stats struct {
 	in, out                     int64 // octets
 	accepted, refused           int64 // messages in
 	delivered, deferred, failed int64 // messages out
+	held                        int64 // messages out that the bounce shield holds
 }
 
 // open makes the machine and starts the dialogue, unless TLS comes first.
@@ -510,6 +511,9 @@ func (c *conn) end(now session.Time) {
 		}
 	}
 	out.Reset()
+	if m, ok := c.sess.(*session.Reversed); ok {
+		c.lp.eng.histories.remember(c.account, m)
+	}
 }
 
 func (c *conn) setState(s State) {

@@ -29,6 +29,7 @@ type drain struct {
 type held struct {
 	delivery queue.Delivery
 	body     sharedBody
+	idle     bool         // the body was given up
 	charge   int64        // octets of prefetch memory; 0 once the output has them, or once they were given up
 	taken    session.Time // when its body was asked for, else when it was fetched
 }
@@ -253,6 +254,10 @@ func (c *conn) settle(_ session.Time, a *session.Action) {
 
 // letGo gives up the body of a message that is gone for the machine; the output may still have it.
 func (c *conn) letGo(h *held) {
+	if h.idle {
+		return
+	}
+	h.idle = true
 	h.body.leave()
 	c.charge(-h.charge)
 	h.charge = 0

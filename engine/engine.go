@@ -57,6 +57,8 @@ type Engine struct {
 	tls    *tls.Config // nil: no certificate
 	shakes handshakes
 
+	histories histories
+
 	commits, reads, lookups, passwords lane
 
 	addresses addresses
@@ -80,6 +82,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	cfg.EnsureDefaults()
 	e := &Engine{cfg: cfg, log: cfg.Logger, stopping: make(chan struct{}), tickless: make(chan struct{})}
+	e.histories.lru = newLRU[string, session.Refusals](maxHistories)
 	e.sparse = e.log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
 	e.newSession = e.newMachine
 	e.tls = tlsConfig(&e.cfg.TLS)

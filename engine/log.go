@@ -43,7 +43,7 @@ func (c *conn) logEnd() {
 	}
 	s := &c.stats
 	if c.role == ODMR {
-		ev = ev.Bool("turned", c.everTurned).Int64("delivered", s.delivered).Int64("deferred", s.deferred).Int64("failed", s.failed)
+		ev = ev.Bool("turned", c.everTurned).Int64("delivered", s.delivered).Int64("deferred", s.deferred).Int64("failed", s.failed).Int64("held", s.held)
 	} else {
 		ev = ev.Int64("accepted", s.accepted).Int64("refused", s.refused)
 	}
@@ -79,9 +79,12 @@ func (c *conn) logSettled(s *settlement, took time.Duration) {
 	env := &s.msg.delivery.Envelope
 	outcome := Delivered
 	switch {
-	case n[mail.OutcomeDeferred] > 0, n[mail.OutcomeDelivered]+n[mail.OutcomeFailed] == 0:
+	case n[mail.OutcomeDeferred] > 0, n[mail.OutcomeDelivered]+n[mail.OutcomeFailed]+n[mail.OutcomeHeld] == 0:
 		outcome = Deferred
 		c.stats.deferred++
+	case n[mail.OutcomeHeld] > 0:
+		outcome = Held
+		c.stats.held++
 	case n[mail.OutcomeFailed] > 0:
 		outcome = Failed
 		c.stats.failed++
@@ -91,7 +94,7 @@ func (c *conn) logSettled(s *settlement, took time.Duration) {
 	c.lp.eng.cfg.Observer.MessageOut(outcome, env.WireSize)
 	ev := c.log(c.lp.eng.log.Info()).Stringer("queue_id", env.ID).Str("domain", env.Domain).Str("from", env.ReversePath).
 		Int("recipients", len(env.Recipients)).Int("delivered", n[mail.OutcomeDelivered]).Int("deferred", n[mail.OutcomeDeferred]).
-		Int("failed", n[mail.OutcomeFailed]).Int64("size", env.Size).Int64("wire_size", env.WireSize).Dur("duration_ms", took).
+		Int("failed", n[mail.OutcomeFailed]).Int("held", n[mail.OutcomeHeld]).Int64("size", env.Size).Int64("wire_size", env.WireSize).Dur("duration_ms", took).
 		Stringer("outcome", outcome)
 	if reply != "" {
 		ev = ev.Str("reply", reply)

@@ -34,10 +34,11 @@ const (
 	Delivered                // out: every pending recipient was delivered
 	Deferred                 // out: some recipient stays queued
 	Failed                   // out: some recipient was refused for good, none stays queued
+	Held                     // out: the bounce shield holds some recipient, none stays queued
 	NumOutcomes
 )
 
-var outcomeNames = [NumOutcomes]string{"accepted", "refused", "delivered", "deferred", "failed"}
+var outcomeNames = [NumOutcomes]string{"accepted", "refused", "delivered", "deferred", "failed", "held"}
 
 func (o Outcome) String() string {
 	if o < NumOutcomes {
@@ -61,8 +62,10 @@ type Observer interface {
 	Auth(code int)
 	// MessageIn counts an incoming message (Accepted, Refused) and its octets in wire form.
 	MessageIn(outcome Outcome, octets int64)
-	// MessageOut counts a settled message (Delivered, Deferred, Failed) and its octets in wire form.
+	// MessageOut counts a settled message (Delivered, Deferred, Failed, Held) and its octets in wire form.
 	MessageOut(outcome Outcome, octets int64)
+	// ShieldFired says that a customer's server refused so much that what it refused is held.
+	ShieldFired()
 	// Octets counts what a session's socket brought and took.
 	Octets(in, out int64)
 	// Commit says how long the store took to make a message durable.
@@ -91,6 +94,7 @@ func (NopObserver) ATRN(int)                   {}
 func (NopObserver) Auth(int)                   {}
 func (NopObserver) MessageIn(Outcome, int64)   {}
 func (NopObserver) MessageOut(Outcome, int64)  {}
+func (NopObserver) ShieldFired()               {}
 func (NopObserver) Octets(int64, int64)        {}
 func (NopObserver) Commit(time.Duration)       {}
 func (NopObserver) Settle(time.Duration, int)  {}

@@ -58,8 +58,12 @@ func (c *conn) perform(now session.Time, a *session.Action) {
 		c.fetchMore(a)
 	case session.ActBody:
 		c.writeBody(a)
+	case session.ActUnload:
+		c.unload(a)
 	case session.ActSettle:
 		c.settle(now, a)
+	case session.ActAlarm:
+		c.alarm(a)
 	case session.ActClose:
 		c.because(a.Reason)
 		c.closing = true

@@ -31,6 +31,8 @@ func (e *Engine) machines() {
 		Hostname:       e.cfg.Hostname,
 		WindowMessages: e.cfg.WindowMessages,
 		WindowBytes:    e.cfg.WindowBytes,
+		ShieldRefusals: e.cfg.Shield.Refusals,
+		ShieldWindow:   e.cfg.Shield.Window,
 		Timeouts: session.ReversedTimeouts{
 			Greeting: t.Greeting,
 			Envelope: t.Envelope,
@@ -67,7 +69,9 @@ func (c *conn) turn() {
 		return
 	}
 	e := c.lp.eng
-	c.sess = session.NewReversed(&e.reversed, c.drain.lease.Domains())
+	m := session.NewReversed(&e.reversed, c.drain.lease.Domains())
+	e.histories.resume(c.account, m)
+	c.sess = m
 	c.turned, c.everTurned = true, true
 	c.drain.joined = true
 	c.forgetIdentity()

@@ -188,6 +188,7 @@ func (s *server) startEngine() error {
 		MaxMessageSize: int64(c.MaxMessageSize), MaxSessions: c.MaxSessions, Workers: c.Workers,
 		PrefetchMemory: int64(c.PrefetchMemory), IngestMemory: int64(c.IngestMemory),
 		MaxRecipients: c.MaxRecipients, WindowMessages: c.WindowMessages, WindowBytes: int64(c.WindowBytes),
+		Shield: engine.Shield{Refusals: c.ShieldRefusals, Window: c.ShieldWindow},
 		Timeouts: engine.Timeouts{
 			Handshake: c.TLSHandshakeTimeout,
 			Login:     c.LoginTimeout, Command: c.CommandTimeout, Greeting: c.GreetingTimeout, Envelope: c.EnvelopeTimeout,

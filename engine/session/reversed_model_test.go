@@ -18,6 +18,7 @@ type modelMsg struct {
 	content []byte
 	handed  bool
 	begun   bool // MAIL was written
+	back    bool // kept back by the shield
 	settled *Action
 	durable bool
 }
@@ -41,6 +42,7 @@ type reversedModel struct {
 	close bool
 	trace []string
 
+	alarms   int
 	lastDry  int // messages that were there when the last prefetch was resolved
 	settleNo bool
 }
@@ -76,6 +78,10 @@ func newReversedModel(t *testing.T, seed int64) *reversedModel {
 		WindowMessages:   1 + rng.Intn(20),
 		WindowBytes:      1 << (8 + rng.Intn(10)),
 		MaxRefusals:      []int{-1, 5, 18}[rng.Intn(3)],
+	}
+	if rng.Intn(2) == 0 {
+		d.cfg.ShieldRefusals = 1 + rng.Intn(6)
+		d.cfg.ShieldWindow = d.cfg.ShieldRefusals + 1 + rng.Intn(4)
 	}
 	d.m = NewReversed(&d.cfg, []string{"a.example", "b.example"})
 	for range rng.Intn(40) {
@@ -141,7 +147,7 @@ func (d *reversedModel) perform() {
 			write(a.At)
 			d.trace = append(d.trace, fmt.Sprintf("  body %d plain=%v", a.Item, a.Plain))
 			msg := d.msgs[a.Item-1]
-			if msg.settled != nil || !msg.handed {
+			if msg.settled != nil || !msg.handed || msg.back {
 				d.fail("body of item %d, which is not held", a.Item)
 			}
 			if a.Plain {
@@ -159,6 +165,12 @@ func (d *reversedModel) perform() {
 			}
 			d.trace = append(d.trace, fmt.Sprintf("  prefetch #%d %d %d", a.Ticket, a.Messages, a.Size))
 			d.open = append(d.open, modelPending{act: a})
+		case ActUnload:
+			d.trace = append(d.trace, fmt.Sprintf("  unload %d", a.Item))
+			d.keptBack(d.msgs[a.Item-1])
+		case ActAlarm:
+			d.trace = append(d.trace, "  alarm "+a.Reason)
+			d.alarms++
 		case ActSettle:
 			d.trace = append(d.trace, fmt.Sprintf("  settle #%d %d doubt=%v %v", a.Ticket, a.Item, a.InDoubt, a.Outcomes))
 			d.settle(a)
@@ -198,10 +210,34 @@ func (d *reversedModel) begin(n int) {
 	msg.begun = true
 }
 
+// keptBack notes that the shield keeps a message back, and looks at how many those are.
+func (d *reversedModel) keptBack(msg *modelMsg) {
+	if msg.back || msg.settled != nil || d.cfg.ShieldRefusals == 0 || d.alarms > 0 || d.ended {
+		d.fail("message %d is kept back", msg.env.ID)
+	}
+	msg.back = true
+	n := 0
+	for _, m := range d.msgs {
+		if m.back && m.settled == nil {
+			n++
+		}
+	}
+	if n > d.cfg.ShieldWindow+1 { // the oldest is settled in the same call
+		d.fail("%d messages are kept back", n)
+	}
+}
+
+// harmless says that the peer has nothing of a message: sent again, it is no duplicate.
+func (d *reversedModel) harmless(msg *modelMsg) bool {
+	return !slices.ContainsFunc(d.peer.done, func(t *peerTx) bool {
+		return t.from == msg.env.ReversePath && t.final != 0 && t.final < 300 && len(t.taken) > 0
+	})
+}
+
 func (d *reversedModel) checkWindow() {
 	n, size := 0, int64(0)
 	for _, msg := range d.msgs {
-		if msg.begun && !msg.durable {
+		if msg.begun && !msg.durable && !(msg.back && d.harmless(msg)) {
 			n++
 			size += msg.env.WireSize
 		}
@@ -228,6 +264,12 @@ func (d *reversedModel) settle(a Action) {
 	for i, o := range a.Outcomes {
 		rc := &msg.env.Recipients[i]
 		allowed := d.expect(msg, rc)
+		if o.Status == mail.OutcomeHeld && d.alarms == 0 || o.Status == mail.OutcomeFailed && d.alarms > 0 {
+			d.fail("message %d: %v with %d alarms", a.Item, o, d.alarms)
+		}
+		if d.cfg.ShieldRefusals > 0 && slices.Contains(allowed, mail.OutcomeFailed) && (d.alarms > 0 || msg.back || d.ended) {
+			allowed = append(slices.Clone(allowed), mail.OutcomeHeld, mail.OutcomeDeferred)
+		}
 		if a.InDoubt {
 			allowed = append(allowed, mail.OutcomeDeferred)
 		}
@@ -432,6 +474,14 @@ func (d *reversedModel) checkEnd() {
 			d.fail("%s got its message %d times", rc, n)
 		}
 	}
+	for i, msg := range d.msgs {
+		if msg.back && msg.settled == nil && !d.settleNo {
+			d.fail("message %d is kept back for ever", i+1)
+		}
+	}
+	if d.alarms > 1 || d.alarms > 0 && !strings.HasPrefix(d.m.EndReason(), "bounce shield: ") {
+		d.fail("%d alarms, ended by %s", d.alarms, d.m.EndReason())
+	}
 	if d.m.EndReason() == "queue is dry" && d.peer.quit {
 		for i, msg := range d.msgs[:d.lastDry] {
 			if msg.settled == nil {
@@ -452,9 +502,10 @@ func TestReversedAgainstRandomPeers(t *testing.T) {
 	for seed := int64(1); seed <= seeds; seed++ {
 		d := newReversedModel(t, seed)
 		d.run()
-		ends[d.m.EndReason()]++
+		end, _, _ := strings.Cut(d.m.EndReason(), ":")
+		ends[end]++
 	}
-	for _, end := range []string{"queue is dry", "stopped", "MAILMAX reached"} {
+	for _, end := range []string{"queue is dry", "stopped", "MAILMAX reached", "bounce shield"} {
 		if ends[end] == 0 {
 			t.Errorf("no session ended by %q: %v", end, ends)
 		}

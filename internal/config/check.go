@@ -14,6 +14,9 @@ func (l *loader) check() {
 	l.checkListeners()
 	l.checkMechanisms()
 	l.checkTLS()
+	if l.cfg.ShieldRefusals >= l.cfg.ShieldWindow {
+		l.problem("shield-refusals", fmt.Sprintf("%d is not less than --shield-window, %d: it would never be exceeded", l.cfg.ShieldRefusals, l.cfg.ShieldWindow))
+	}
 }
 
 func (l *loader) checkServer() {

@@ -56,6 +56,9 @@ type Config struct {
 
 	SASLMechanisms []string `group:"login" name:"sasl-mechanisms" default:"${mechanisms}" placeholder:"NAME" help:"SASL mechanisms offered to customers, in this order. RFC 2645 makes CRAM-MD5 mandatory and fetchmail uses nothing else; leave it out only where every customer has something stronger. PLAIN, LOGIN and SCRAM-SHA-256-PLUS are offered under TLS only, EXTERNAL to those whose certificate or network stands in an account."`
 
+	ShieldRefusals int `group:"shield" default:"${shield_refusals}" min:"0" max:"1000" help:"The bounce shield: when a customer's server refuses more than so many of its last --shield-window messages for good (5xx), the session ends, and what it refused is held until odmrctl queue release or bounce. 0 switches it off. A server that knows nobody is broken rather than right, and a bounce cannot be taken back."`
+	ShieldWindow   int `group:"shield" default:"${shield_window}" min:"2" max:"1000" help:"Messages that this share is taken of. So many refused ones are kept back at a time until they are known to be in order."`
+
 	ODMRNetworks         []netip.Prefix `group:"abuse" name:"odmr-networks" placeholder:"CIDR" help:"Networks that customers may come from, RFC 2645 8; others get 554 in place of the greeting. Empty means from everywhere."`
 	ProxyNetworks        []netip.Prefix `group:"abuse" placeholder:"CIDR" help:"Networks of balancers: a connection from there, to any listener, must begin with a PROXY header (version 1 or 2), and the address in it counts as the client's everywhere. From elsewhere headers are not understood."`
 	LimitExempt          []netip.Prefix `group:"abuse" default:"127.0.0.0/8,::1/128" placeholder:"CIDR" help:"Networks for whose clients no limit below that goes by address counts. Neither do these limits for --trusted-networks where they hand in mail. This machine by default."`
@@ -100,6 +103,7 @@ var groups = []kong.Group{
 	{Key: "tls", Title: "TLS"},
 	{Key: "mail", Title: "Incoming mail"},
 	{Key: "login", Title: "Customers' login"},
+	{Key: "shield", Title: "Bounce shield"},
 	{Key: "abuse", Title: "Limits against abuse"},
 	{Key: "memory", Title: "Capacity"},
 	{Key: "time", Title: "Time-outs"},

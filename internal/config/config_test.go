@@ -180,7 +180,7 @@ func TestPrintRoundTrip(t *testing.T) {
 		"--odmr-networks=192.0.2.0/24", "--proxy-networks=198.51.100.1/32", "--limit-exempt=", "--sessions-per-address=5", "--sessions-per-account=6",
 		"--connections-per-minute=7", "--login-commands=8", "--auth-failures=9", "--auth-lockout=10s", "--auth-delay=11s", "--max-sessions=7",
 		"--loops=3", "--workers=9", "--prefetch-memory=5MB", "--ingest-memory=5GiB", "--window-messages=2",
-		"--window-bytes=300kB", "--min-free-space=3MB", "--store-cache=2MiB", "--store-memtable=4MiB", "--login-timeout=1m30s", "--command-timeout=1h",
+		"--window-bytes=300kB", "--shield-refusals=4", "--shield-window=5", "--min-free-space=3MB", "--store-cache=2MiB", "--store-memtable=4MiB", "--login-timeout=1m30s", "--command-timeout=1h",
 		"--greeting-timeout=1500ms", "--envelope-timeout=61m", "--data-init-timeout=1s", "--data-block-timeout=2s",
 		"--data-done-timeout=3s", "--quit-timeout=4s", "--shutdown-grace=0s", "--log-level=error", "--log-format=console"}
 	cfg := load(t, source("", nil, args...))

@@ -141,6 +141,8 @@ func defaults() kong.Vars {
 		"max_sessions":       "20000",
 		"window_messages":    fmt.Sprint(session.ReversedWindowMessages),
 		"window_bytes":       Size(session.ReversedWindowBytes).String(),
+		"shield_refusals":    fmt.Sprint(session.ReversedShieldRefusals),
+		"shield_window":      fmt.Sprint(session.ReversedShieldWindow),
 		"mechanisms":         strings.Join(account.Implemented(), ","),
 		"handshake_timeout":  units.FormatDuration(mail.TimeoutHandshake),
 		"login_timeout":      units.FormatDuration(mail.TimeoutLogin),

@@ -44,6 +44,7 @@ type Metrics struct {
 	sessions      [engine.NumStates]prometheus.Gauge
 	sessionsBegun [engine.NumStates]prometheus.Counter
 	refused       prometheus.Counter
+	alarms        prometheus.Counter
 	limits        [engine.NumLimits]prometheus.Counter
 	atrn, auth    codes
 	messagesIn    [engine.NumOutcomes]prometheus.Counter
@@ -130,9 +131,10 @@ func (m *Metrics) newMessages() {
 	for _, o := range []engine.Outcome{engine.Accepted, engine.Refused} {
 		m.messagesIn[o], m.bytesIn[o] = in.WithLabelValues(o.String()), bytesIn.WithLabelValues(o.String())
 	}
-	for _, o := range []engine.Outcome{engine.Delivered, engine.Deferred, engine.Failed} {
+	for _, o := range []engine.Outcome{engine.Delivered, engine.Deferred, engine.Failed, engine.Held} {
 		m.messagesOut[o], m.bytesOut[o] = out.WithLabelValues(o.String()), bytesOut.WithLabelValues(o.String())
 	}
+	m.alarms = m.counter("shield_alarms_total", "Sessions ended because the customer's server refused nearly everything; what it refused is held.")
 	m.commit = m.histogram("commit_duration_seconds", "Time until an incoming message was on stable storage.", durations)
 	m.settle = m.histogram("settle_duration_seconds", "Time until a batch of outcomes was on stable storage.", durations)
 	m.settleBatch = m.histogram("settle_batch_messages", "Messages settled at once.", prometheus.ExponentialBuckets(1, 2, 10))
@@ -178,6 +180,9 @@ func at[T any](list []T, i int) (none T) {
 
 // SessionRefused implements engine.Observer.
 func (m *Metrics) SessionRefused() { m.refused.Inc() }
+
+// ShieldFired implements engine.Observer.
+func (m *Metrics) ShieldFired() { m.alarms.Inc() }
 
 // LimitHit implements engine.Observer.
 func (m *Metrics) LimitHit(l engine.Limit) {

@@ -63,6 +63,8 @@ func busy(m *Metrics) {
 	m.MessageOut(engine.Delivered, 1000)
 	m.MessageOut(engine.Deferred, 20)
 	m.MessageOut(engine.Failed, 3)
+	m.MessageOut(engine.Held, 4)
+	m.ShieldFired()
 	m.Octets(11, 22)
 	m.Commit(3 * time.Millisecond)
 	m.Settle(2*time.Second, 5)
@@ -104,6 +106,8 @@ func TestSeries(t *testing.T) {
 		`odmr_messages_in_bytes_total{outcome="accepted"}`: "1500",
 		`odmr_messages_out_total{outcome="delivered"}`:     "1",
 		`odmr_messages_out_bytes_total{outcome="failed"}`:  "3",
+		`odmr_messages_out_total{outcome="held"}`:          "1",
+		`odmr_shield_alarms_total`:                         "1",
 		`odmr_network_receive_bytes_total`:                 "11",
 		`odmr_network_transmit_bytes_total`:                "22",
 		`odmr_commit_duration_seconds_sum`:                 "0.003",
