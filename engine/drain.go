@@ -2,6 +2,7 @@ package engine
 
 import (
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"odmr/engine/session"
@@ -9,20 +10,42 @@ import (
 	"odmr/queue"
 )
 
-// drain is the lease of a session and all that came out of it. Calls on a lease must not overlap:
-// busy is true while one is in flight, and the others wait here.
+// drain is the lease of a session and all that came out of it. Of the calls on a lease one Next and one Settle may
+// be in flight at a time; the others wait here.
 type drain struct {
-	lease   queue.Lease
+	lease   *heldLease
 	mine    map[string]struct{} // the leased domains
-	busy    bool
-	joined  bool         // shares the prefetch memory
-	want    *nextJob     // waits for its turn, or for memory
-	waiting bool         // want waits for memory: a grant is on its way
-	awaits  *source      // waits for memory: its grant is on its way
-	queued  []settlement // wait for their turn
-	flying  []settlement // in flight
+	joined  bool                // shares the prefetch memory
+	want    *nextJob            // waits for its turn, or for memory
+	waiting bool                // want waits for memory: a grant is on its way
+	awaits  *source             // waits for memory: its grant is on its way
+	queued  []settlement        // wait for their turn
+	flying  []settlement        // in flight
+	calls   leaseCalls          // in flight
 	held    map[uint32]*held
 	handle  uint32 // the last one given out
+}
+
+// leaseCalls is a set of calls on a lease.
+type leaseCalls uint8
+
+const (
+	callNext leaseCalls = 1 << iota
+	callSettle
+	callRelease
+)
+
+// heldLease is a lease, and the number of calls that are in flight.
+type heldLease struct {
+	queue.Lease
+	calls atomic.Int32
+}
+
+// discard ends a call whose connection has no loop any more; the last of them releases the lease.
+func (l *heldLease) discard() {
+	if l.calls.Add(-1) == 0 {
+		l.Release()
+	}
 }
 
 // held is a message that the machine may send.
@@ -63,7 +86,7 @@ func (c *conn) acquired(j *acquireJob) {
 		return
 	}
 	d := &c.drain
-	d.lease = j.lease
+	d.lease = &heldLease{Lease: j.lease}
 	domains := j.lease.Domains()
 	d.mine = make(map[string]struct{}, len(domains))
 	for _, name := range domains {
@@ -75,30 +98,43 @@ func (c *conn) acquired(j *acquireJob) {
 	}
 }
 
-// leaseStep begins the next call on the lease, if there is one to be made.
+// leaseStep begins the next calls on the lease, if there are any to be made. What is read next does not wait for
+// outcomes to be durable, nor they for it. Release comes last and alone.
 func (c *conn) leaseStep() {
 	d := &c.drain
-	if d.lease == nil || d.busy {
+	if d.lease == nil || d.calls&callRelease != 0 {
 		return
 	}
 	e := c.lp.eng
-	switch {
-	case d.want != nil && !d.waiting:
+	if d.want != nil && !d.waiting && d.calls&callNext == 0 {
 		j := d.want
-		d.want, d.busy = nil, true
-		c.submit(&e.reads, j)
-	case len(d.queued) > 0:
+		d.want = nil
+		c.call(&e.reads, callNext, j)
+	}
+	if len(d.queued) > 0 && d.calls&callSettle == 0 {
 		d.queued, d.flying = d.flying[:0], d.queued
 		j := &settleJob{lease: d.lease, settlements: make([]queue.Settlement, len(d.flying))}
 		for i := range d.flying {
 			j.settlements[i] = d.flying[i].Settlement
 		}
-		d.busy = true
-		c.submit(&e.commits, j)
-	case c.ended:
-		d.busy = true
-		c.submit(&e.commits, &releaseJob{lease: d.lease})
+		c.call(&e.commits, callSettle, j)
 	}
+	if c.ended && d.calls == 0 {
+		c.call(&e.commits, callRelease, &releaseJob{lease: d.lease})
+	}
+}
+
+// call hands a call on the lease to a worker.
+func (c *conn) call(l *lane, which leaseCalls, j job) {
+	c.drain.calls |= which
+	c.drain.lease.calls.Add(1)
+	c.submit(l, j)
+}
+
+// called notes that a call on the lease is back.
+func (c *conn) called(which leaseCalls) {
+	c.drain.calls &^= which
+	c.drain.lease.calls.Add(-1)
 }
 
 // fetchMore asks for messages, within this session's share of the memory.
@@ -135,7 +171,7 @@ func (c *conn) granted(n int64) {
 // fetched takes the messages that a prefetch brought.
 func (c *conn) fetched(now session.Time, j *nextJob) {
 	e, d := c.lp.eng, &c.drain
-	d.busy = false
+	c.called(callNext)
 	items := make([]session.Item, 0, len(j.deliveries))
 	var used int64
 	for i := range j.deliveries {
@@ -266,7 +302,7 @@ func (c *conn) letGo(h *held) {
 // settled tells the machine which outcomes are durable.
 func (c *conn) settled(now session.Time, j *settleJob) {
 	e, d := c.lp.eng, &c.drain
-	d.busy = false
+	c.called(callSettle)
 	var refusal *mail.Refusal
 	if j.err != nil {
 		refusal = &mail.Refusal{Code: 451, Enhanced: "4.3.0", Text: "Local error in processing", Cause: j.err}

@@ -110,7 +110,7 @@ func (j *commitJob) discard()       {}
 // nextJob takes messages from a lease.
 type nextJob struct {
 	ticket     uint32
-	lease      queue.Lease
+	lease      *heldLease
 	limit      queue.Limit
 	reserved   int64 // octets of prefetch memory taken for it
 	deliveries []queue.Delivery
@@ -123,7 +123,7 @@ func (j *nextJob) discard() {
 	for i := range j.deliveries {
 		j.deliveries[i].Body.Close()
 	}
-	j.lease.Release() // calls on a lease never overlap, so this is the only one
+	j.lease.discard()
 }
 
 // fetchJob reads the next segment of a body.
@@ -143,7 +143,7 @@ func (j *fetchJob) discard() {
 
 // settleJob records what became of messages.
 type settleJob struct {
-	lease       queue.Lease
+	lease       *heldLease
 	settlements []queue.Settlement
 	took        time.Duration
 	err         error
@@ -155,10 +155,10 @@ func (j *settleJob) run() {
 	j.took = time.Since(began)
 }
 func (j *settleJob) fail(err error) { j.err = err }
-func (j *settleJob) discard()       { j.lease.Release() } // as for nextJob
+func (j *settleJob) discard()       { j.lease.discard() }
 
 // releaseJob gives a lease back.
-type releaseJob struct{ lease queue.Lease }
+type releaseJob struct{ lease *heldLease }
 
 func (j *releaseJob) run()       { j.lease.Release() }
 func (j *releaseJob) fail(error) {}

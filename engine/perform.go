@@ -94,8 +94,8 @@ func (c *conn) complete(now session.Time, j job) {
 	case *shakeJob:
 		c.shaken(now, j)
 	case *releaseJob:
+		c.called(callRelease)
 		c.drain.lease = nil
-		c.drain.busy = false
 	}
 }
 

@@ -19,6 +19,7 @@ var concurrencyScenarios = []scenario{
 	{"one of many gets the lease", oneGetsLease},
 	{"commits in parallel keep their order", parallelCommits},
 	{"the last two entries of a body go at once", lastTwoAtOnce},
+	{"settling while reading on", settleBesideNext},
 	{"everything at once", everythingAtOnce},
 }
 
@@ -115,6 +116,71 @@ func parallelCommits(t *testing.T, s *suite) {
 		t.Fatalf("%d deliveries, want %d", total, want)
 	}
 	wantCounts(t, "totals", s.Store.Totals(), queue.Counts{})
+}
+
+// settleBesideNext reads on while what was read before is settled: every third message is deferred, and
+// all of those, and no others, are there for the next lease.
+func settleBesideNext(t *testing.T, s *suite) {
+	const each = 200
+	domains := []string{"a.example", "b.example"}
+	for i := range each {
+		for _, d := range domains {
+			s.put(t, fmt.Appendf(nil, "%d", i), d)
+		}
+	}
+	l := s.acquire(t, domains...)
+	batches := make(chan []queue.Delivery, each)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		n := 0
+		for ds := range batches {
+			var ts []queue.Settlement
+			for _, d := range ds {
+				o := mail.Outcome{Status: mail.OutcomeDelivered}
+				if n++; n%3 == 0 {
+					o = mail.Outcome{Status: mail.OutcomeDeferred, Reply: "450 later"}
+				}
+				ts = append(ts, queue.Settlement{Key: d.Key, Outcomes: []mail.Outcome{o}})
+			}
+			if err := l.Settle(ts); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	lastSeq := map[string]uint64{}
+	total := 0
+	for {
+		ds := next(t, l, queue.Limit{Messages: 3, Bytes: 1 << 20})
+		if len(ds) == 0 {
+			break
+		}
+		for _, d := range ds {
+			if d.Key.Seq <= lastSeq[d.Key.Domain] {
+				t.Errorf("%s: %d after %d", d.Key.Domain, d.Key.Seq, lastSeq[d.Key.Domain])
+			}
+			lastSeq[d.Key.Domain] = d.Key.Seq
+			total++
+		}
+		closeBodies(ds)
+		batches <- ds
+	}
+	close(batches)
+	wg.Wait()
+	l.Release()
+	if total != each*len(domains) {
+		t.Fatalf("%d deliveries, want %d", total, each*len(domains))
+	}
+	left := each * len(domains) / 3
+	if got := s.Store.Totals().Messages; got != int64(left) {
+		t.Fatalf("%d messages are left, want %d", got, left)
+	}
+	l = s.acquire(t, domains...)
+	defer l.Release()
+	ds := next(t, l, many)
+	if len(ds) != left {
+		t.Fatalf("%d messages for the next lease, want %d", len(ds), left)
+	}
+	closeBodies(ds)
 }
 
 func lastTwoAtOnce(t *testing.T, s *suite) {

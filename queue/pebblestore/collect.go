@@ -246,10 +246,12 @@ func (c *collector) take(g *ledger, f *found, b *body, open bool) error {
 			o.fresh = false
 		}
 	}
+	c.lease.mu.Lock()
 	if g.out == nil {
 		g.out = make(map[uint64]outstanding)
 	}
 	g.out[f.seq] = o
+	c.lease.mu.Unlock()
 	c.handed.Messages++
 	c.handed.Bytes += o.size
 	c.taken++
@@ -265,7 +267,9 @@ func (c *collector) passOver(g *ledger, f *found, err error) {
 		c.handed.Messages++
 		c.handed.Bytes += f.peek.size
 	}
+	c.lease.mu.Lock()
 	g.leave(f.seq)
+	c.lease.mu.Unlock()
 }
 
 // tell notes in the ledger what was handed out or passed over.

@@ -4,13 +4,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"odmr/internal/mail"
 	"odmr/queue"
 )
 
-// lease is the exclusive right to drain some domains. Its fields belong to its one
-// caller at a time, except what ledger says.
+// lease is the exclusive right to drain some domains. One Next and one Settle may run at the same time; what
+// concerns both of them is under mu, everything else belongs to the one or the other.
 type lease struct {
 	store    *Store
 	domains  []string
@@ -18,16 +19,18 @@ type lease struct {
 	turn     int // ledger from which Next goes on
 	released bool
 	notify   func() // see Notify. It belongs to Store.mu.
+
+	mu sync.Mutex // short: for out and left of the ledgers. Taken before Store.mu
 }
 
 // ledger is what a lease knows about one of its domains.
 type ledger struct {
 	domain  *domain
-	kept    []uint64               // of domain.kept, not yet handed out
-	cursor  uint64                 // entries from here were not looked at yet
-	out     map[uint64]outstanding // handed out and not settled
-	claimed uint64                 // last place that the Settle at hand names
-	left    []uint64               // stay in the queue though handed out; see leave
+	kept    []uint64               // Next: of domain.kept, not yet handed out
+	cursor  uint64                 // Next: entries from here were not looked at yet
+	claimed uint64                 // Settle: last place that the one at hand names
+	out     map[uint64]outstanding // lease.mu: handed out and not settled
+	left    []uint64               // lease.mu: stay in the queue though handed out; see leave
 
 	// handed counts what was handed out (or passed over) and still is in the domain's counts.
 	// It belongs to Store.mu.
@@ -160,7 +163,7 @@ func (l *lease) Next(dst []queue.Delivery, limit queue.Limit) ([]queue.Delivery,
 }
 
 // leave notes that the entry stays in the queue, for the next lease. More than maxKept need
-// not be known one by one: from the first of those on the next lease looks at everything.
+// not be known one by one: from the first of those on the next lease looks at everything. lease.mu is held.
 func (g *ledger) leave(seq uint64) {
 	g.left = append(g.left, seq)
 	if len(g.left) >= 4*maxKept {

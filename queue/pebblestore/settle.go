@@ -69,6 +69,8 @@ func (l *lease) Settle(settlements []queue.Settlement) error {
 func (l *lease) claim(settlements []queue.Settlement) ([]settling, error) {
 	work := make([]settling, len(settlements))
 	inOrder := true
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, g := range l.ledgers {
 		g.claimed = 0
 	}
@@ -310,6 +312,8 @@ func (s *Store) lastOf(id mail.ID, gone map[queue.Key]bool) (bool, error) {
 func (l *lease) note(work []settling) {
 	s := l.store
 	var freed int64
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	s.mu.Lock()
 	for i := range work {
 		w := &work[i]
