@@ -83,9 +83,9 @@ const (
 	maxLoops = 256
 	// minMemory is the least that PrefetchMemory and IngestMemory may be, in octets: a few messages.
 	minMemory = 4 << 20
-	// commitLane is how many commits, appends and settlements may be in the store at once. The store
-	// groups the fsyncs of concurrent commits, so that more at once is less work for the disk.
-	commitLane = 1024
+	// writeLane is how many appends and settlements may be in the store at once. The store
+	// groups the fsyncs of concurrent ones, so that more at once is less work for the disk.
+	writeLane = 1024
 	// lookupLane is how many logins and lease requests may run at once.
 	lookupLane = 128
 	// passwordLane is how many logins that cost milliseconds of arithmetic may wait for a processor at

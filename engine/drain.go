@@ -117,10 +117,10 @@ func (c *conn) leaseStep() {
 		for i := range d.flying {
 			j.settlements[i] = d.flying[i].Settlement
 		}
-		c.call(&e.commits, callSettle, j)
+		c.call(&e.writes, callSettle, j)
 	}
 	if c.ended && d.calls == 0 {
-		c.call(&e.commits, callRelease, &releaseJob{lease: d.lease})
+		c.call(&e.writes, callRelease, &releaseJob{lease: d.lease})
 	}
 }
 

@@ -59,7 +59,7 @@ type Engine struct {
 
 	histories histories
 
-	commits, reads, lookups, passwords lane
+	writes, reads, lookups, passwords lane
 
 	addresses addresses
 	accounts  accounts
@@ -88,13 +88,10 @@ func New(cfg Config) (*Engine, error) {
 	e.tls = tlsConfig(&e.cfg.TLS)
 	e.shakes.max, e.shakes.cpu = maxHandshakes, make(chan struct{}, runtime.GOMAXPROCS(0))
 	e.machines()
-	for _, l := range []struct {
-		lane *lane
-		name string
-		max  int
-	}{{&e.commits, "commit", commitLane}, {&e.reads, "read", cfg.Workers}, {&e.lookups, "lookup", lookupLane}, {&e.passwords, "password", passwordLane}} {
-		l.lane.name, l.lane.max, l.lane.eng = l.name, l.max, e
-	}
+	e.writes.init(e, "write", writeLane)
+	e.reads.init(e, "read", cfg.Workers)
+	e.lookups.init(e, "lookup", lookupLane)
+	e.passwords.init(e, "password", passwordLane)
 	e.addresses.init(&cfg.Limits)
 	e.accounts.limit = cfg.Limits.SessionsPerAccount
 	e.lockouts.init(&cfg.Limits)
@@ -160,7 +157,7 @@ func (e *Engine) findLoops(n int) error {
 		if err != nil {
 			return os.NewSyscallError("socketpair", err)
 		}
-		p := &probe{ended: make(chan struct{})}
+		p := &probe{index: i, ended: make(chan struct{})}
 		defer func() {
 			_ = unix.Close(fds[1]) // the loop sees the end of the stream
 			if p.el != nil {

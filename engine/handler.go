@@ -1,7 +1,10 @@
 package engine
 
 import (
+	"context"
 	"net/netip"
+	"runtime/pprof"
+	"strconv"
 	"time"
 
 	"github.com/panjf2000/gnet/v2"
@@ -29,6 +32,7 @@ type arrival struct {
 
 // probe is a connection to nobody, with which a loop is found before anybody connects.
 type probe struct {
+	index int // that the loop will have
 	el    gnet.EventLoop
 	epfd  int
 	noFd  error
@@ -40,6 +44,7 @@ func (h *handler) OnOpen(gc gnet.Conn) ([]byte, gnet.Action) {
 	switch ctx := gc.Context().(type) {
 	case *probe:
 		ctx.el = gc.EventLoop()
+		pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels("loop", strconv.Itoa(ctx.index))))
 		ctx.epfd, ctx.noFd = pollerOf(gc)
 		return nil, gnet.None
 	case *arrival:

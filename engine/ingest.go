@@ -100,7 +100,7 @@ func (c *conn) append(a *session.Action) {
 		return
 	}
 	c.in.busy = true
-	c.submit(&c.lp.eng.commits, &appendJob{ticket: a.Ticket, in: c.in.in, data: a.Data})
+	c.submit(&c.lp.eng.writes, &appendJob{ticket: a.Ticket, in: c.in.in, data: a.Data})
 }
 
 func (c *conn) appended(j *appendJob) {
@@ -120,23 +120,24 @@ func (c *conn) commit(a *session.Action) {
 		c.abandon("commit without a message")
 		return
 	}
-	c.in.busy = true
-	c.submit(&c.lp.eng.commits, &commitJob{ticket: a.Ticket, in: c.in.in, data: a.Data, envelopes: a.Envelopes})
+	// The next message may come in meanwhile.
+	j := &commitJob{ticket: a.Ticket, in: c.in.in, msg: c.in, data: a.Data, envelopes: a.Envelopes}
+	c.in = incoming{}
+	c.submit(&c.lp.commits, j)
 }
 
 // committed tells the machine, if it is still there. A message that became durable after its client
 // had left stays: the client will send it again, which is RFC 5321 4.5.4.1's price for never losing one.
 func (c *conn) committed(now session.Time, j *commitJob) {
 	e := c.lp.eng
-	began := c.in.began
-	c.in.over(e)
+	j.msg.over(e)
 	var r session.Result
 	if j.err != nil {
 		r.Refusal = c.notTaken(j.err)
 	} else {
 		c.stats.accepted++
 		e.cfg.Observer.Commit(j.took)
-		c.logAccepted(j, time.Duration(now-began))
+		c.logAccepted(j, time.Duration(now-j.msg.began))
 	}
 	c.answer(j.ticket, r)
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"odmr/engine/session"
@@ -89,22 +90,34 @@ func (j *appendJob) run()           { j.err = j.in.Append(j.data) }
 func (j *appendJob) fail(err error) { j.err = err }
 func (j *appendJob) discard()       { j.in.Abort() }
 
-// commitJob makes an incoming message durable.
+// commitJob makes an incoming message durable. It is over when the store says so, and needs no worker until then.
 type commitJob struct {
 	ticket    uint32
 	in        queue.Incoming
+	msg       incoming // its account
 	data      []byte
 	envelopes []mail.Envelope
+	way       task // home
+	over      atomic.Bool
+	began     time.Time
 	took      time.Duration
 	err       error
 }
 
-func (j *commitJob) run() {
-	began := time.Now()
-	j.err = j.in.Commit(j.data, j.envelopes)
-	j.took = time.Since(began)
+func (j *commitJob) start(t task) {
+	j.way, j.began = t, time.Now()
+	j.in.Submit(j.data, j.envelopes, j)
 }
-func (j *commitJob) fail(err error) { j.err = err }
+
+// Committed implements queue.Waiter.
+func (j *commitJob) Committed(err error) {
+	if j.over.CompareAndSwap(false, true) {
+		j.err, j.took = err, time.Since(j.began)
+		j.way.done()
+	}
+}
+
+func (j *commitJob) fail(err error) { j.Committed(err) }
 func (j *commitJob) discard()       {}
 
 // nextJob takes messages from a lease.

@@ -26,6 +26,7 @@ type loop struct {
 	out      session.Output // of the machine being called; empty between calls
 	stuck    holders        // hold bodies that they cannot write now
 	idle     holders        // hold bodies otherwise, longest without movement first
+	commits  lane           // one worker, so that a session's messages are put in line in the order in which they came
 	small    buffers
 	large    buffers
 	record   []byte   // where a TLS record's plain text is gathered
@@ -44,6 +45,7 @@ func newLoop(e *Engine, index int) *loop {
 		large:  buffers{size: plainSize},
 		record: make([]byte, 0, maxRecord),
 	}
+	lp.commits.init(e, "commit", 1)
 	lp.wheel.init(now())
 	lp.stuck.init()
 	lp.idle.init()

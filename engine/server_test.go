@@ -430,9 +430,11 @@ type gatedIncoming struct {
 	g *gate
 }
 
-func (in *gatedIncoming) Commit(last []byte, envelopes []mail.Envelope) error {
-	in.g.commits.pass()
-	return in.Incoming.Commit(last, envelopes)
+func (in *gatedIncoming) Submit(last []byte, envelopes []mail.Envelope, to queue.Waiter) {
+	go func() {
+		in.g.commits.pass()
+		in.Incoming.Submit(last, envelopes, to)
+	}()
 }
 
 // door lets everybody pass until it is shut.

@@ -1,19 +1,32 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"runtime/debug"
+	"runtime/pprof"
 	"sync"
 )
 
-// job is a piece of blocking work: a value that holds what it needs, never a connection. run is
-// called once on a worker and keeps its result in the job; then the job goes back to the loop.
+// job is a piece of blocking work: a value that holds what it needs, never a connection, and that keeps its
+// result. It is a runner or a starter.
 type job interface {
-	run()
-	// fail records err as the result: run panicked.
+	// fail records err as the result: a worker panicked.
 	fail(err error)
 	// discard gives back what the result holds: there is no loop any more to take it.
 	discard()
+}
+
+// runner is a job that a worker carries out; then it goes back to its loop.
+type runner interface {
+	job
+	run()
+}
+
+// starter is a job that a worker only starts: it calls t.done itself when it is over.
+type starter interface {
+	job
+	start(t task)
 }
 
 // task is a job on its way through a lane, and where it goes afterwards.
@@ -22,6 +35,9 @@ type task struct {
 	home *loop
 	conn uint64
 }
+
+// done brings the job, which is over, back to its loop.
+func (t *task) done() { t.home.inbox.post(event{kind: evDone, conn: t.conn, job: t.job}) }
 
 // lane is a bounded number of workers for one kind of work, so that a stall in one kind does not
 // hold up another. Workers are made on demand and leave when nothing is queued. Its queue is
@@ -34,7 +50,13 @@ type lane struct {
 	queue []task
 	head  int
 	busy  int
-	idle  sync.WaitGroup // counts workers
+
+	labels context.Context // what profiles call its workers
+}
+
+func (l *lane) init(e *Engine, name string, most int) {
+	l.eng, l.name, l.max = e, name, most
+	l.labels = pprof.WithLabels(context.Background(), pprof.Labels("lane", name))
 }
 
 // submit queues j; its event comes to home's inbox. It does not block.
@@ -44,7 +66,6 @@ func (l *lane) submit(home *loop, conn uint64, j job) {
 	start := l.busy < l.max
 	if start {
 		l.busy++
-		l.idle.Add(1)
 	}
 	l.mu.Unlock()
 	if start {
@@ -53,14 +74,19 @@ func (l *lane) submit(home *loop, conn uint64, j job) {
 }
 
 func (l *lane) work() {
-	defer l.idle.Done()
+	pprof.SetGoroutineLabels(l.labels)
 	for {
 		t, ok := l.next()
 		if !ok {
 			return
 		}
-		l.do(t.job)
-		t.home.inbox.post(event{kind: evDone, conn: t.conn, job: t.job})
+		switch j := t.job.(type) {
+		case starter:
+			l.guard(j, func() { j.start(t) })
+		case runner:
+			l.guard(j, j.run)
+			t.done()
+		}
 	}
 }
 
@@ -83,8 +109,8 @@ func (l *lane) next() (task, bool) {
 	return t, true
 }
 
-// do runs j. A panic in the store fails the job, not the process.
-func (l *lane) do(j job) {
+// guard runs a part of j. A panic in the store fails the job, not the process.
+func (l *lane) guard(j job, part func()) {
 	defer func() {
 		if p := recover(); p != nil {
 			l.eng.panics.Add(1)
@@ -93,5 +119,5 @@ func (l *lane) do(j job) {
 			j.fail(fmt.Errorf("panic in a worker: %v", p))
 		}
 	}()
-	j.run()
+	part()
 }

@@ -117,7 +117,7 @@ type Checked struct {
 	Domains, Entries, Bodies, Chunks int64
 }
 
-// Incoming is a message on its way in. Exactly one of Commit and Abort ends it.
+// Incoming is a message on its way in. Exactly one of Commit, Submit and Abort ends it.
 type Incoming interface {
 	// ID is the message's queue id, known from the start. It does not block.
 	ID() mail.ID
@@ -128,9 +128,16 @@ type Incoming interface {
 	// envelopes, one for each customer domain, and returns when all is on stable storage. It
 	// sets ID in every envelope. It blocks; nothing is retained. After an error the message does not exist.
 	Commit(last []byte, envelopes []mail.Envelope) error
+	// Submit is Commit for those who have more to do: it returns as soon as the message has its place in line, and to is
+	// told the outcome. It blocks only while the store cannot keep up. last and envelopes must stay untouched until to is told.
+	Submit(last []byte, envelopes []mail.Envelope, to Waiter)
 	// Abort forgets the message. It does not wait for the disk.
 	Abort()
 }
+
+// Waiter is told what became of a Submit. The call comes once, perhaps before Submit returns, on any goroutine. It
+// must not block and must not call the store.
+type Waiter interface{ Committed(err error) }
 
 // Limit bounds one Lease.Next. At least one message is returned if any is waiting.
 type Limit struct {

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -81,29 +82,124 @@ func (in *incoming) Abort() {
 }
 
 func (in *incoming) Commit(last []byte, envelopes []mail.Envelope) error {
+	c, err := in.submit(last, envelopes)
+	if err != nil {
+		return err
+	}
+	return c.finish()
+}
+
+// Submit implements queue.Incoming. Commits become durable in the order of the log, so one goroutine waits for all of them: a
+// sync that many share wakes it once.
+func (in *incoming) Submit(last []byte, envelopes []mail.Envelope, to queue.Waiter) {
+	c, err := in.submit(last, envelopes)
+	if err != nil {
+		to.Committed(err)
+		return
+	}
+	c.to = to
+	in.store.syncing <- c
+}
+
+// maxSyncing is how many submitted messages may wait for the disk before Submit blocks.
+const maxSyncing = 4096
+
+// awaitSyncs tells those who submitted messages what became of them.
+func (s *Store) awaitSyncs() {
+	defer close(s.synced)
+	for c := range s.syncing {
+		c.to.Committed(c.finish())
+	}
+}
+
+// commit is a message that is in the log and not known to be durable.
+type commit struct {
+	in      *incoming
+	to      queue.Waiter // of Submit
+	began   time.Time
+	domains []*domain
+	seq     uint64
+	batch   *pebble.Batch
+}
+
+// submit puts the message in the log. Until finish is called life and frozen are held for it.
+func (in *incoming) submit(last []byte, envelopes []mail.Envelope) (c *commit, err error) {
 	if in.ended {
-		return errEnded
+		return nil, errEnded
 	}
 	s := in.store
 	if err := s.enter(); err != nil {
-		return err
+		return nil, err
 	}
-	defer s.leave()
+	defer func() {
+		if c == nil { // refused, or in a panic
+			s.leave()
+			in.Abort()
+		}
+	}()
 	began := s.opts.Now()
-	err := in.admit(last, envelopes)
-	if err == nil {
-		err = in.commit(last, envelopes)
+	if err := in.admit(last, envelopes); err != nil {
+		return nil, err
 	}
+	s.frozen.RLock()
+	defer func() {
+		if c == nil {
+			s.frozen.RUnlock()
+		}
+	}()
+	domains := make([]*domain, len(envelopes))
+	s.mu.Lock()
+	for i := range envelopes {
+		envelopes[i].ID = in.id
+		domains[i] = s.use(envelopes[i].Domain)
+		domains[i].commits++
+	}
+	s.mu.Unlock()
+	seq, b, err := in.enqueue(domains, last, envelopes)
 	if err != nil {
-		in.Abort()
-		return err
+		s.mu.Lock()
+		for _, d := range domains {
+			d.commits--
+			s.drop(d)
+		}
+		s.mu.Unlock()
+		return nil, err
 	}
 	in.ended = true
-	s.janitor.activity.Add(1)
-	if s.opts.ObserveCommit != nil {
-		s.opts.ObserveCommit(s.opts.Now().Sub(began))
+	return &commit{in: in, began: began, domains: domains, seq: seq, batch: b}, nil
+}
+
+// finish waits until the message is durable, and brings the memory in line. An error means that the process
+// is about to end.
+func (c *commit) finish() error {
+	s := c.in.store
+	defer s.leave()
+	defer s.frozen.RUnlock()
+	err := s.settled(c.batch)
+	if err != nil {
+		err = fmt.Errorf("pebblestore: commit: %w", err)
 	}
-	return nil
+	var waiting []func()
+	s.mu.Lock()
+	for _, d := range c.domains {
+		if err == nil {
+			waiting = s.arrived(d, c.seq, waiting)
+		}
+		d.commits--
+		s.drop(d)
+	}
+	if err == nil {
+		delete(s.incoming, c.in.id)
+	}
+	s.mu.Unlock()
+	for _, fn := range waiting {
+		fn()
+	}
+	s.janitor.activity.Add(1)
+	if s.opts.ObserveCommit != nil && err == nil {
+		s.opts.ObserveCommit(s.opts.Now().Sub(c.began))
+	}
+	return err
 }
 
 // admit checks what Commit was given.
@@ -167,48 +263,9 @@ func inDomain(address, domain string) bool {
 	return strings.EqualFold(address[at+1:], domain)
 }
 
-// commit makes the message exist. The domains' order locks are held (in the order of their names)
-// until the batch is in the log, so that in each domain the places in line, the log and what
+// enqueue puts the message in the log, not yet durable, behind all that is there. The domains' order locks are held (in the
+// order of their names) until the batch is in the log, so that in each domain the places in line, the log and what
 // becomes visible have one order.
-func (in *incoming) commit(last []byte, envelopes []mail.Envelope) error {
-	s := in.store
-	s.frozen.RLock()
-	defer s.frozen.RUnlock()
-	domains := make([]*domain, len(envelopes))
-	s.mu.Lock()
-	for i := range envelopes {
-		envelopes[i].ID = in.id
-		domains[i] = s.use(envelopes[i].Domain)
-		domains[i].commits++
-	}
-	s.mu.Unlock()
-
-	seq, b, err := in.enqueue(domains, last, envelopes)
-	if err == nil {
-		if err = s.settled(b); err != nil {
-			err = fmt.Errorf("pebblestore: commit: %w", err)
-		}
-	}
-	var waiting []func()
-	s.mu.Lock()
-	for _, d := range domains {
-		if err == nil {
-			waiting = s.arrived(d, seq, waiting)
-		}
-		d.commits--
-		s.drop(d)
-	}
-	if err == nil {
-		delete(s.incoming, in.id)
-	}
-	s.mu.Unlock()
-	for _, fn := range waiting {
-		fn()
-	}
-	return err
-}
-
-// enqueue puts the message in the log, not yet durable, behind all that is there.
 func (in *incoming) enqueue(domains []*domain, last []byte, envelopes []mail.Envelope) (uint64, *pebble.Batch, error) {
 	s := in.store
 	ordered := domains

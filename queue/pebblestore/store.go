@@ -70,6 +70,9 @@ type Store struct {
 	incoming map[mail.ID]struct{} // messages whose pieces may be on disk without a body record
 	unheld   sync.Cond            // on mu: a hold on a domain has ended
 
+	syncing chan *commit  // submitted, in the order of the log; see awaitSyncs
+	synced  chan struct{} // closed when awaitSyncs has ended
+
 	janitor janitor
 }
 
@@ -135,6 +138,8 @@ func Open(dir string, opts Options) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("pebblestore: open %s: %w", dir, err), s.db.Close(), s.lock.Close())
 	}
 	s.space.look()
+	s.syncing, s.synced = make(chan *commit, maxSyncing), make(chan struct{})
+	go s.awaitSyncs()
 	s.janitor.start(s)
 	return s, nil
 }
@@ -329,6 +334,8 @@ func (s *Store) Close() error {
 		return queue.ErrClosed
 	}
 	s.life.Unlock()
+	close(s.syncing) // nothing is submitted any more: that would be a call in progress
+	<-s.synced
 	s.janitor.stop()
 	// A clean end needs no bound ahead: the next start goes on from here.
 	err := s.db.Set(keySequence, appendNumber(nil, s.seq.last.Load()), pebble.Sync)
