@@ -38,7 +38,7 @@ type Provider struct {
 }
 
 // providerState is where a Provider stands. Legal transitions: login -> exchange -> login or
-// customer; login -> handshake -> login; customer -> turned; any -> closed.
+// customer; login -> handshake -> login; customer -> turned; customer -> waiting -> customer or turned; any -> closed.
 type providerState uint8
 
 const (
@@ -46,6 +46,7 @@ const (
 	providerExchange                            // within a SASL exchange: lines are responses, not commands
 	providerHandshake                           // ActStartTLS was given; waiting for Done with ticket 0
 	providerCustomer                            // authenticated
+	providerWaiting                             // ATRN is answered when mail comes, or nothing came in time
 	providerTurned                              // ActTurn was given; the Reversed machine has the connection
 	providerClosed                              // ActClose was given
 )
@@ -82,6 +83,8 @@ func (p *Provider) State() string {
 		return "login"
 	case providerCustomer:
 		return "customer"
+	case providerWaiting:
+		return "waiting"
 	case providerTurned:
 		return "turned"
 	}
@@ -100,6 +103,9 @@ func (p *Provider) Input(now Time, b []byte, out *Output) int {
 	for n < len(b) && p.state&(providerTurned|providerClosed) == 0 && len(out.Reply) < providerBurst {
 		if p.waiting {
 			p.early = true
+			if p.state == providerWaiting { // that may take long: at once
+				p.end(replyEarlyATRN, "data behind ATRN", out)
+			}
 			break
 		}
 		if p.state == providerHandshake { // a driver that lets octets in clear come here makes them harmless
@@ -300,7 +306,7 @@ func (p *Provider) begin(a Action, out *Output) {
 	out.Acts = append(out.Acts, a)
 }
 
-// Done takes the outcome of ActAuth or ActAcquire, or with ticket 0 that TLS has begun.
+// Done takes the outcome of ActAuth, ActAcquire or ActAwait, or with ticket 0 that TLS has begun.
 func (p *Provider) Done(now Time, ticket uint32, r *Result, out *Output) {
 	if ticket == 0 {
 		p.tlsBegan()
@@ -310,18 +316,23 @@ func (p *Provider) Done(now Time, ticket uint32, r *Result, out *Output) {
 		return
 	}
 	p.waiting = false
-	if p.state == providerCustomer {
+	switch p.state {
+	case providerCustomer:
 		p.acquired(now, r, out)
-	} else {
+	case providerWaiting:
+		p.turn(out)
+	default:
 		p.authenticated(now, r, out)
 	}
 }
 
-// Tick ends the session: no login, or no command, in time. A directory or store that does not
+// Tick answers an ATRN for which no mail came, or ends the session: no login, or no command, in time. A directory or store that does not
 // answer in that time ends it, too.
 func (p *Provider) Tick(now Time, out *Output) {
 	switch {
 	case now < p.deadline:
+	case p.state == providerWaiting:
+		p.noMail(now, out)
 	case p.state == providerCustomer:
 		p.end(replyTimeout, "no command in time", out)
 	default:

@@ -53,9 +53,32 @@ func (p *Provider) acquired(now Time, r *Result, out *Output) {
 		if r.Refusal.Code != 451 && r.Refusal.Code != 453 { // our trouble, or no mail: nobody's fault
 			p.countError(out)
 		}
+	case r.Waiting == 0 && r.Wait > 0:
+		p.state, p.deadline = providerWaiting, now+Time(r.Wait)
+		p.begin(Action{Kind: ActAwait}, out)
 	default:
-		p.say(replyTurning, out)
-		p.state, p.reason, p.deadline = providerTurned, "turn", Never
-		out.Acts = append(out.Acts, Action{Kind: ActTurn, At: len(out.Reply)})
+		p.turn(out)
+	}
+}
+
+// turn answers 250, and gives the connection to the Reversed machine.
+func (p *Provider) turn(out *Output) {
+	p.say(replyTurning, out)
+	p.state, p.reason, p.deadline = providerTurned, "turn", Never
+	out.Acts = append(out.Acts, Action{Kind: ActTurn, At: len(out.Reply)})
+}
+
+// noMail answers an ATRN that waited for mail and has no lease any more: the customer may try again.
+func (p *Provider) noMail(now Time, out *Output) {
+	p.state, p.waiting = providerCustomer, false
+	p.deadline = now + Time(p.cfg.CommandTimeout)
+	out.Acts = append(out.Acts, Action{Kind: ActRelease})
+	p.say(replyNoMail, out)
+}
+
+// Yield gives up a lease for which nothing came yet. There is no other that this machine holds for longer than a call.
+func (p *Provider) Yield(now Time, out *Output) {
+	if p.state == providerWaiting {
+		p.noMail(now, out)
 	}
 }

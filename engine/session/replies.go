@@ -99,6 +99,7 @@ var (
 var (
 	replyAuthenticated   = &reply{235, "2.7.0", "Authentication successful"}
 	replyTurning         = &reply{250, "", "OK now reversing the connection"}
+	replyNoMail          = &reply{453, "", "You have no mail"}
 	replyAuthRequired    = &reply{530, "5.7.0", "Authentication required"}
 	replyTLSBeforeLogin  = &reply{503, "5.5.1", "STARTTLS comes before AUTH"}
 	replyAuthAgain       = &reply{503, "5.5.1", "Already authenticated"}

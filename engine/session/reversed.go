@@ -7,7 +7,7 @@ import (
 	"odmr/internal/mail"
 )
 
-// ReversedConfig is what the operator sets for all Reversed machines. It is copied by
+// ReversedConfig is what the operator sets for Reversed machines. It is copied by
 // NewReversed; a zero field means its default.
 type ReversedConfig struct {
 	Hostname string // what EHLO says; must not be empty
@@ -35,6 +35,10 @@ type ReversedConfig struct {
 	// and holds what was refused; 0 switches the bounce shield off. See reversed_shield.go.
 	ShieldRefusals int
 	ShieldWindow   int
+	// Linger is how long the session stays once everything is collected, for mail that comes; 0: it does not. KeepAlive
+	// is the silence after which it says NOOP meanwhile.
+	Linger    time.Duration
+	KeepAlive time.Duration
 
 	Timeouts ReversedTimeouts
 }
@@ -102,11 +106,12 @@ const (
 	reversedGreeting reversedState = iota // waits for the customer's 220 (RFC 2645 5.3)
 	reversedHello                         // waits for the reply to EHLO or HELO
 	reversedMail                          // mail goes out
+	reversedLinger                        // all is collected; waits for mail, and goes back to reversedMail
 	reversedQuit                          // waits for the reply to QUIT
 	reversedClosed                        // ActClose was emitted, or the connection is gone
 )
 
-var reversedStateNames = [...]string{"greeting", "hello", "mail", "quit", "closed"}
+var reversedStateNames = [...]string{"greeting", "hello", "mail", "linger", "quit", "closed"}
 
 type reversedEnding uint8
 
@@ -169,6 +174,13 @@ type Reversed struct {
 	settles  reversedSettles
 	errors   int // 4xx and 5xx in a row
 	shield   reversedShield
+	junk     int // NOOP and RSET since the last message accepted
+
+	awaited  uint32 // the ActAwait in flight; 0: none
+	lingerBy Time   // when lingering ends; 0: it has not begun yet
+	worked   int64  // transactions when it began
+	released bool   // ActRelease was given
+	dryEnd   bool   // see Dry
 
 	seq      uint64
 	lastText string
@@ -199,6 +211,7 @@ func (c ReversedConfig) withDefaults() ReversedConfig {
 	reversedDefault(&c.WindowMessages, ReversedWindowMessages)
 	reversedDefault(&c.WindowBytes, ReversedWindowBytes)
 	reversedDefault(&c.ShieldWindow, ReversedShieldWindow)
+	reversedDefault(&c.KeepAlive, ReversedKeepAlive)
 	reversedDefault(&c.Timeouts.Greeting, mail.TimeoutGreeting)
 	reversedDefault(&c.Timeouts.Envelope, mail.TimeoutEnvelope)
 	reversedDefault(&c.Timeouts.DataInit, mail.TimeoutDataInit)
@@ -219,7 +232,7 @@ func reversedDefault[T int | int64 | time.Duration](v *T, d T) {
 // Stats returns the counters so far.
 func (r *Reversed) Stats() ReversedStats { return r.stats }
 
-// State names the state for logs and metrics: greeting, hello, mail, quit or closed.
+// State names the state for logs and metrics: greeting, hello, mail, linger, quit or closed.
 func (r *Reversed) State() string { return reversedStateNames[r.state] }
 
 // PeerName is the name that the customer's server gave in its reply to EHLO or HELO.
@@ -259,9 +272,9 @@ func (r *Reversed) Input(now Time, b []byte, out *Output) int {
 	return taken
 }
 
-// Done takes the outcome of a prefetch or a settlement.
+// Done takes the outcome of a prefetch or a settlement, or that mail has come.
 func (r *Reversed) Done(now Time, ticket uint32, res *Result, out *Output) {
-	if r.fetched(ticket, res) || r.settled(ticket, res) {
+	if r.fetched(ticket, res) || r.settled(ticket, res) || r.arrived(ticket) {
 		r.pump(now, out)
 	}
 }
@@ -272,12 +285,21 @@ func (r *Reversed) Tick(now Time, out *Output) {
 	if now < r.Deadline() {
 		return
 	}
+	if r.pipe.len() == 0 {
+		r.lingered(now, out)
+		return
+	}
 	r.close(out, "timeout waiting for the reply to "+r.pipe.head().kind.String())
 }
 
 // Deadline is when Tick is due. Nothing is due while the store is what is waited for.
 func (r *Reversed) Deadline() Time {
-	if r.state == reversedClosed || r.pipe.len() == 0 {
+	switch {
+	case r.state == reversedClosed:
+		return Never
+	case r.pipe.len() == 0 && r.state == reversedLinger:
+		return r.lingerDeadline()
+	case r.pipe.len() == 0:
 		return Never
 	}
 	t := r.cfg.Timeouts.Envelope
@@ -303,6 +325,7 @@ func (r *Reversed) Stop(now Time, out *Output) {
 		r.close(out, "stopped before the greeting") // nothing may be written before it
 		return
 	}
+	r.wake()
 	r.wind(reversedWindingUp, "stopped")
 	r.pump(now, out)
 }
@@ -365,11 +388,7 @@ func (r *Reversed) finish(now Time, out *Output) {
 		return
 	}
 	if r.ending != reversedRunning {
-		for m := r.ready.pop(); m != nil; m = r.ready.pop() {
-			if m.sealed { // some recipients were answered, the others wait for the next session
-				r.settle(m, out, "")
-			}
-		}
+		r.putAside(out)
 	}
 	r.judge(out)
 	switch {
@@ -377,6 +396,11 @@ func (r *Reversed) finish(now Time, out *Output) {
 	case r.ending != reversedRunning:
 		r.quit(now, out, r.reason)
 	case r.ready.head == nil && r.drained && len(r.fetches) == 0:
+		r.dryEnd = !r.unread
+		if r.cfg.Linger > 0 && !r.unread {
+			r.linger(now, out)
+			return
+		}
 		r.quit(now, out, "queue is dry")
 	}
 }

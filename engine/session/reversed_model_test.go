@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"odmr/internal/mail"
 )
@@ -43,7 +44,9 @@ type reversedModel struct {
 	trace []string
 
 	alarms   int
-	lastDry  int // messages that were there when the last prefetch was resolved
+	released bool // ActRelease was seen
+	lingered bool // mail came to a session that lingered
+	lastDry  int  // messages that were there when the last prefetch was resolved
 	settleNo bool
 }
 
@@ -82,6 +85,9 @@ func newReversedModel(t *testing.T, seed int64) *reversedModel {
 	if rng.Intn(2) == 0 {
 		d.cfg.ShieldRefusals = 1 + rng.Intn(6)
 		d.cfg.ShieldWindow = d.cfg.ShieldRefusals + 1 + rng.Intn(4)
+	}
+	if rng.Intn(3) == 0 {
+		d.cfg.Linger = time.Duration(1+rng.Intn(1000)) * time.Second
 	}
 	d.m = NewReversed(&d.cfg, []string{"a.example", "b.example"})
 	for range rng.Intn(40) {
@@ -160,7 +166,7 @@ func (d *reversedModel) perform() {
 			d.trace = append(d.trace, "  close "+a.Reason)
 			d.close = true
 		case ActPrefetch:
-			if a.Messages < 1 || a.Size < 0 || d.ended || a.Messages > d.cfg.PrefetchMessages || a.Size > d.cfg.PrefetchBytes {
+			if a.Messages < 1 || a.Size < 0 || d.ended || d.released || a.Messages > d.cfg.PrefetchMessages || a.Size > d.cfg.PrefetchBytes {
 				d.fail("prefetch %+v", a)
 			}
 			d.trace = append(d.trace, fmt.Sprintf("  prefetch #%d %d %d", a.Ticket, a.Messages, a.Size))
@@ -174,6 +180,19 @@ func (d *reversedModel) perform() {
 		case ActSettle:
 			d.trace = append(d.trace, fmt.Sprintf("  settle #%d %d doubt=%v %v", a.Ticket, a.Item, a.InDoubt, a.Outcomes))
 			d.settle(a)
+		case ActAwait:
+			if d.released || len(d.open) > 0 {
+				d.fail("waits for mail with something in flight")
+			}
+			d.trace = append(d.trace, fmt.Sprintf("  await #%d", a.Ticket))
+			d.open = append(d.open, modelPending{act: a})
+		case ActRelease:
+			if d.released || d.ended {
+				d.fail("the lease is given back twice")
+			}
+			d.trace = append(d.trace, "  release")
+			d.released = true
+			d.open = slices.DeleteFunc(d.open, func(p modelPending) bool { return p.act.Kind != ActSettle })
 		default:
 			d.fail("action %d", a.Kind)
 		}
@@ -250,6 +269,9 @@ func (d *reversedModel) checkWindow() {
 // settle checks a settlement against what the peer decided and the machine could read.
 func (d *reversedModel) settle(a Action) {
 	msg := d.msgs[a.Item-1]
+	if d.released {
+		d.fail("item %d is settled after the lease was given back", a.Item)
+	}
 	if msg.settled != nil || !msg.handed {
 		d.fail("item %d settled twice or never held", a.Item)
 	}
@@ -357,6 +379,10 @@ func (d *reversedModel) resolve(i int) {
 
 func (d *reversedModel) complete() {
 	i := d.rng.Intn(len(d.open))
+	if d.open[i].act.Kind == ActAwait && d.given == len(d.msgs) && d.rng.Intn(4) > 0 {
+		d.linger(i)
+		return
+	}
 	d.resolve(i)
 	p := d.open[i]
 	d.open = slices.Delete(d.open, i, i+1)
@@ -371,6 +397,21 @@ func (d *reversedModel) complete() {
 		d.msgs[p.act.Item-1].durable = true
 	}
 	d.call(fmt.Sprintf("done #%d", p.act.Ticket), func() { d.m.Done(d.now, p.act.Ticket, res, &d.out) })
+}
+
+// linger lets time pass for a session that waits for mail: until it does something, or mail comes.
+func (d *reversedModel) linger(i int) {
+	switch k := d.rng.Intn(3); {
+	case k == 0 && d.m.Deadline() != Never:
+		d.now = max(d.now, d.m.Deadline())
+		d.call("tick", func() { d.m.Tick(d.now, &d.out) })
+	case k == 1:
+		d.lingered = true
+		d.arrive()
+		p := d.open[i]
+		d.open = slices.Delete(d.open, i, i+1)
+		d.call("mail is there", func() { d.m.Done(d.now, p.act.Ticket, &Result{}, &d.out) })
+	}
 }
 
 func (d *reversedModel) deliver() {
@@ -389,12 +430,15 @@ func (d *reversedModel) deliver() {
 
 // run plays until the session is over.
 func (d *reversedModel) run() {
-	arrivals, cutAt, stopAt := d.rng.Intn(10), -1, -1
+	arrivals, cutAt, stopAt, yieldAt := d.rng.Intn(10), -1, -1, -1
 	if d.rng.Intn(3) == 0 {
 		cutAt = d.rng.Intn(600)
 	}
 	if d.rng.Intn(6) == 0 {
 		stopAt = d.rng.Intn(300)
+	}
+	if d.rng.Intn(5) == 0 {
+		yieldAt = d.rng.Intn(400)
 	}
 	d.settleNo = d.rng.Intn(30) == 0
 	d.call("start", func() { d.m.Start(d.now, &d.out) })
@@ -408,6 +452,13 @@ func (d *reversedModel) run() {
 		}
 		if step == stopAt {
 			d.call("stop", func() { d.m.Stop(d.now, &d.out) })
+			continue
+		}
+		if step == yieldAt {
+			d.call("yield", func() { d.m.Yield(d.now, &d.out) })
+			if !d.released && !d.close {
+				d.fail("the lease is kept")
+			}
 			continue
 		}
 		switch k := d.rng.Intn(10); {
@@ -498,14 +549,20 @@ func TestReversedAgainstRandomPeers(t *testing.T) {
 	if testing.Short() {
 		seeds = 300
 	}
-	var ends = map[string]int{}
+	ends, lingered := map[string]int{}, 0
 	for seed := int64(1); seed <= seeds; seed++ {
 		d := newReversedModel(t, seed)
 		d.run()
 		end, _, _ := strings.Cut(d.m.EndReason(), ":")
 		ends[end]++
+		if d.lingered {
+			lingered++
+		}
 	}
-	for _, end := range []string{"queue is dry", "stopped", "MAILMAX reached", "bounce shield"} {
+	if lingered == 0 {
+		t.Error("no mail came to a session that lingered")
+	}
+	for _, end := range []string{"queue is dry", "stopped", "MAILMAX reached", "bounce shield", "no mail came in time", reversedTakenOver} {
 		if ends[end] == 0 {
 			t.Errorf("no session ended by %q: %v", end, ends)
 		}

@@ -152,6 +152,9 @@ func (p *reversedPeer) command(line string) {
 	case "RSET":
 		p.tx = nil
 		p.say(250, "reset")
+	case "NOOP":
+		p.mustEnd(line)
+		p.say(250, "still here")
 	case "QUIT":
 		p.mustEnd(line)
 		p.quit = true

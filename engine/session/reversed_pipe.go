@@ -16,11 +16,12 @@ const (
 	awaitLoneDot // the dot behind nothing (RFC 2920 3.1): no recipient was accepted
 	awaitChunk   // BDAT LAST: the message's final reply
 	awaitReset
+	awaitNoop
 	awaitQuit
 )
 
 var reversedKindNames = [...]string{"the turn", "EHLO", "HELO", "MAIL", "RCPT", "DATA",
-	"the final dot", "a lone dot", "BDAT LAST", "RSET", "QUIT"}
+	"the final dot", "a lone dot", "BDAT LAST", "RSET", "NOOP", "QUIT"}
 
 func (k reversedKind) String() string { return reversedKindNames[k] }
 

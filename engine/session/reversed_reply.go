@@ -106,6 +106,12 @@ func (r *Reversed) replyMail(now Time, a reversedAwait, rep *codec.Reply, out *O
 		}
 		r.adapt(now, t, rep.Code)
 		r.seal(t, rep, out)
+	case awaitNoop:
+		r.sync = false
+		if rep.Code >= 400 { // the customer has waited long enough
+			r.wake()
+			r.wind(reversedWindingUp, "NOOP refused: "+r.text(rep))
+		}
 	case awaitReset:
 		if rep.Code >= 400 {
 			r.wind(reversedWindingUp, "RSET refused: "+r.text(rep))
@@ -234,7 +240,7 @@ func (r *Reversed) record(t *reversedTx, last *codec.Reply) {
 	if t.accepted > 0 {
 		final = r.text(last)
 		if last.Code < 300 {
-			r.errors = 0
+			r.errors, r.junk = 0, 0
 			r.stats.Bytes += m.env.Size
 		}
 	}

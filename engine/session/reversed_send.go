@@ -135,6 +135,7 @@ func (r *Reversed) step(now Time, out *Output) bool {
 	if r.needReset {
 		r.needReset = false
 		r.stats.Resets++
+		r.junk++
 		out.Reply = append(out.Reply, "RSET\r\n"...)
 		r.await(now, reversedAwait{kind: awaitReset})
 		if lockstep {

@@ -5,13 +5,14 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"odmr/internal/mail"
 )
 
 // newScenarioReversed reads: domains a,b (default example.org); window, window-bytes, prefetch,
-// prefetch-bytes, refusals, shield, shield-window as ReversedConfig has them; history rra: messages refused and
-// accepted in sessions before.
+// prefetch-bytes, refusals, shield, shield-window, linger and keepalive (both in seconds) as ReversedConfig has them;
+// history rra: messages refused and accepted in sessions before.
 func newScenarioReversed(t *testing.T, sc *scenario) Session {
 	domains := []string{"example.org"}
 	if v, ok := sc.value("domains"); ok {
@@ -26,6 +27,8 @@ func newScenarioReversed(t *testing.T, sc *scenario) Session {
 		MaxRefusals:      int(sc.number(t, "refusals", 0)),
 		ShieldRefusals:   int(sc.number(t, "shield", 0)),
 		ShieldWindow:     int(sc.number(t, "shield-window", 0)),
+		Linger:           time.Duration(sc.number(t, "linger", 0)) * time.Second,
+		KeepAlive:        time.Duration(sc.number(t, "keepalive", 0)) * time.Second,
 	}, domains)
 	if v, ok := sc.value("history"); ok {
 		var f Refusals

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,24 +20,26 @@ var scenarioEpoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).UnixNano()
 // session at every call: what a real driver relies on.
 type scenarioDriver struct {
 	*transcript
-	t       *testing.T
-	where   string
-	sc      *scenario
-	m       Session
-	now     Time
-	out     Output
-	late    bool
-	unread  []byte
-	closed  bool // ActClose or ActTurn was seen
-	ended   bool
-	tickets map[uint32]bool
-	pending []pendingAction
-	answers []string            // of R lines, not given yet
-	next    map[string][]string // of NEXT lines, by kind
-	auto    map[string]string
-	items   map[uint32]*mail.Envelope
-	body    []byte // appended since the last ActBegin
-	lastID  mail.ID
+	t      *testing.T
+	where  string
+	sc     *scenario
+	m      Session
+	now    Time
+	out    Output
+	late   bool
+	unread []byte
+	closed bool // ActClose or ActTurn was seen
+	ended  bool
+	// released: ActRelease was seen, and no ActAcquire since
+	released bool
+	tickets  map[uint32]bool
+	pending  []pendingAction
+	answers  []string            // of R lines, not given yet
+	next     map[string][]string // of NEXT lines, by kind
+	auto     map[string]string
+	items    map[uint32]*mail.Envelope
+	body     []byte // appended since the last ActBegin
+	lastID   mail.ID
 }
 
 // pendingAction is an action that waits for its completion, with what it lends to the driver.
@@ -339,6 +342,8 @@ func (h *scenarioDriver) okResult(act Action, r *Result, keys string) {
 			r.Domain = v
 		case "domains":
 			r.Domains = strings.Split(v, ",")
+		case "wait":
+			r.Wait, _ = time.ParseDuration(v)
 		case "waiting":
 			r.Waiting, _ = strconv.ParseInt(v, 10, 64)
 		default:
@@ -408,6 +413,7 @@ func (h *scenarioDriver) perform() {
 		} else if a.Ticket != 0 {
 			h.t.Fatalf("%s: %s has a ticket", h.where, kindName(a.Kind))
 		}
+		h.checkLease(a)
 		h.closed = a.Kind == ActClose || a.Kind == ActTurn
 		h.note(a)
 	}
@@ -417,13 +423,37 @@ func (h *scenarioDriver) perform() {
 	h.write(h.out.Reply[at:])
 }
 
+// checkLease holds the machine to what ActAwait and ActRelease say, and forgets what has no Done any more.
+func (h *scenarioDriver) checkLease(a *Action) {
+	h.t.Helper()
+	switch a.Kind {
+	case ActAcquire:
+		h.released = false
+	case ActAwait, ActPrefetch, ActSettle, ActBody:
+		if h.released {
+			h.t.Fatalf("%s: %s after the lease was given back", h.where, kindName(a.Kind))
+		}
+		for _, p := range h.pending {
+			if k := p.act.Kind; p.act.Ticket != a.Ticket && (k == ActAwait || a.Kind == ActAwait && (k == ActPrefetch || k == ActSettle)) {
+				h.t.Fatalf("%s: %s while %s is in flight", h.where, kindName(a.Kind), kindName(k))
+			}
+		}
+	case ActRelease:
+		if h.released {
+			h.t.Fatalf("%s: the lease is given back twice", h.where)
+		}
+		h.released = true
+		h.pending = slices.DeleteFunc(h.pending, func(p pendingAction) bool { return p.act.Kind != ActSettle })
+	}
+}
+
 func isStream(k Kind) bool {
 	return k == ActBody || k == ActTurn || k == ActStartTLS || k == ActClose
 }
 
 func hasTicket(k Kind) bool {
 	switch k {
-	case ActDiscard, ActAuthAbort, ActStartTLS, ActTurn, ActBody, ActUnload, ActAlarm, ActClose:
+	case ActDiscard, ActAuthAbort, ActStartTLS, ActTurn, ActBody, ActUnload, ActAlarm, ActRelease, ActClose:
 		return false
 	}
 	return true
@@ -432,7 +462,8 @@ func hasTicket(k Kind) bool {
 var kindNames = map[Kind]string{
 	ActBegin: "begin", ActRoute: "route", ActAppend: "append", ActCommit: "commit", ActDiscard: "discard",
 	ActAuth: "auth", ActAuthAbort: "auth-abort", ActAcquire: "acquire", ActStartTLS: "starttls", ActTurn: "turn",
-	ActPrefetch: "prefetch", ActBody: "body", ActSettle: "settle", ActUnload: "unload", ActAlarm: "alarm", ActClose: "close",
+	ActPrefetch: "prefetch", ActBody: "body", ActSettle: "settle", ActUnload: "unload", ActAlarm: "alarm",
+	ActAwait: "await", ActRelease: "release", ActClose: "close",
 }
 
 func kindName(k Kind) string {

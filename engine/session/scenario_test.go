@@ -33,11 +33,11 @@ import (
 //	                               among the S: lines, where At says; the others follow all S: lines of their step
 //	E: ..., B: ...                 envelopes and body of a commit
 //	R: ok id=7                     completion of the oldest pending action; "R: #3 ok" of ticket 3.
-//	                               ok [id= domain= domains=a,b waiting=] | refuse 452 4.3.1 text ("-": no
+//	                               ok [id= domain= domains=a,b waiting= wait=20s] | refuse 452 4.3.1 text ("-": no
 //	                               enhanced code) | challenge text | auth NAME | items [1 2 …]
 //	NEXT: commit refuse 452 …      what the next action of that kind is answered, at once
 //	T: +5m                         time passes, Tick when due
-//	PROGRESS / STOP / END          the driver's calls of these names (END: the line is lost)
+//	PROGRESS / STOP / YIELD / END  the driver's calls of these names (END: the line is lost)
 //
 // go test ./engine/session -rewrite replaces the expectations by what the machines did.
 //
@@ -58,7 +58,7 @@ type scenario struct {
 type scenarioStep struct {
 	line int      // of its first stimulus
 	raw  []string // its stimulus lines, and comments before and between
-	verb string   // C R NEXT T PROGRESS STOP END
+	verb string   // C R NEXT T PROGRESS STOP YIELD END
 	arg  string   // of R, NEXT, T
 	in   []byte   // of C
 	want []string
@@ -87,7 +87,7 @@ func (sc *scenario) number(t *testing.T, key string, def int64) int64 {
 	return n
 }
 
-var scenarioLine = regexp.MustCompile(`^(?:([A-Za-z]+)(?:\*(\d+))?:(?: (.*))?|(PROGRESS|STOP|END))$`)
+var scenarioLine = regexp.MustCompile(`^(?:([A-Za-z]+)(?:\*(\d+))?:(?: (.*))?|(PROGRESS|STOP|YIELD|END))$`)
 
 func parseScenario(path string) (*scenario, error) {
 	text, err := os.ReadFile(path)
@@ -148,7 +148,7 @@ func parseScenario(path string) (*scenario, error) {
 			}
 			last.in = append(last.in, bytes.Repeat(octets, times)...)
 			open = true
-		case "R", "NEXT", "T", "PROGRESS", "STOP", "END":
+		case "R", "NEXT", "T", "PROGRESS", "STOP", "YIELD", "END":
 			last = &scenarioStep{line: i + 1, verb: verb, arg: arg}
 			sc.steps = append(sc.steps, last)
 			open = false
@@ -296,6 +296,11 @@ func playScenario(t *testing.T, sc *scenario, machine scenarioMachine, how arriv
 			h.pass(d)
 		case "PROGRESS":
 			h.m.Progress(h.now)
+		case "YIELD":
+			if !h.closed {
+				h.call(func() { h.m.(Yielder).Yield(h.now, &h.out) })
+			}
+			h.settle()
 		case "STOP":
 			h.call(func() { h.m.Stop(h.now, &h.out) })
 			h.pump()

@@ -26,7 +26,11 @@
 //   - Deadline is asked after each call; the driver calls Tick when it has passed.
 package session
 
-import "odmr/internal/mail"
+import (
+	"time"
+
+	"odmr/internal/mail"
+)
 
 // Time is Unix time in nanoseconds, always given by the driver.
 type Time = int64
@@ -53,6 +57,12 @@ type Session interface {
 	// End says that the connection is gone or about to be closed by the driver. Only ActSettle
 	// and ActDiscard may be emitted, and no Done will come. It is the last call.
 	End(now Time, out *Output)
+}
+
+// Yielder is a machine of a session that may hold a lease, which another session of the same customer may ask for.
+type Yielder interface {
+	// Yield asks for the lease: the machine gives ActRelease or ActClose, and waits for the peer in neither case.
+	Yield(now Time, out *Output)
 }
 
 // TLSPolicy says what a server machine allows in clear text.
@@ -105,7 +115,8 @@ const (
 	ActAuthAbort
 	// ActAcquire asks for the lease of Domains (lower-case, not checked for access; empty means all
 	// of Account's). Result: Refusal 450, 451, 453 without enhanced code as RFC 2645 5.2.1 says, or
-	// nil with Domains and Waiting: the lease is then held by the connection.
+	// nil with Domains and Waiting: the lease is then held by the connection. Where Waiting is 0 Wait says how long
+	// mail may be waited for before ATRN is answered; 0: the session is turned with nothing in hand, and lingers.
 	ActAcquire
 	// ActStartTLS begins a TLS handshake after Reply[:At] has been written in clear; nothing follows
 	// it in Reply. No ticket: the driver tells the machine by Done with ticket 0 once the handshake
@@ -134,6 +145,12 @@ const (
 	ActUnload
 	// ActAlarm says that the bounce shield has fired, and why: what was refused is settled as held. No ticket.
 	ActAlarm
+	// ActAwait asks to be told once mail is there that an ActPrefetch would bring. Done says no more than that, and may
+	// come for nothing. There is one at a time, with no ActPrefetch or ActSettle in flight; none comes after ActRelease.
+	ActAwait
+	// ActRelease gives the lease back, once the settlements asked for are durable, with all Items that were not
+	// settled. Only their Done may still come: what was asked for otherwise may stay without. It has no ticket.
+	ActRelease
 
 	// ActClose closes the connection after Reply[:At] has been written; Reason is for the log.
 	ActClose
@@ -169,6 +186,7 @@ type Result struct {
 	Domain    string        // ActRoute: the customer domain; empty: as asked
 	Domains   []string      // ActAcquire: the leased domains
 	Waiting   int64         // ActAcquire: messages waiting
+	Wait      time.Duration // ActAcquire: how long to wait for the first one
 	Items     []Item        // ActPrefetch
 }
 
