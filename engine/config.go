@@ -104,6 +104,7 @@ type Config struct {
 	Authenticator  Authenticator
 	TLS            TLS
 	Limits         Limits
+	Collecting     Collecting
 	Trusted        []netip.Prefix // clients that may hand in mail
 	MaxMessageSize int64          // octets of content; 0: DefaultMaxMessageSize
 	MaxSessions    int            // connections at once; 0: DefaultMaxSessions, or fewer where descriptors are short
@@ -139,6 +140,8 @@ func (c *Config) EnsureDefaults() {
 	setDefault(&t.DataBlock, mail.TimeoutDataBlock)
 	setDefault(&t.DataDone, mail.TimeoutDataDone)
 	setDefault(&t.Quit, mail.TimeoutQuit)
+	setDefault(&c.Collecting.KeepAlive, session.ReversedKeepAlive)
+	setDefault(&c.Collecting.IntervalCode, 453)
 	if c.Observer == nil {
 		c.Observer = NopObserver{}
 	}
@@ -169,6 +172,7 @@ func (c *Config) Validate() error {
 	c.TLS.validate(bad)
 	c.Limits.validate(bad)
 	c.Shield.validate(bad)
+	c.Collecting.validate(bad)
 	for i, p := range c.Trusted {
 		if !p.IsValid() {
 			bad("Trusted[%d]: not a network", i)

@@ -145,7 +145,7 @@ func (c *conn) traffic(now session.Time) {
 		c.swallow()
 		return
 	}
-	if c.state == StateReversed {
+	if c.everTurned {
 		// Re-armed after each read: behind fetchmail, Nagle would wait for a delayed acknowledgement.
 		_ = unix.SetsockoptInt(c.fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1)
 	}
@@ -172,6 +172,12 @@ func (c *conn) event(now session.Time, ev *event) {
 	case evRoom:
 		c.inflight--
 		c.roomFor(ev.n)
+	case evMail:
+		c.mailCame()
+	case evYield:
+		c.yield(now, uint64(ev.n))
+	case evFreed:
+		c.freed()
 	case evWritable:
 		c.blocked = false
 	case evAgain:
@@ -322,7 +328,7 @@ func (c *conn) work(now session.Time) (gated bool) {
 			c.nextAnswer(now)
 		// A client that does not take its replies is not listened to. After the turn replies must be heard even
 		// while the customer is not reading: it may be waiting for us to do so.
-		case c.out.pending > maxReplies && c.state != StateReversed:
+		case c.out.pending > maxReplies && !c.everTurned:
 			return true
 		default:
 			if !c.receive(now) {
@@ -363,7 +369,7 @@ func (c *conn) receive(now session.Time) bool {
 // look gives the machine at most that many of the octets that came in; -1 stands for all. After the turn
 // it sees all at once, for a reply of many lines is parsed whole.
 func (c *conn) look(now session.Time, most int) bool {
-	if most > c.gc.InboundBuffered() || c.state == StateReversed {
+	if most > c.gc.InboundBuffered() || c.everTurned {
 		most = -1
 	}
 	b, err := c.gc.Peek(most)
@@ -458,7 +464,7 @@ func (c *conn) crashed() {
 // lastWord closes the socket after one more reply, as far as the kernel takes it at once. A client is
 // told; a customer whose server we talk to is not, for whatever we said could become part of a message.
 func (c *conn) lastWord(reply string) {
-	if c.phase == phaseOpen && c.state != StateReversed && c.out.bodies == 0 && !c.tls.shaking() {
+	if c.phase == phaseOpen && !c.everTurned && c.out.bodies == 0 && !c.tls.shaking() {
 		c.out.write([]byte(reply))
 		c.sent(c.out.flush(c.fd, c.retire).n)
 	}
@@ -496,6 +502,7 @@ func (c *conn) finish(now session.Time) {
 	c.answers, c.answered, c.exchange, c.attempt = nil, 0, nil, nil
 	c.late, c.lateAt, c.headerBy = nil, 0, 0
 	c.leaveLimits()
+	c.noteCollected()
 	c.in.discard(c.lp.eng)
 	c.closeDrain()
 	c.leaseStep()

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -13,7 +12,7 @@ import (
 // drain is the lease of a session and all that came out of it. Of the calls on a lease one Next and one Settle may
 // be in flight at a time; the others wait here.
 type drain struct {
-	lease   *heldLease
+	lease   *heldLease          // of tenure
 	mine    map[string]struct{} // the leased domains
 	joined  bool                // shares the prefetch memory
 	want    *nextJob            // waits for its turn, or for memory
@@ -24,6 +23,7 @@ type drain struct {
 	calls   leaseCalls          // in flight
 	held    map[uint32]*held
 	handle  uint32 // the last one given out
+	tenancy
 }
 
 // leaseCalls is a set of calls on a lease.
@@ -65,39 +65,6 @@ type settlement struct {
 	reason string
 }
 
-// acquire asks for a lease.
-func (c *conn) acquire(a *session.Action) {
-	if c.drain.lease != nil || c.account == "" {
-		c.abandon("lease asked for twice, or without an account")
-		return
-	}
-	e := c.lp.eng
-	c.submit(&e.lookups, &acquireJob{
-		ticket: a.Ticket, dir: e.cfg.Directory, store: e.cfg.Store,
-		account: c.account, wanted: slices.Clone(a.Domains),
-	})
-}
-
-func (c *conn) acquired(j *acquireJob) {
-	if j.refusal != nil {
-		c.lp.eng.cfg.Observer.ATRN(j.refusal.Code)
-		c.logRefusedATRN(j)
-		c.answer(j.ticket, session.Result{Refusal: j.refusal})
-		return
-	}
-	d := &c.drain
-	d.lease = &heldLease{Lease: j.lease}
-	domains := j.lease.Domains()
-	d.mine = make(map[string]struct{}, len(domains))
-	for _, name := range domains {
-		d.mine[name] = struct{}{}
-	}
-	if !c.ended {
-		c.lp.eng.cfg.Observer.ATRN(250)
-		c.answer(j.ticket, session.Result{Domains: slices.Clone(domains), Waiting: j.waiting})
-	}
-}
-
 // leaseStep begins the next calls on the lease, if there are any to be made. What is read next does not wait for
 // outcomes to be durable, nor they for it. Release comes last and alone.
 func (c *conn) leaseStep() {
@@ -119,7 +86,7 @@ func (c *conn) leaseStep() {
 		}
 		c.call(&e.writes, callSettle, j)
 	}
-	if c.ended && d.calls == 0 {
+	if (c.ended || d.releasing) && d.calls == 0 {
 		c.call(&e.writes, callRelease, &releaseJob{lease: d.lease})
 	}
 }
@@ -140,7 +107,7 @@ func (c *conn) called(which leaseCalls) {
 // fetchMore asks for messages, within this session's share of the memory.
 func (c *conn) fetchMore(a *session.Action) {
 	d := &c.drain
-	if d.lease == nil || d.want != nil {
+	if d.lease == nil || d.want != nil || d.releasing {
 		c.abandon("prefetch without a lease, or within a prefetch")
 		return
 	}
@@ -162,7 +129,7 @@ func (c *conn) fetchMore(a *session.Action) {
 // granted takes the memory that a prefetch waited for.
 func (c *conn) granted(n int64) {
 	c.drain.waiting = false
-	if c.ended || c.drain.want == nil {
+	if c.ended || c.drain.releasing || c.drain.lease == nil || c.drain.want == nil {
 		c.drain.want = nil
 		c.lp.eng.prefetch.charge(-n)
 	}
@@ -182,7 +149,7 @@ func (c *conn) fetched(now session.Time, j *nextJob) {
 			dl.Body.Close()
 			continue
 		}
-		if c.ended {
+		if c.ended || d.releasing {
 			dl.Body.Close()
 			continue
 		}
@@ -321,9 +288,10 @@ func (c *conn) settled(now session.Time, j *settleJob) {
 	d.flying = d.flying[:0]
 }
 
-// closeDrain gives back what the machine holds. The lease follows once its settlements are durable.
+// closeDrain gives back what the machine holds, and waits for no mail. The lease follows once its settlements are durable.
 func (c *conn) closeDrain() {
 	d := &c.drain
+	d.expects, d.blocked = 0, nil
 	for handle, h := range d.held {
 		delete(d.held, handle)
 		c.letGo(h)

@@ -256,6 +256,7 @@ func (panicky) Acquire([]string) (queue.Lease, error) { panic("planted") }
 func TestPanicInAWorker(t *testing.T) {
 	s := newServer(t, withAccount("a", "a.example"), script("a"),
 		func(s *server, c *Config) { s.crash = true; c.Store = panicky{c.Store} })
+	s.put("a.example", "x\r\n")
 	p := s.dial(ODMR)
 	p.expect("220")
 	p.ask("LEASE", "451 lease")

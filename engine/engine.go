@@ -64,6 +64,8 @@ type Engine struct {
 	addresses addresses
 	accounts  accounts
 	lockouts  lockouts
+	intervals intervals
+	tenures   tenures
 	refusals  [NumLimits][]byte // in place of the greeting
 
 	ingest    ingestBudget
@@ -95,6 +97,8 @@ func New(cfg Config) (*Engine, error) {
 	e.addresses.init(&cfg.Limits)
 	e.accounts.limit = cfg.Limits.SessionsPerAccount
 	e.lockouts.init(&cfg.Limits)
+	e.intervals.init()
+	e.tenures.init()
 	e.refusals = limitReplies(cfg.Hostname)
 	e.ingest.limit = cfg.IngestMemory
 	e.prefetch.limit = cfg.PrefetchMemory

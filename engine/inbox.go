@@ -16,6 +16,9 @@ const (
 	evGrant                         // n octets of prefetch memory are granted to a prefetch
 	evRoom                          // n octets of prefetch memory are granted to the body that waits
 	evReclaim                       // somebody waits for prefetch memory: give up what can be given up
+	evMail                          // mail is there that the session waits for
+	evYield                         // another session asks for the lease of tenure n
+	evFreed                         // a lease that the session waits for was given back
 	evTick                          // look at the wheel
 	evStop                          // the server is being stopped: ask every session to end
 	evCut                           // the grace is over: end every session now

@@ -40,44 +40,6 @@ func (j *routeJob) run()           { j.ok, j.err = j.dir.Collectable(j.domain) }
 func (j *routeJob) fail(err error) { j.err = err }
 func (j *routeJob) discard()       {}
 
-// acquireJob answers an ATRN (RFC 2645 5.2.1).
-type acquireJob struct {
-	ticket  uint32
-	dir     account.Directory
-	store   queue.Store
-	account string
-	wanted  []string
-	lease   queue.Lease // nil unless refusal is
-	waiting int64
-	refusal *mail.Refusal
-}
-
-func (j *acquireJob) run() {
-	domains, err := j.dir.Authorize(j.account, j.wanted)
-	if err != nil {
-		j.refusal = account.AccessRefusal(err)
-		return
-	}
-	lease, err := j.store.Acquire(domains)
-	if err != nil {
-		j.refusal = acquireRefusal(err)
-		return
-	}
-	if j.waiting = lease.Waiting().Messages; j.waiting == 0 {
-		lease.Release()
-		j.refusal = &mail.Refusal{Code: 453, Text: "You have no mail"}
-		return
-	}
-	j.lease = lease
-}
-
-func (j *acquireJob) fail(err error) { j.refusal = acquireRefusal(err) }
-func (j *acquireJob) discard() {
-	if j.lease != nil {
-		j.lease.Release()
-	}
-}
-
 // appendJob stores a piece of an incoming message.
 type appendJob struct {
 	ticket uint32
@@ -176,15 +138,6 @@ type releaseJob struct{ lease *heldLease }
 func (j *releaseJob) run()       { j.lease.Release() }
 func (j *releaseJob) fail(error) {}
 func (j *releaseJob) discard()   {}
-
-// acquireRefusal says why there is no lease. RFC 2645 5.2.1 knows no enhanced codes here.
-func acquireRefusal(err error) *mail.Refusal {
-	text := "Unable to process ATRN request now"
-	if errors.Is(err, queue.ErrBusy) {
-		text = "Domain is being collected by another session, try again later"
-	}
-	return &mail.Refusal{Code: 451, Text: text, Cause: err}
-}
 
 // errIngestMemory says that IngestMemory is used up.
 var errIngestMemory = errors.New("engine: too much mail is coming in at once")

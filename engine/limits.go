@@ -71,11 +71,12 @@ const (
 	LimitAddressSessions       // SessionsPerAddress
 	LimitAccountSessions       // SessionsPerAccount
 	LimitLockout               // AuthFailures
+	LimitInterval              // Collecting.ATRNInterval
 	LimitProxy                 // no PROXY header, or a bad one, from a network of ProxyNetworks
 	NumLimits                  // not a limit: how many there are
 )
 
-var limitNames = [NumLimits]string{"none", "network", "rate", "address_sessions", "account_sessions", "lockout", "proxy"}
+var limitNames = [NumLimits]string{"none", "network", "rate", "address_sessions", "account_sessions", "lockout", "atrn_interval", "proxy"}
 
 func (l Limit) String() string {
 	if l < NumLimits {

@@ -228,7 +228,8 @@ func TestMailInAndOut(t *testing.T) {
 }
 
 func TestATRNRefusals(t *testing.T) {
-	s := newServer(t, withAccount("a", "a.example", "down.example"), withAccount("b", "b.example"))
+	s := newServer(t, withAccount("a", "a.example", "down.example"), withAccount("b", "b.example"),
+		func(_ *server, c *Config) { c.Collecting.OnBusy = BusyRefuse })
 	p := s.dial(ODMR)
 	p.expect("220")
 	p.ask("EHLO c.example", "250")

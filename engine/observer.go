@@ -11,12 +11,14 @@ const (
 	StateLMTP                  // LMTP server
 	StateLogin                 // ODMR, not authenticated yet
 	StateProvider              // ODMR, authenticated
+	StateWait                  // ODMR, authenticated: ATRN waits for mail
 	StateReversed              // after the turn: mail goes out
+	StateLinger                // after the turn: all is collected, and mail that comes goes out at once
 	StateClosing               // the last reply was queued; waiting for the peer to take it
 	NumStates                  // not a state: how many there are
 )
 
-var stateNames = [NumStates]string{"none", "smtp", "lmtp", "login", "provider", "reversed", "closing"}
+var stateNames = [NumStates]string{"none", "smtp", "lmtp", "login", "provider", "wait", "reversed", "linger", "closing"}
 
 func (s State) String() string {
 	if s < NumStates {
@@ -58,6 +60,8 @@ type Observer interface {
 	LimitHit(l Limit)
 	// ATRN says that an ATRN was answered: 250, 450, 451, 453.
 	ATRN(code int)
+	// Takeover says that a session was asked to make way for another one of its customer.
+	Takeover()
 	// Auth says that a SASL exchange ended: 235, 421 (over a limit), 454, 501, 504, 535.
 	Auth(code int)
 	// MessageIn counts an incoming message (Accepted, Refused) and its octets in wire form.
@@ -91,6 +95,7 @@ func (NopObserver) SessionState(State, State)  {}
 func (NopObserver) SessionRefused()            {}
 func (NopObserver) LimitHit(Limit)             {}
 func (NopObserver) ATRN(int)                   {}
+func (NopObserver) Takeover()                  {}
 func (NopObserver) Auth(int)                   {}
 func (NopObserver) MessageIn(Outcome, int64)   {}
 func (NopObserver) MessageOut(Outcome, int64)  {}

@@ -49,7 +49,7 @@ func (c *conn) perform(now session.Time, a *session.Action) {
 	case session.ActAuthAbort:
 		c.exchange, c.attempt = nil, nil
 	case session.ActAcquire:
-		c.acquire(a)
+		c.acquire(now, a)
 	case session.ActStartTLS:
 		c.startTLS(now)
 	case session.ActTurn:
@@ -64,6 +64,10 @@ func (c *conn) perform(now session.Time, a *session.Action) {
 		c.settle(now, a)
 	case session.ActAlarm:
 		c.alarm(a)
+	case session.ActAwait:
+		c.await(a)
+	case session.ActRelease:
+		c.release(now)
 	case session.ActClose:
 		c.because(a.Reason)
 		c.closing = true
@@ -80,7 +84,7 @@ func (c *conn) complete(now session.Time, j job) {
 	case *routeJob:
 		c.answer(j.ticket, routeResult(j.domain, j.ok, j.err))
 	case *acquireJob:
-		c.acquired(j)
+		c.acquired(now, j)
 	case *appendJob:
 		c.appended(j)
 	case *commitJob:
@@ -94,8 +98,7 @@ func (c *conn) complete(now session.Time, j job) {
 	case *shakeJob:
 		c.shaken(now, j)
 	case *releaseJob:
-		c.called(callRelease)
-		c.drain.lease = nil
+		c.released(now)
 	}
 }
 

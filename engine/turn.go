@@ -33,6 +33,7 @@ func (e *Engine) machines() {
 		WindowBytes:    e.cfg.WindowBytes,
 		ShieldRefusals: e.cfg.Shield.Refusals,
 		ShieldWindow:   e.cfg.Shield.Window,
+		KeepAlive:      e.cfg.Collecting.KeepAlive,
 		Timeouts: session.ReversedTimeouts{
 			Greeting: t.Greeting,
 			Envelope: t.Envelope,
@@ -69,7 +70,9 @@ func (c *conn) turn() {
 		return
 	}
 	e := c.lp.eng
-	m := session.NewReversed(&e.reversed, c.drain.lease.Domains())
+	cfg := e.reversed
+	cfg.Linger = c.drain.linger
+	m := session.NewReversed(&cfg, c.drain.lease.Domains())
 	e.histories.resume(c.account, m)
 	c.sess = m
 	c.turned, c.everTurned = true, true

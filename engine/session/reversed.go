@@ -180,7 +180,8 @@ type Reversed struct {
 	lingerBy Time   // when lingering ends; 0: it has not begun yet
 	worked   int64  // transactions when it began
 	released bool   // ActRelease was given
-	dryEnd   bool   // see Dry
+	nothing  bool   // was left to be collected when that was last asked for
+	bye      bool   // QUIT was answered
 
 	seq      uint64
 	lastText string
@@ -396,7 +397,7 @@ func (r *Reversed) finish(now Time, out *Output) {
 	case r.ending != reversedRunning:
 		r.quit(now, out, r.reason)
 	case r.ready.head == nil && r.drained && len(r.fetches) == 0:
-		r.dryEnd = !r.unread
+		r.nothing = !r.unread
 		if r.cfg.Linger > 0 && !r.unread {
 			r.linger(now, out)
 			return

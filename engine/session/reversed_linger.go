@@ -44,7 +44,7 @@ func (r *Reversed) arrived(ticket uint32) bool {
 	if r.awaited == 0 || ticket != r.awaited {
 		return false
 	}
-	r.awaited, r.dryEnd = 0, false
+	r.awaited, r.nothing = 0, false
 	r.wake()
 	return true
 }
@@ -82,8 +82,8 @@ func (r *Reversed) lingered(now Time, out *Output) {
 	r.pump(now, out)
 }
 
-// Dry says that the session ended, or is about to, because everything was collected.
-func (r *Reversed) Dry() bool { return r.dryEnd }
+// Dry says that the session ended in good order and left nothing to be collected.
+func (r *Reversed) Dry() bool { return r.nothing && r.bye }
 
 // Yield ends the session because another one of the customer's takes its place. Between transactions the customer is
 // told by QUIT; nothing waits for its reply, for the lease goes back before. Otherwise the connection is closed: what had

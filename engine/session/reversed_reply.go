@@ -66,6 +66,7 @@ func (r *Reversed) reply(now Time, rep *codec.Reply, out *Output) {
 	case awaitEHLO, awaitHELO:
 		r.helloed(now, a.kind, rep, out)
 	case awaitQuit:
+		r.bye = true
 		r.close(out, "")
 	default:
 		if rep.Code >= 400 {

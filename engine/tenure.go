@@ -1,0 +1,120 @@
+package engine
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"odmr/engine/session"
+	"odmr/queue"
+)
+
+// tenure is the right of one session to drain some domains, and the lease that goes with it. It is claimed before
+// the lease is asked for and ends after that was given back, so that whom a domain belongs to at present is known as long as
+// it belongs to anybody. It is handed about like the lease: releasing it gives back both.
+type tenure struct {
+	queue.Lease // nil until acquired
+	of          *tenures
+	home        *loop
+	conn        uint64
+	domains     []string
+
+	// The rest belongs to tenures.mu.
+	id       uint64       // set when it was claimed; never used again
+	took     session.Time // when others were asked to make way for it; 0: nobody was
+	asked    bool         // to make way
+	behind   []*tenure    // wait for it to end
+	blockers int          // tenures that it waits for
+}
+
+// Release implements queue.Lease.
+func (t *tenure) Release() {
+	if t.Lease != nil {
+		t.Lease.Release()
+	}
+	t.of.end(t)
+}
+
+// tenures are the tenures of all sessions. It is the one place where a session that wants a domain meets the one that has
+// it; they belong to different loops, so that what follows is an event for each.
+type tenures struct {
+	mu   sync.Mutex
+	held map[string]*tenure // by domain
+	last uint64
+
+	patience time.Duration // takeoverTime, except in tests
+}
+
+func (r *tenures) init() { r.held, r.patience = make(map[string]*tenure), takeoverTime }
+
+// claimed is the outcome of a claim.
+type claimed uint8
+
+const (
+	claimGranted claimed = iota // t is in force
+	claimWaits                  // the tenures in the way are being ended: claim again when told by evFreed
+	claimRefused                // some domain stays with the session that has it
+)
+
+// claim makes t hold all of its domains, or none. Whoever calls it has been authorised for each of them, as had those
+// who hold them: that alone is what lets one session end another. asked is how many were asked to make way by this call.
+//
+// A session that has made others make way keeps its place for c.TakeoverInterval, or two of them could fight for ever.
+func (r *tenures) claim(t *tenure, c *Collecting, now session.Time) (outcome claimed, asked int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var inTheWay []*tenure
+	for _, d := range t.domains {
+		if h := r.held[d]; h != nil && !slices.Contains(inTheWay, h) {
+			inTheWay = append(inTheWay, h)
+		}
+	}
+	for _, h := range inTheWay {
+		settled := h.took == 0 || now-h.took >= session.Time(c.TakeoverInterval)
+		if c.OnBusy == BusyRefuse || !settled && !h.asked {
+			return claimRefused, 0
+		}
+	}
+	if len(inTheWay) == 0 {
+		r.last++
+		t.id = r.last
+		for _, d := range t.domains {
+			r.held[d] = t
+		}
+		return claimGranted, 0
+	}
+	t.took, t.blockers = now, len(inTheWay)
+	for _, h := range inTheWay {
+		h.behind = append(h.behind, t)
+		if !h.asked {
+			h.asked = true
+			asked++
+			h.home.inbox.post(event{kind: evYield, conn: h.conn, n: int64(h.id)})
+		}
+	}
+	return claimWaits, asked
+}
+
+// end takes t out, if it is in force, and tells those that have waited for it alone.
+func (r *tenures) end(t *tenure) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, d := range t.domains {
+		if r.held[d] == t {
+			delete(r.held, d)
+		}
+	}
+	for _, w := range t.behind {
+		if w.blockers--; w.blockers == 0 {
+			w.home.inbox.post(event{kind: evFreed, conn: w.conn})
+		}
+	}
+	t.behind = nil
+}
+
+// waits reports whether a tenure is still in t's way, of those that were when it was claimed.
+func (r *tenures) waits(t *tenure) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return t.blockers > 0
+}
