@@ -40,8 +40,7 @@ type acquireJob struct {
 	wanted  []string
 	tenure  *tenure // its lease is nil unless the job has got one
 	tries   int
-	asked   int  // sessions that were asked to make way
-	blocked bool // they have not all done so when the job came back
+	blocked bool // others have to make way first
 	linger  time.Duration
 	wait    time.Duration
 	waiting int64
@@ -49,7 +48,7 @@ type acquireJob struct {
 }
 
 func (j *acquireJob) run() {
-	j.blocked, j.asked = false, 0
+	j.blocked = false
 	e, t := j.eng, j.tenure
 	domains, err := e.cfg.Directory.Authorize(j.account, j.wanted)
 	if err != nil {
@@ -65,8 +64,7 @@ func (j *acquireJob) run() {
 		j.refusal = j.noMail()
 		return
 	}
-	var outcome claimed
-	switch outcome, j.asked = e.tenures.claim(t, &e.cfg.Collecting, now()); outcome {
+	switch e.tenures.claim(t, &e.cfg.Collecting, now()) {
 	case claimRefused:
 		j.refusal = acquireRefusal(queue.ErrBusy)
 		return
@@ -152,12 +150,6 @@ func (c *conn) acquire(now session.Time, a *session.Action) {
 // acquired takes the outcome of a request for a lease.
 func (c *conn) acquired(now session.Time, j *acquireJob) {
 	e, d := c.lp.eng, &c.drain
-	for range j.asked {
-		e.cfg.Observer.Takeover()
-	}
-	if j.asked > 0 {
-		c.logTakeover(j)
-	}
 	if j.blocked && !c.ended {
 		c.awaitLease(now, j)
 		return
@@ -171,6 +163,7 @@ func (c *conn) acquired(now session.Time, j *acquireJob) {
 	}
 	d.lease, d.tenure, d.linger = &heldLease{Lease: j.tenure}, j.tenure, j.linger
 	if d.forfeit == j.tenure.id { // somebody was faster than this answer
+		c.makeWay()
 		c.release(now)
 		j.refusal = acquireRefusal(queue.ErrBusy)
 		c.refuseATRN(j)
@@ -180,6 +173,9 @@ func (c *conn) acquired(now session.Time, j *acquireJob) {
 	d.mine = make(map[string]struct{}, len(domains))
 	for _, name := range domains {
 		d.mine[name] = struct{}{}
+	}
+	if j.tries > 0 {
+		c.log(e.log.Info()).Strs("domains", domains).Msg("ATRN takes over from another session")
 	}
 	r := session.Result{Domains: slices.Clone(domains), Waiting: j.waiting}
 	if j.waiting == 0 && j.linger == 0 {
@@ -318,6 +314,7 @@ func (c *conn) yield(now session.Time, id uint64) {
 	case d.tenure.id != id || d.releasing || c.phase != phaseOpen || c.closing || c.doomed:
 		return // it is over, or on its way back
 	}
+	c.makeWay()
 	m, ok := c.sess.(session.Yielder)
 	if !ok {
 		c.abandon("taken over by a newer session")
@@ -331,6 +328,11 @@ func (c *conn) yield(now session.Time, id uint64) {
 		_ = unix.SetsockoptLinger(c.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 0})
 		c.doomed = true
 	}
+}
+
+func (c *conn) makeWay() {
+	c.lp.eng.tenures.yields(c.drain.tenure)
+	c.lp.eng.cfg.Observer.Takeover()
 }
 
 // noteCollected remembers an ATRN that brought everything, for the interval until the next.

@@ -31,8 +31,6 @@ type Collecting struct {
 
 // Bounds that are not an operator's business.
 const (
-	// MaxATRNWait is less than clients wait for a reply to ATRN, the most impatient of which gives up after 30 s.
-	MaxATRNWait = 25 * time.Second
 	// takeoverTime is how long a session waits for those that make way. They wait for the store and for nothing else.
 	takeoverTime = 10 * time.Second
 	// maxTakeovers is how often a session tries to take over where others are faster.
@@ -48,8 +46,8 @@ func (c *Collecting) validate(bad func(format string, args ...any)) {
 	if min(c.TakeoverInterval, c.Linger, c.KeepAlive, c.ATRNInterval, c.ATRNWait) < 0 {
 		bad("Collecting: durations must not be negative")
 	}
-	if c.ATRNWait > MaxATRNWait {
-		bad("Collecting.ATRNWait: %s is more than %s", c.ATRNWait, MaxATRNWait)
+	if c.ATRNWait > mail.MaxATRNWait {
+		bad("Collecting.ATRNWait: %s is more than %s", c.ATRNWait, mail.MaxATRNWait)
 	}
 	if c.IntervalCode != 0 && c.IntervalCode != 450 && c.IntervalCode != 453 {
 		bad("Collecting.IntervalCode: %d is neither 450 nor 453", c.IntervalCode)

@@ -240,6 +240,13 @@ func TestTakeoverIsBounded(t *testing.T) {
 	}
 }
 
+// holder is the tenure that has domain at present.
+func (s *server) holder(domain string) *tenure {
+	s.tenures.mu.Lock()
+	defer s.tenures.mu.Unlock()
+	return s.tenures.held[domain]
+}
+
 // free reports whether no session holds a domain.
 func (s *server) free() bool {
 	s.tenures.mu.Lock()
@@ -321,7 +328,7 @@ func TestTakeoverInterval(t *testing.T) {
 		}
 	}
 	second.Close() // gone for good: nothing to fight about
-	eventually(t, "the domain is free", func() bool { return s.store.Counts("a.example").Messages == 0 && s.seen.states()[StateLinger] == 1 })
+	eventually(t, "the domain is free", func() bool { return s.holder("a.example") == nil })
 	third.ask("ATRN a.example", "250")
 }
 
@@ -335,7 +342,11 @@ func TestTakeoverOfASessionThatIsAboutToTurn(t *testing.T) {
 	eventually(t, "the lease is being asked for", func() bool { return s.gate.acquire.waiters() == 1 })
 	fresh := &customer{peer: s.login("a")}
 	fresh.send("ATRN")
-	eventually(t, "the old one is asked", func() bool { return s.seen.get(func(r *recorder) int { return r.takeovers }) == 1 })
+	eventually(t, "the old one is asked", func() bool {
+		s.tenures.mu.Lock()
+		defer s.tenures.mu.Unlock()
+		return s.tenures.held["a.example"].ending
+	})
 	s.gate.acquire.open()
 	old.expect("451")
 	fresh.expect("250")
@@ -405,7 +416,7 @@ func TestATRNWait(t *testing.T) {
 }
 
 func TestATRNWaitsForMail(t *testing.T) {
-	s := newServer(t, withAccount("a", "a.example"), collecting(Collecting{ATRNWait: MaxATRNWait}))
+	s := newServer(t, withAccount("a", "a.example"), collecting(Collecting{ATRNWait: mail.MaxATRNWait}))
 	early, gone := s.login("a"), s.login("a")
 	early.send("ATRN")
 	s.state(StateWait, 1)

@@ -292,6 +292,9 @@ func (c *conn) settled(now session.Time, j *settleJob) {
 func (c *conn) closeDrain() {
 	d := &c.drain
 	d.expects, d.blocked = 0, nil
+	if d.tenure != nil {
+		d.tenure.of.ends(d.tenure)
+	}
 	for handle, h := range d.held {
 		delete(d.held, handle)
 		c.letGo(h)

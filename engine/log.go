@@ -108,10 +108,6 @@ func (c *conn) logSettled(s *settlement, took time.Duration) {
 	ev.Msg("message out")
 }
 
-func (c *conn) logTakeover(j *acquireJob) {
-	c.log(c.lp.eng.log.Info()).Strs("domains", j.tenure.domains).Int("sessions", j.asked).Msg("takes over from sessions of the same customer")
-}
-
 func (c *conn) logRefusedATRN(j *acquireJob) {
 	c.log(c.lp.eng.log.Info()).Int("code", j.refusal.Code).Strs("domains", j.wanted).AnErr("cause", j.refusal.Cause).
 		Msg("ATRN refused")

@@ -21,8 +21,9 @@ type tenure struct {
 
 	// The rest belongs to tenures.mu.
 	id       uint64       // set when it was claimed; never used again
-	took     session.Time // when others were asked to make way for it; 0: nobody was
-	asked    bool         // to make way
+	took     session.Time // when another made way for it; 0: none did
+	ending   bool         // it was asked to make way, or its session is over: its lease is on the way back
+	yielded  bool         // it did, and not just because it was at its end
 	behind   []*tenure    // wait for it to end
 	blockers int          // tenures that it waits for
 }
@@ -57,10 +58,10 @@ const (
 )
 
 // claim makes t hold all of its domains, or none. Whoever calls it has been authorised for each of them, as had those
-// who hold them: that alone is what lets one session end another. asked is how many were asked to make way by this call.
+// who hold them: that alone is what lets one session end another.
 //
 // A session that has made others make way keeps its place for c.TakeoverInterval, or two of them could fight for ever.
-func (r *tenures) claim(t *tenure, c *Collecting, now session.Time) (outcome claimed, asked int) {
+func (r *tenures) claim(t *tenure, c *Collecting, now session.Time) claimed {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var inTheWay []*tenure
@@ -70,9 +71,11 @@ func (r *tenures) claim(t *tenure, c *Collecting, now session.Time) (outcome cla
 		}
 	}
 	for _, h := range inTheWay {
-		settled := h.took == 0 || now-h.took >= session.Time(c.TakeoverInterval)
-		if c.OnBusy == BusyRefuse || !settled && !h.asked {
-			return claimRefused, 0
+		if h.ending {
+			continue
+		}
+		if c.OnBusy == BusyRefuse || h.took != 0 && now-h.took < session.Time(c.TakeoverInterval) {
+			return claimRefused
 		}
 	}
 	if len(inTheWay) == 0 {
@@ -81,21 +84,34 @@ func (r *tenures) claim(t *tenure, c *Collecting, now session.Time) (outcome cla
 		for _, d := range t.domains {
 			r.held[d] = t
 		}
-		return claimGranted, 0
+		return claimGranted
 	}
-	t.took, t.blockers = now, len(inTheWay)
+	t.blockers = len(inTheWay)
 	for _, h := range inTheWay {
 		h.behind = append(h.behind, t)
-		if !h.asked {
-			h.asked = true
-			asked++
+		if !h.ending {
+			h.ending = true
 			h.home.inbox.post(event{kind: evYield, conn: h.conn, n: int64(h.id)})
 		}
 	}
-	return claimWaits, asked
+	return claimWaits
 }
 
-// end takes t out, if it is in force, and tells those that have waited for it alone.
+// ends notes that t is about to end by itself: that is waited for, whatever else holds.
+func (r *tenures) ends(t *tenure) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t.ending = true
+}
+
+// yields notes that t makes way.
+func (r *tenures) yields(t *tenure) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t.yielded = true
+}
+
+// end takes t out, if it is in force, and tells those that have waited for it last.
 func (r *tenures) end(t *tenure) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -105,6 +121,9 @@ func (r *tenures) end(t *tenure) {
 		}
 	}
 	for _, w := range t.behind {
+		if t.yielded {
+			w.took = now()
+		}
 		if w.blockers--; w.blockers == 0 {
 			w.home.inbox.post(event{kind: evFreed, conn: w.conn})
 		}

@@ -185,6 +185,7 @@ func (s *server) startEngine() error {
 			ConnectionsPerMinute: c.ConnectionsPerMinute, LoginCommands: c.LoginCommands,
 			AuthFailures: c.AuthFailures, AuthLockout: c.AuthLockout, AuthDelay: c.AuthDelay,
 		},
+		Collecting:     collecting(c),
 		MaxMessageSize: int64(c.MaxMessageSize), MaxSessions: c.MaxSessions, Workers: c.Workers,
 		PrefetchMemory: int64(c.PrefetchMemory), IngestMemory: int64(c.IngestMemory),
 		MaxRecipients: c.MaxRecipients, WindowMessages: c.WindowMessages, WindowBytes: int64(c.WindowBytes),
@@ -287,4 +288,19 @@ func (s *server) close(ctx context.Context) error {
 	}
 	s.closeSockets()
 	return errors.Join(failed...)
+}
+
+// collecting is how customers' sessions follow each other and wait for mail.
+func collecting(c *config.Config) engine.Collecting {
+	e := engine.Collecting{
+		TakeoverInterval: c.TakeoverInterval, Linger: c.Linger, KeepAlive: c.LingerNoop,
+		ATRNWait: c.ATRNWait, ATRNInterval: c.ATRNInterval, IntervalCode: 453,
+	}
+	if c.OnBusy == "refuse" {
+		e.OnBusy = engine.BusyRefuse
+	}
+	if c.ATRNIntervalReply == "450" {
+		e.IntervalCode = 450
+	}
+	return e
 }

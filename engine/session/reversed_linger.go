@@ -6,9 +6,9 @@ import "time"
 // OpenSMTPD hang up on a silent client, and what home routers remember of a silent connection.
 const ReversedKeepAlive = 4 * time.Minute
 
-// reversedMaxJunk is how many NOOP and RSET commands a session sends without a message accepted in between. Postfix
+// ReversedMaxJunk is how many NOOP and RSET commands a session sends without a message accepted in between. Postfix
 // answers the one after 100 with 421 (smtpd_junk_command_limit); some are left for refusals.
-const reversedMaxJunk = 90
+const ReversedMaxJunk = 90
 
 const reversedTakenOver = "taken over by a newer session"
 
@@ -69,7 +69,7 @@ func (r *Reversed) lingered(now Time, out *Output) {
 	case now >= r.lingerBy:
 		r.wake()
 		r.wind(reversedWindingUp, "no mail came in time")
-	case r.junk >= reversedMaxJunk: // rather leave in good order than be thrown out
+	case r.junk >= ReversedMaxJunk: // rather leave in good order than be thrown out
 		r.wake()
 		r.wind(reversedWindingUp, "no mail came in as many NOOP as a server takes")
 	default:

@@ -56,8 +56,15 @@ type Config struct {
 
 	SASLMechanisms []string `group:"login" name:"sasl-mechanisms" default:"${mechanisms}" placeholder:"NAME" help:"SASL mechanisms offered to customers, in this order. RFC 2645 makes CRAM-MD5 mandatory and fetchmail uses nothing else; leave it out only where every customer has something stronger. PLAIN, LOGIN and SCRAM-SHA-256-PLUS are offered under TLS only, EXTERNAL to those whose certificate or network stands in an account."`
 
-	ShieldRefusals int `group:"shield" default:"${shield_refusals}" min:"0" max:"1000" help:"The bounce shield: when a customer's server refuses more than so many of its last --shield-window messages for good (5xx), the session ends, and what it refused is held until odmrctl queue release or bounce. 0 switches it off. A server that knows nobody is broken rather than right, and a bounce cannot be taken back."`
-	ShieldWindow   int `group:"shield" default:"${shield_window}" min:"2" max:"1000" help:"Messages that this share is taken of. So many refused ones are kept back at a time until they are known to be in order."`
+	ShieldRefusals    int           `group:"shield" default:"${shield_refusals}" min:"0" max:"1000" help:"The bounce shield: when a customer's server refuses more than so many of its last --shield-window messages for good (5xx), the session ends, and what it refused is held until odmrctl queue release or bounce. 0 switches it off. A server that knows nobody is broken rather than right, and a bounce cannot be taken back."`
+	ShieldWindow      int           `group:"shield" default:"${shield_window}" min:"2" max:"1000" help:"Messages that this share is taken of. So many refused ones are kept back at a time until they are known to be in order."`
+	OnBusy            string        `group:"collect" default:"takeover" placeholder:"WHAT" choices:"takeover,refuse" help:"What becomes of ATRN for a domain that another session of the customer is draining. takeover: that session ends, for its line is most likely gone without TCP having noticed. refuse: 451."`
+	TakeoverInterval  time.Duration `group:"collect" default:"1m" min:"0s" max:"24h" help:"How long a session that took over keeps its place; others get 451 meanwhile. Without it two that are both alive would end each other again and again."`
+	Linger            time.Duration `group:"collect" default:"0s" min:"0s" max:"24h" help:"How long a customer's session stays open once all is collected, counted from the last message. Mail that comes goes out at once, and ATRN with nothing queued is answered by 250. 0 means that the session ends by QUIT."`
+	LingerNoop        time.Duration `group:"collect" default:"${keep_alive}" min:"10s" max:"24h" help:"Silence after which a session that stays open says NOOP. Postfix, Exim and OpenSMTPD hang up on a silent client after 5m; Exim takes 10 NOOP, Postfix 100, and after ${max_noops} without a message the session ends by QUIT."`
+	ATRNWait          time.Duration `group:"collect" name:"atrn-wait" default:"0s" min:"0s" max:"25s" help:"How long ATRN with nothing queued waits for mail before it is answered by 453. Some clients give up after 30s. It does not count where the session would stay open."`
+	ATRNInterval      time.Duration `group:"collect" name:"atrn-interval" default:"0s" min:"0s" max:"24h" help:"Least time between two ATRN of an account that bring all there is. A session that was cut short does not count. 0 means no limit."`
+	ATRNIntervalReply string        `group:"collect" name:"atrn-interval-reply" default:"453" placeholder:"CODE" choices:"453,450" help:"Reply to an ATRN that comes too soon. 453 is no mail for every client; 450 is what RFC 2645 has for it, and an error for fetchmail."`
 
 	ODMRNetworks         []netip.Prefix `group:"abuse" name:"odmr-networks" placeholder:"CIDR" help:"Networks that customers may come from, RFC 2645 8; others get 554 in place of the greeting. Empty means from everywhere."`
 	ProxyNetworks        []netip.Prefix `group:"abuse" placeholder:"CIDR" help:"Networks of balancers: a connection from there, to any listener, must begin with a PROXY header (version 1 or 2), and the address in it counts as the client's everywhere. From elsewhere headers are not understood."`
@@ -104,6 +111,7 @@ var groups = []kong.Group{
 	{Key: "mail", Title: "Incoming mail"},
 	{Key: "login", Title: "Customers' login"},
 	{Key: "shield", Title: "Bounce shield"},
+	{Key: "collect", Title: "Collecting", Description: "linger and atrn-interval may be set for an account, too."},
 	{Key: "abuse", Title: "Limits against abuse"},
 	{Key: "memory", Title: "Capacity"},
 	{Key: "time", Title: "Time-outs"},

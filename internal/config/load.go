@@ -139,6 +139,8 @@ func defaults() kong.Vars {
 	return kong.Vars{
 		"max_recipients":     fmt.Sprint(mail.MaxRecipients),
 		"max_sessions":       "20000",
+		"keep_alive":         units.FormatDuration(session.ReversedKeepAlive),
+		"max_noops":          fmt.Sprint(session.ReversedMaxJunk),
 		"window_messages":    fmt.Sprint(session.ReversedWindowMessages),
 		"window_bytes":       Size(session.ReversedWindowBytes).String(),
 		"shield_refusals":    fmt.Sprint(session.ReversedShieldRefusals),

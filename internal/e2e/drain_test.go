@@ -177,10 +177,10 @@ func TestArrivesWhileDraining(t *testing.T) {
 	}
 }
 
-// TestBusyDomain checks that a domain is drained by one session at a time.
+// TestBusyDomain checks that a domain is drained by one session at a time, and with --on-busy refuse by the first.
 func TestBusyDomain(t *testing.T) {
 	a := customer("tim", "example.org", "example.com")
-	s := startServer(t, []client.Account{a})
+	s := startServer(t, []client.Account{a}, "--on-busy", "refuse")
 	handIn(t, s.SMTP, client.SenderOptions{}, message("one", kindText, 100, "a@example.org"), message("two", kindText, 100, "a@example.com"))
 	rec := &client.Recorder{Keep: 1000}
 	rec.OnCommit = func(*client.Received) error {

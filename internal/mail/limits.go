@@ -58,6 +58,8 @@ const (
 	TimeoutQuit = 30 * time.Second
 	// TimeoutLogin is how long a client on the ODMR port may take until it is authenticated.
 	TimeoutLogin = 2 * time.Minute
+	// MaxATRNWait bounds how long the reply to ATRN may wait for mail: some clients give up after 30 s.
+	MaxATRNWait = 25 * time.Second
 	// TimeoutHandshake is how long a TLS handshake may take: two exchanges over a bad line.
 	TimeoutHandshake = 30 * time.Second
 )
