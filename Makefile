@@ -3,6 +3,7 @@
 #   ODMR_INTEROP   required: a missing fetchmail, postfix, swaks or promtool fails the tests;
 #                  otherwise what is missing is skipped by name
 #   CRASH_SEEDS    for the crash test of the store (default 300; 3000 in `make crash`)
+#   SEEDS, FROM    how many seeds `make sim` runs, and the first of them
 #   FUZZTIME       for each fuzz target of `make fuzz` (default 30s)
 
 SHELL       := /bin/bash
@@ -12,6 +13,8 @@ SHELL       := /bin/bash
 GO       ?= go
 FUZZTIME ?= 30s
 CRASH_SEEDS ?= 300
+SEEDS ?= 2000
+FROM ?= 1000
 
 # The longest package takes minutes on a small machine; a hang must still end.
 TEST := $(GO) test -timeout 30m
@@ -105,6 +108,11 @@ check:
 .PHONY: crash
 crash:
 	ODMR_CRASH=long ODMR_CRASH_SEEDS=3000 $(GO) test -count=1 -timeout 120m -run 'Crash' -v ./queue/... ./internal/...
+
+## sim: the whole server in virtual time, from SEEDS seeds (default 2000) beginning with FROM (default 1000)
+.PHONY: sim
+sim:
+	ODMR_SIM_SEEDS=$(SEEDS) ODMR_SIM_FROM=$(FROM) $(GO) test -count=1 -timeout 120m -run 'TestSim$$' ./internal/sim
 
 ## fuzz: every fuzz target in turn, FUZZTIME each
 .PHONY: fuzz

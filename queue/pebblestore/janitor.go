@@ -44,6 +44,10 @@ func (j *janitor) start(s *Store) {
 	j.done = make(chan struct{})
 	j.wake = make(chan struct{}, 1)
 	j.ctx, j.cancel = context.WithCancel(context.Background())
+	if s.opts.still {
+		close(j.done)
+		return
+	}
 	go j.run()
 }
 

@@ -62,6 +62,7 @@ type Options struct {
 
 	noSync bool // test only: commits do not wait for the disk. The crash test must fail with it
 	manual bool // test only: Pebble compacts nothing by itself
+	still  bool // see Still
 	poison bool // test only: segments are copies that are overwritten when released
 }
 
@@ -211,6 +212,9 @@ func (s *Store) engineOptions() *pebble.Options {
 		DisableAutomaticCompactions: o.manual,
 		FlushDelayDeleteRange:       10 * time.Second,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, o.Compactions },
+	}
+	if o.still {
+		p.FlushDelayDeleteRange = 0
 	}
 	p.TargetFileSizes[0] = 8 << 20
 	for i := range p.Levels {

@@ -1,0 +1,182 @@
+package sim
+
+import (
+	"odmr/engine/session"
+	"odmr/internal/mail"
+	"odmr/queue"
+)
+
+// Bug is a mistake that is planted to prove that a rule is looked after.
+type Bug uint8
+
+const (
+	NoBug             Bug = iota
+	BugEarlyAck           // a commit that is acknowledged before it is on disk
+	BugSettleDrops        // settlements are said to be durable and are not made
+	BugSettleNeighbor     // a settlement hits the next message instead
+	BugForeignLease       // ATRN without a domain gives the lease of everybody's
+	BugForgetDoubt        // what is in doubt is not recorded so
+	BugDeferAccepted      // what was taken is recorded as deferred
+	BugSwap               // two messages change places
+	BugWrongBody          // a message with the body of another
+	BugTruncate           // a body without its last octets
+	BugStateless          // failed recipients are kept nowhere
+	bugs
+)
+
+var bugNames = [...]string{"none", "early ack", "settle drops", "settle neighbour", "foreign lease", "forget doubt",
+	"defer accepted", "swap", "wrong body", "truncate", "failed removed"}
+
+func (b Bug) String() string { return bugNames[b] }
+
+// authorize is the directory's.
+func (h *host) authorize(account string, wanted []string) ([]string, error) {
+	if h.s.bug == BugForeignLease && len(wanted) == 0 {
+		return h.s.domains, nil
+	}
+	return h.dir.Authorize(account, wanted)
+}
+
+// settling changes what a machine wants recorded.
+func (b Bug) settling(a *session.Action) {
+	switch b {
+	case BugForgetDoubt:
+		a.InDoubt = false
+	case BugDeferAccepted:
+		for i := range a.Outcomes {
+			if a.Outcomes[i].Status == mail.OutcomeDelivered {
+				a.Outcomes[i].Status = mail.OutcomeDeferred
+			}
+		}
+	}
+}
+
+// wrap puts the bug between the driver and the store.
+func (b Bug) wrap(h *host, s queue.Store) queue.Store { return &buggy{Store: s, bug: b, h: h} }
+
+// buggy is a store with a bug.
+type buggy struct {
+	queue.Store
+	bug Bug
+	h   *host
+}
+
+func (s *buggy) Begin(size int64) (queue.Incoming, error) {
+	in, err := s.Store.Begin(size)
+	if err != nil || s.bug != BugEarlyAck {
+		return in, err
+	}
+	return &hasty{in, s.h}, nil
+}
+
+// hasty acknowledges a message and makes it durable later.
+type hasty struct {
+	queue.Incoming
+	h *host
+}
+
+func (in *hasty) Commit(last []byte, envelopes []mail.Envelope) error {
+	h, era := in.h, in.h.era
+	last = append([]byte{}, last...)
+	h.w.after(h.w.within(10e9), func() {
+		if h.era == era && h.up {
+			_ = in.Incoming.Commit(last, envelopes)
+		}
+	})
+	return nil
+}
+
+func (s *buggy) Acquire(domains []string) (queue.Lease, error) {
+	l, err := s.Store.Acquire(domains)
+	if err != nil || s.bug == NoBug {
+		return l, err
+	}
+	return &buggyLease{Lease: l, bug: s.bug}, nil
+}
+
+// buggyLease is a lease with a bug.
+type buggyLease struct {
+	queue.Lease
+	bug  Bug
+	keys map[string][]queue.Delivery
+}
+
+func (l *buggyLease) Next(dst []queue.Delivery, limit queue.Limit) ([]queue.Delivery, error) {
+	from := len(dst)
+	dst, err := l.Lease.Next(dst, limit)
+	got := dst[from:]
+	for i := range got {
+		if i == 0 {
+			continue
+		}
+		a, b := &got[i-1], &got[i]
+		switch {
+		case l.bug == BugSwap && a.Key.Domain == b.Key.Domain:
+			*a, *b = *b, *a
+		case l.bug == BugWrongBody && a.Envelope.Size == b.Envelope.Size, l.bug == BugWrongBody:
+			a.Body, b.Body = b.Body, a.Body
+			a.Envelope.Size, b.Envelope.Size = b.Envelope.Size, a.Envelope.Size
+			a.Envelope.WireSize, b.Envelope.WireSize = b.Envelope.WireSize, a.Envelope.WireSize
+			a.Envelope.Stuffed, b.Envelope.Stuffed = b.Envelope.Stuffed, a.Envelope.Stuffed
+		}
+	}
+	for i := range got {
+		if l.bug == BugTruncate {
+			got[i].Body = &short{LeasedBody: got[i].Body}
+		}
+		if l.bug == BugSettleNeighbor {
+			l.remember(got[i])
+		}
+	}
+	return dst, err
+}
+
+func (l *buggyLease) remember(d queue.Delivery) {
+	if l.keys == nil {
+		l.keys = map[string][]queue.Delivery{}
+	}
+	l.keys[d.Key.Domain] = append(l.keys[d.Key.Domain], d)
+}
+
+func (l *buggyLease) Settle(list []queue.Settlement) error {
+	switch l.bug {
+	case BugSettleDrops:
+		return nil
+	case BugStateless:
+		for i := range list {
+			for j := range list[i].Outcomes {
+				if o := &list[i].Outcomes[j]; o.Status == mail.OutcomeFailed {
+					o.Status = mail.OutcomeDelivered
+				}
+			}
+		}
+	case BugSettleNeighbor:
+		for i := range list {
+			l.neighbor(&list[i])
+		}
+	}
+	return l.Lease.Settle(list)
+}
+
+// neighbor turns a settlement into one of the message behind.
+func (l *buggyLease) neighbor(s *queue.Settlement) {
+	ds := l.keys[s.Key.Domain]
+	for i := range ds {
+		if ds[i].Key == s.Key && i+1 < len(ds) && len(ds[i+1].Envelope.Recipients) == len(s.Outcomes) {
+			s.Key = ds[i+1].Key
+			l.keys[s.Key.Domain] = append(ds[:i:i], ds[i+2:]...)
+			return
+		}
+	}
+}
+
+// short is a body that lacks its last octets.
+type short struct{ queue.LeasedBody }
+
+func (b *short) Ready() (queue.Segment, bool, error) {
+	seg, ok, err := b.LeasedBody.Ready()
+	if ok && len(seg.Data) > 10 {
+		seg.Data = append(seg.Data[:len(seg.Data)-6:len(seg.Data)-6], "\r\n"...)
+	}
+	return seg, ok, err
+}

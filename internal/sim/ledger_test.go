@@ -1,0 +1,235 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"odmr/internal/mail"
+	"odmr/queue"
+)
+
+// Rule is a promise that the ledger looks after.
+type Rule string
+
+const (
+	RuleLost      Rule = "lost"      // what was acknowledged comes to a legal end
+	RulePhantom   Rule = "phantom"   // what was not taken, or not wholly sent, never comes
+	RuleForeign   Rule = "foreign"   // nobody gets what is another's
+	RuleContent   Rule = "content"   // what comes is what was sent, octet by octet
+	RuleEnvelope  Rule = "envelope"  // and so is its envelope
+	RuleOrder     Rule = "order"     // within a domain first in, first out
+	RuleDuplicate Rule = "duplicate" // nothing comes twice, unless it was in doubt
+	RuleOutcome   Rule = "outcome"   // what is recorded is what the customer said
+	RuleDoubt     Rule = "doubt"     // what is in doubt is recorded so
+	RuleLease     Rule = "lease"     // a domain is drained by one session at a time
+	RuleStore     Rule = "store"     // the store's own invariants
+	RuleProtocol  Rule = "protocol"  // what the server says to an honest peer is proper SMTP
+)
+
+// ledger knows what was promised and what was done.
+type ledger struct {
+	w       *world
+	letters []*letter
+	queues  map[string][]*entry // by domain, in the order of their commits
+	leased  map[string]*visit
+}
+
+func newLedger(w *world) *ledger {
+	return &ledger{w: w, queues: map[string][]*entry{}, leased: map[string]*visit{}}
+}
+
+// find returns the recipient of that address, or nil.
+func (l *ledger) find(address string) *recipient {
+	var n, i int
+	at := strings.LastIndexByte(address, '@')
+	if _, err := fmt.Sscanf(address, "l%d.r%d@", &n, &i); err != nil || at < 0 || n < 1 || n > len(l.letters) {
+		return nil
+	}
+	if t := l.letters[n-1]; i < len(t.rcpts) && t.rcpts[i].domain == address[at+1:] {
+		return t.rcpts[i]
+	}
+	return nil
+}
+
+// committed says that the store has the message, or, with unsure, that it may have it.
+func (l *ledger) committed(envelopes []mail.Envelope, unsure bool) {
+	for i := range envelopes {
+		env := &envelopes[i]
+		e := &entry{domain: env.Domain, unsure: unsure}
+		for j := range env.Recipients {
+			r := l.find(env.Recipients[j].Address)
+			if r == nil || r.domain != env.Domain {
+				l.w.fail(RuleForeign, "recipient %q was queued for %s", env.Recipients[j].Address, env.Domain)
+				return
+			}
+			r.queued = true
+			e.letter = r.letter
+		}
+		if !e.letter.ended() {
+			l.w.fail(RulePhantom, "%v was committed before its end was sent", e)
+			return
+		}
+		l.queues[env.Domain] = append(l.queues[env.Domain], e)
+		e.place = len(l.queues[env.Domain])
+		e.letter.entries = append(e.letter.entries, e)
+		l.w.trace("queued %v at %d unsure=%v", e, e.place, unsure)
+	}
+}
+
+// leasedBy says that a session has the lease of its domains.
+func (l *ledger) leasedBy(v *visit, domains []string) {
+	for _, d := range domains {
+		if !slices.Contains(v.account.Domains, d) {
+			l.w.fail(RuleForeign, "%v has the lease of %s", v, d)
+		}
+		if other := l.leased[d]; other != nil {
+			l.w.fail(RuleLease, "%s is leased to %v and to %v", d, other, v)
+		}
+		l.leased[d] = v
+	}
+	v.domains = domains
+}
+
+// released says that it has not any more.
+func (l *ledger) released(v *visit) {
+	for _, d := range v.domains {
+		if l.leased[d] == v {
+			delete(l.leased, d)
+		}
+	}
+}
+
+// handedOut looks at what the store hands to a session: of each domain the oldest that is left.
+func (l *ledger) handedOut(v *visit, key queue.Key, env *mail.Envelope) *entry {
+	if !slices.Contains(v.domains, key.Domain) || env.Domain != key.Domain {
+		l.w.fail(RuleForeign, "%v was handed mail of %s (key of %s)", v, env.Domain, key.Domain)
+		return nil
+	}
+	var e *entry
+	if r := l.find(env.Recipients[0].Address); r != nil {
+		e = r.letter.entry(key.Domain)
+	}
+	if e == nil || e.absent {
+		l.w.fail(RulePhantom, "%v was handed mail to %q, which was never taken", v, env.Recipients[0].Address)
+		return nil
+	}
+	q := l.queues[key.Domain]
+	for at := v.cursor[key.Domain]; ; at++ {
+		if at >= len(q) || at >= e.place {
+			l.w.fail(RuleOrder, "%v was handed %v after a later one", v, e)
+			return nil
+		}
+		if q[at] == e {
+			v.cursor[key.Domain] = at + 1
+			break
+		}
+		l.passedOver(q[at])
+	}
+	if e.skipped {
+		l.w.fail(RuleOrder, "%v was handed %v, which a later one had overtaken", v, e)
+	}
+	e.unsure = false
+	rs := e.recipients()
+	if len(rs) != len(env.Recipients) {
+		l.w.fail(RuleEnvelope, "%v has %d recipients, %d were taken", e, len(env.Recipients), len(rs))
+		return nil
+	}
+	for i, r := range rs {
+		l.sameState(v, r, &env.Recipients[i])
+	}
+	return e
+}
+
+// passedOver looks at an entry that another one overtook: it must not be there.
+func (l *ledger) passedOver(e *entry) {
+	switch {
+	case e.absent || !e.pending():
+	case e.unsure:
+		e.absent = true // and never to be seen again
+	case e.doubtful():
+		for _, r := range e.recipients() {
+			l.suppose(r)
+		}
+	default:
+		e.skipped = true // overtaken, or lost: that will be seen
+	}
+}
+
+// doubtful says whether a torn settlement may have ended the entry.
+func (e *entry) doubtful() bool {
+	for _, r := range e.recipients() {
+		if r.state == mail.Pending && !r.unsure {
+			return false
+		}
+	}
+	return true
+}
+
+// suppose takes a recipient whose settlement was torn as settled.
+func (l *ledger) suppose(r *recipient) {
+	if r.state == mail.Pending && r.unsure {
+		r.state, r.unsure = mail.Delivered, false
+		if len(r.hands) == 0 && !r.excused {
+			r.state = mail.Failed
+		}
+	}
+}
+
+func (l *ledger) sameState(v *visit, r *recipient, have *mail.Recipient) {
+	if have.Address != r.address || have.Notify != r.notify || have.ORcpt != r.orcpt {
+		l.w.fail(RuleEnvelope, "%v was handed %+v for %v", v, *have, r)
+	}
+	switch {
+	case have.State == r.state:
+	case r.unsure && r.state == mail.Pending:
+		r.state = have.State
+	default:
+		l.w.fail(RuleStore, "%v: the store has %v as %d, settled was %d", v, r, have.State, r.state)
+	}
+	r.unsure = false
+}
+
+// settled says that the store has recorded outcomes, or, with unsure, that it may have.
+func (l *ledger) settled(e *entry, outcomes []mail.Outcome, unsure bool) {
+	for i, r := range e.recipients() {
+		if r.state != mail.Pending {
+			continue
+		}
+		state := r.state
+		switch outcomes[i].Status {
+		case mail.OutcomeDelivered:
+			state = mail.Delivered
+		case mail.OutcomeFailed:
+			state = mail.Failed
+		}
+		if unsure {
+			r.unsure = r.unsure || state != r.state
+			continue
+		}
+		r.state = state
+	}
+}
+
+// crashed says that the server is gone: what was not durable is in doubt.
+func (l *ledger) crashed() {
+	for _, t := range l.letters {
+		for _, r := range t.rcpts {
+			if r.state == mail.Pending {
+				for _, h := range r.hands {
+					h.failed = true
+				}
+			}
+		}
+	}
+	clear(l.leased)
+}
+
+// unsettled says that the store could not record what a visit brought: it may come again.
+func (l *ledger) unsettled(e *entry, v *visit) {
+	for _, r := range e.recipients() {
+		if h := v.last(r); h != nil {
+			h.failed = true
+		}
+	}
+}

@@ -1,0 +1,341 @@
+package sim
+
+import (
+	"odmr/engine/session"
+	"odmr/internal/account"
+	"odmr/internal/mail"
+	"odmr/queue"
+)
+
+// incoming is the message that a connection is handing in.
+type incoming struct {
+	in    queue.Incoming
+	busy  bool // a worker is in Append or Commit
+	abort bool // once it is not
+}
+
+func (m *incoming) discard() {
+	switch {
+	case m.in == nil:
+	case m.busy:
+		m.abort = true
+	default:
+		m.in.Abort()
+		*m = incoming{}
+	}
+}
+
+func (c *conn) begin(a *session.Action) {
+	c.in.discard()
+	if c.in.in != nil {
+		c.w.fail(RuleProtocol, "%v: a message within a message", c)
+		return
+	}
+	in, err := c.h.store.Begin(a.Size)
+	if err != nil {
+		c.answer(a.Ticket, session.Result{Refusal: ingestRefusal(err)})
+		return
+	}
+	c.in = incoming{in: in}
+	c.answer(a.Ticket, session.Result{ID: in.ID()})
+}
+
+func (c *conn) append(a *session.Action) {
+	in, data, ticket := c.in.in, a.Data, a.Ticket
+	if in == nil || c.in.busy {
+		c.w.fail(RuleProtocol, "%v: append without a message", c)
+		return
+	}
+	c.in.busy = true
+	var err error
+	c.submit(&job{what: "Append", run: func() { err = in.Append(data) }}, func() {
+		c.in.busy = false
+		if c.in.abort || c.ended {
+			c.in.discard()
+		}
+		r := session.Result{}
+		if err != nil {
+			r.Refusal = ingestRefusal(err)
+		}
+		c.answer(ticket, r)
+	})
+}
+
+func (c *conn) commit(a *session.Action) {
+	in, data, envelopes, ticket := c.in.in, a.Data, a.Envelopes, a.Ticket
+	if in == nil || c.in.busy {
+		c.w.fail(RuleProtocol, "%v: commit without a message", c)
+		return
+	}
+	c.in.busy = true
+	var err error
+	c.submit(&job{what: "Commit", run: func() { err = in.Commit(data, envelopes) },
+		told: func() {
+			if err == nil {
+				c.h.ledger.committed(envelopes, false)
+			}
+		},
+		torn: func() { c.h.ledger.committed(envelopes, true) },
+	}, func() {
+		c.in = incoming{}
+		r := session.Result{}
+		if err != nil {
+			r.Refusal = ingestRefusal(err)
+		}
+		c.answer(ticket, r)
+	})
+}
+
+// routeResult is the answer to ActRoute.
+func routeResult(domain string, ok bool, err error) session.Result {
+	switch {
+	case err != nil:
+		return session.Result{Refusal: &mail.Refusal{Code: 451, Enhanced: "4.4.3", Text: "Directory unavailable", Cause: err}}
+	case !ok:
+		return session.Result{Refusal: &mail.Refusal{Code: 550, Enhanced: "5.1.2", Text: "No mail is held here for this domain"}}
+	}
+	return session.Result{Domain: domain}
+}
+
+// drain is the lease of a connection and all that came out of it.
+type drain struct {
+	visit  *visit
+	lease  queue.Lease
+	busy   bool // calls on a lease must not overlap
+	want   *job
+	then   func()
+	queued []settlement
+	held   map[uint32]*message
+	handle uint32
+}
+
+// message is one that the machine may send.
+type message struct {
+	entry    *entry
+	delivery queue.Delivery
+	users    int  // the machine, and each piece of the output
+	read     bool // its body was begun
+}
+
+func (m *message) leave() {
+	if m.users--; m.users == 0 {
+		m.delivery.Body.Close()
+	}
+}
+
+// settlement is an outcome on its way to the store.
+type settlement struct {
+	ticket uint32
+	entry  *entry
+	queue.Settlement
+}
+
+func (c *conn) acquire(a *session.Action) {
+	h, ticket, wanted := c.h, a.Ticket, append([]string{}, a.Domains...)
+	var lease queue.Lease
+	var waiting int64
+	var refusal *mail.Refusal
+	run := func() {
+		domains, err := h.authorize(c.account, wanted)
+		if err != nil {
+			refusal = account.AccessRefusal(err)
+			return
+		}
+		l, err := h.store.Acquire(domains)
+		if err != nil {
+			refusal = acquireRefusal(err)
+			return
+		}
+		if waiting = l.Waiting().Messages; waiting == 0 {
+			l.Release()
+			refusal = &mail.Refusal{Code: 453, Text: "You have no mail"}
+			return
+		}
+		lease = l
+	}
+	discard := func() {
+		if lease != nil {
+			lease.Release()
+		}
+	}
+	c.submit(&job{what: "ATRN", run: run, discard: discard}, func() {
+		if refusal != nil {
+			c.w.trace("%v: ATRN %d", c, refusal.Code)
+			c.answer(ticket, session.Result{Refusal: refusal})
+			return
+		}
+		c.leased(lease)
+		c.answer(ticket, session.Result{Domains: lease.Domains(), Waiting: waiting})
+	})
+}
+
+// leased begins the visit of a customer.
+func (c *conn) leased(lease queue.Lease) {
+	c.drain.lease = lease
+	v := c.h.s.newVisit(c)
+	c.drain.visit = v
+	c.h.ledger.leasedBy(v, lease.Domains())
+	c.w.trace("%v has the lease of %v", v, lease.Domains())
+}
+
+func (c *conn) turn() {
+	if c.drain.lease == nil {
+		c.w.fail(RuleProtocol, "%v: turn without a lease", c)
+		return
+	}
+	c.sess = session.NewReversed(&c.h.reversed, c.drain.lease.Domains())
+	c.turned, c.reversed = true, true
+}
+
+// leaseStep begins the next call on the lease, if there is one to be made.
+func (c *conn) leaseStep() {
+	d := &c.drain
+	if d.lease == nil || d.busy {
+		return
+	}
+	switch {
+	case d.want != nil:
+		j, then := d.want, d.then
+		d.want, d.busy = nil, true
+		c.submit(j, then)
+	case len(d.queued) > 0:
+		d.busy = true
+		n := len(d.queued)
+		if c.w.chance(3) { // package engine takes all, another driver might not
+			n = c.w.between(1, n)
+		}
+		flying := d.queued[:n:n]
+		d.queued = d.queued[n:]
+		c.settleNow(flying)
+	case c.ended:
+		d.busy = true
+		lease := d.lease
+		c.submit(&job{what: "Release", run: lease.Release, told: func() { c.h.ledger.released(d.visit) }}, func() {
+			d.lease, d.busy = nil, false
+		})
+	}
+}
+
+// settleNow has the store record outcomes.
+func (c *conn) settleNow(flying []settlement) {
+	d, l := &c.drain, c.h.ledger
+	lease := d.lease
+	list := make([]queue.Settlement, len(flying))
+	for i := range flying {
+		list[i] = flying[i].Settlement
+	}
+	var err error
+	note := func(unsure bool) {
+		for i := range flying {
+			l.settled(flying[i].entry, flying[i].Outcomes, unsure)
+		}
+	}
+	c.submit(&job{what: "Settle", run: func() { err = lease.Settle(list) },
+		torn: func() { note(true) },
+		told: func() {
+			if err == nil {
+				note(false)
+				return
+			}
+			c.w.trace("%v: Settle: failed", c)
+			for i := range flying {
+				l.unsettled(flying[i].entry, d.visit)
+			}
+		}}, func() {
+		d.busy = false
+		for i := range flying {
+			r := session.Result{}
+			if err != nil {
+				r.Refusal = &mail.Refusal{Code: 451, Enhanced: "4.3.0", Text: "Local error in processing", Cause: err}
+			}
+			c.answer(flying[i].ticket, r)
+		}
+	})
+}
+
+// fetchMore asks for messages, now and then for less than the machine would like, as when memory is short.
+func (c *conn) fetchMore(a *session.Action) {
+	d := &c.drain
+	if d.lease == nil || d.want != nil {
+		c.w.fail(RuleProtocol, "%v: prefetch without a lease, or within a prefetch", c)
+		return
+	}
+	limit := queue.Limit{Messages: max(a.Messages, 1), Bytes: a.Size}
+	if a.Size > 64<<10 && c.w.chance(3) {
+		limit.Bytes = 64 << 10
+	}
+	lease, ticket := d.lease, a.Ticket
+	var ds []queue.Delivery
+	var err error
+	d.want = &job{what: "Next", run: func() { ds, err = lease.Next(nil, limit) }, discard: func() {
+		for i := range ds {
+			ds[i].Body.Close()
+		}
+	}}
+	d.then = func() {
+		d.busy = false
+		r := session.Result{Items: c.hold(ds)}
+		if err != nil && len(r.Items) == 0 {
+			r.Refusal = &mail.Refusal{Code: 451, Enhanced: "4.3.0", Text: "Local error in processing", Cause: err}
+		}
+		c.answer(ticket, r)
+	}
+	c.leaseStep()
+}
+
+// hold takes what a prefetch brought.
+func (c *conn) hold(ds []queue.Delivery) []session.Item {
+	d := &c.drain
+	var items []session.Item
+	for i := range ds {
+		m := &message{delivery: ds[i], users: 1}
+		m.entry = c.h.ledger.handedOut(d.visit, ds[i].Key, &ds[i].Envelope)
+		if m.entry == nil || c.ended {
+			m.leave()
+			continue
+		}
+		if d.held == nil {
+			d.held = map[uint32]*message{}
+		}
+		d.handle++
+		d.held[d.handle] = m
+		items = append(items, session.Item{Handle: d.handle, Envelope: &m.delivery.Envelope})
+	}
+	return items
+}
+
+func (c *conn) writeBody(a *session.Action) {
+	m := c.drain.held[a.Item]
+	if m == nil {
+		c.w.fail(RuleProtocol, "%v: body of no message", c)
+		return
+	}
+	m.users++
+	c.queue.bodies++
+	c.queue.pieces = append(c.queue.pieces, &piece{msg: m, plain: a.Plain})
+}
+
+func (c *conn) settle(a *session.Action) {
+	d := &c.drain
+	m := d.held[a.Item]
+	if m == nil {
+		c.w.fail(RuleProtocol, "%v: settlement of no message", c)
+		return
+	}
+	delete(d.held, a.Item)
+	c.h.s.bug.settling(a)
+	c.h.ledger.judge(d.visit, m.entry, a)
+	d.queued = append(d.queued, settlement{a.Ticket, m.entry, queue.Settlement{Key: m.delivery.Key, Outcomes: a.Outcomes, InDoubt: a.InDoubt}})
+	m.leave()
+	c.leaseStep()
+}
+
+// closeDrain gives back what the machine holds.
+func (c *conn) closeDrain() {
+	d := &c.drain
+	d.want = nil
+	for handle, m := range d.held { // the order does not matter: nothing is said
+		delete(d.held, handle)
+		m.leave()
+	}
+}

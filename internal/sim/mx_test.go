@@ -1,0 +1,308 @@
+package sim
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+
+	"odmr/codec"
+	"odmr/internal/mail"
+)
+
+// mx hands letters in, one session after another, until it has none left.
+type mx struct {
+	s    *Sim
+	w    *world
+	left int // letters to be written
+}
+
+// delivery is one session of an MX.
+type delivery struct {
+	m         *mx
+	w         *world
+	line      *line
+	lmtp      bool
+	pipelined bool
+	chunked   bool
+	unsent    []byte
+	written   int64 // octets that went into the line
+	over      bool
+	quit      bool
+
+	letter  *letter
+	plan    []step // what is still to be said
+	due     []step // what was said and not answered
+	finals  []*recipient
+	replies int // final ones seen
+	budget  int // letters in this session
+}
+
+// step is one command, or a piece of content, and the reply that is due for it.
+type step struct {
+	kind   stepKind
+	octets []byte
+	rcpt   *recipient
+	wait   bool // nothing is said behind it before it is answered
+}
+
+type stepKind uint8
+
+const (
+	stepGreeting stepKind = iota
+	stepHello
+	stepMail
+	stepRcpt
+	stepForeign
+	stepData
+	stepChunk
+	stepFinal
+	stepReset
+	stepQuit
+)
+
+// next begins the MX's next session after a while.
+func (m *mx) next() {
+	if m.left == 0 {
+		return
+	}
+	m.w.after(m.w.within(m.s.pace), func() {
+		d := &delivery{m: m, w: m.w, lmtp: m.w.chance(3), pipelined: m.w.chance(2), chunked: m.w.chance(3), budget: m.w.between(1, 6)}
+		r := roleSMTP
+		if d.lmtp {
+			r = roleLMTP
+		}
+		if d.line = m.s.host.dial(r, d); d.line == nil {
+			m.next()
+			return
+		}
+		switch m.w.rng.IntN(8) {
+		case 0:
+			d.line.breakAt(&d.line.up, m.w.rng.Int64N(1<<m.w.between(6, 14)), breach(m.w.rng.IntN(int(breaches))))
+		case 1:
+			d.line.breakAt(&d.line.down, m.w.rng.Int64N(1<<m.w.between(5, 11)), breach(m.w.rng.IntN(int(breaches))))
+		}
+		d.due = []step{{kind: stepGreeting}}
+	})
+}
+
+// lost implements party.
+func (d *delivery) lost(bool) {
+	if !d.over {
+		d.over = true
+		d.w.trace("MX %v ends", d.line)
+		d.line.hangUp()
+		d.m.next()
+	}
+}
+
+// room implements party.
+func (d *delivery) room() { d.flush() }
+
+func (d *delivery) flush() {
+	if d.over {
+		return
+	}
+	n := d.line.up.write(d.unsent)
+	d.written += int64(n)
+	d.unsent = d.unsent[n:]
+}
+
+// arrived implements party.
+func (d *delivery) arrived() {
+	for !d.over {
+		rep, n, err := codec.NextReply(d.line.down.inbox, mail.MaxReplyLine, mail.MaxReplyLines)
+		if err != nil {
+			d.w.fail(RuleProtocol, "reply to an MX: %v: %q", err, d.line.down.inbox)
+			return
+		}
+		if n == 0 {
+			break
+		}
+		code := rep.Code
+		d.line.down.take(n)
+		if len(d.due) == 0 && code != 421 {
+			d.w.fail(RuleProtocol, "reply %d to an MX that said nothing", code)
+			return
+		}
+		d.answer(code)
+		d.speak()
+	}
+}
+
+// answer takes one reply.
+func (d *delivery) answer(code int) {
+	if code == 421 {
+		d.lost(false)
+		return
+	}
+	s := d.due[0]
+	if s.kind != stepFinal || !d.lmtp || d.replies+1 >= len(d.finals) {
+		d.due = d.due[1:]
+	}
+	switch s.kind {
+	case stepGreeting:
+		hello := "EHLO mx.far.example\r\n"
+		if d.lmtp {
+			hello = "LHLO mx.far.example\r\n"
+		}
+		d.plan = []step{{kind: stepHello, octets: []byte(hello), wait: true}}
+	case stepRcpt:
+		if code < 300 {
+			s.rcpt.mayTake = true
+			d.finals = append(d.finals, s.rcpt)
+		}
+	case stepForeign:
+		if code < 400 {
+			d.w.fail(RuleForeign, "mail for a domain of nobody was answered %d", code)
+		}
+	case stepData:
+		if code != 354 {
+			d.letter.refused = true
+			d.plan = nil
+		}
+	case stepChunk:
+		if code >= 400 {
+			d.letter.refused = true
+		}
+	case stepFinal:
+		d.final(code)
+	case stepQuit:
+		d.lost(false)
+	}
+}
+
+// final takes a final reply: over LMTP one for each recipient that was taken (RFC 2033 4.2).
+func (d *delivery) final(code int) {
+	l := d.letter
+	d.replies++
+	ours := d.finals
+	if d.lmtp && len(d.finals) > 0 {
+		ours = d.finals[d.replies-1 : d.replies]
+	}
+	d.w.trace("%v is answered %d", l, code)
+	for _, r := range ours {
+		r.acked = code < 300
+	}
+	if code >= 400 && (!d.lmtp || d.replies == 1) {
+		l.refused = true
+	}
+	if code < 300 {
+		l.refused = false
+	}
+}
+
+// speak says what may be said now.
+func (d *delivery) speak() {
+	if d.over {
+		return
+	}
+	for {
+		if len(d.due) > 0 && (!d.pipelined || d.due[len(d.due)-1].wait) {
+			break
+		}
+		if len(d.plan) == 0 && (len(d.due) > 0 || d.quit || !d.begin()) {
+			break
+		}
+		s := d.plan[0]
+		if s.kind == stepFinal {
+			if len(d.finals) == 0 && d.lmtp || s.octets == nil {
+				break
+			}
+			d.letter.line, d.letter.ends = d.line, d.written+int64(len(d.unsent)+len(s.octets))
+		}
+		d.plan = d.plan[1:]
+		d.unsent = append(d.unsent, s.octets...)
+		d.due = append(d.due, s)
+	}
+	d.flush()
+}
+
+// begin plans the next letter, or QUIT.
+func (d *delivery) begin() bool {
+	d.letter, d.finals, d.replies = nil, nil, 0
+	if d.budget == 0 || d.m.left == 0 {
+		d.quit = true
+		d.plan = []step{{kind: stepQuit, octets: []byte("QUIT\r\n"), wait: true}}
+		return true
+	}
+	d.budget--
+	d.m.left--
+	l := d.m.s.newLetter()
+	d.letter = l
+	d.plan = []step{{kind: stepMail, octets: mailCommand(l)}}
+	for _, r := range l.rcpts {
+		d.plan = append(d.plan, step{kind: stepRcpt, octets: rcptCommand(r), rcpt: r})
+	}
+	if d.w.chance(10) {
+		d.plan = append(d.plan, step{kind: stepForeign, octets: []byte("RCPT TO:<x@nobody.example>\r\n")})
+	}
+	d.plan[len(d.plan)-1].wait = d.lmtp || d.w.chance(2) // over LMTP it must know how many replies to wait for
+	switch {
+	case d.w.chance(15):
+		d.plan = append(d.plan, step{kind: stepReset, octets: []byte("RSET\r\n")})
+	case d.chunked:
+		d.planChunks()
+	default:
+		var st codec.Stuffer
+		wire := append(st.Append(nil, l.content), ".\r\n"...)
+		d.plan = append(d.plan, step{kind: stepData, octets: []byte("DATA\r\n"), wait: true}, step{kind: stepFinal, octets: wire, wait: true})
+	}
+	return true
+}
+
+// planChunks cuts the content into chunks (RFC 3030).
+func (d *delivery) planChunks() {
+	rest := d.letter.content
+	for range d.w.rng.IntN(3) {
+		n := d.w.rng.IntN(len(rest) + 1)
+		d.plan = append(d.plan, step{kind: stepChunk, octets: append(fmt.Appendf(nil, "BDAT %d\r\n", n), rest[:n]...)})
+		rest = rest[n:]
+	}
+	d.plan = append(d.plan, step{kind: stepFinal, octets: append(fmt.Appendf(nil, "BDAT %d LAST\r\n", len(rest)), rest...), wait: true})
+}
+
+func mailCommand(l *letter) []byte {
+	b := fmt.Appendf(nil, "MAIL FROM:<%s>", l.from)
+	if l.n%2 == 0 {
+		b = append(b, " SIZE="...)
+		b = strconv.AppendInt(b, int64(len(l.content)), 10)
+	}
+	if l.eight || bytes.ContainsFunc(l.content, func(r rune) bool { return r > 127 }) {
+		b = append(b, " BODY=8BITMIME"...)
+	}
+	if l.utf8 {
+		b = append(b, " SMTPUTF8"...)
+	}
+	switch l.ret {
+	case mail.ReturnFull:
+		b = append(b, " RET=FULL"...)
+	case mail.ReturnHeaders:
+		b = append(b, " RET=HDRS"...)
+	}
+	if l.envid != "" {
+		b = append(append(b, " ENVID="...), l.envid...)
+	}
+	return append(b, "\r\n"...)
+}
+
+func rcptCommand(r *recipient) []byte {
+	b := fmt.Appendf(nil, "RCPT TO:<%s>%s", r.address, notifyParameter(r.notify))
+	if r.orcpt != "" {
+		b = append(append(b, " ORCPT="...), r.orcpt...)
+	}
+	return append(b, "\r\n"...)
+}
+
+func notifyParameter(n mail.Notify) string {
+	switch n {
+	case mail.NotifyNever:
+		return " NOTIFY=NEVER"
+	case mail.NotifySuccess:
+		return " NOTIFY=SUCCESS"
+	case mail.NotifyFailure | mail.NotifyDelay:
+		return " NOTIFY=FAILURE,DELAY"
+	case mail.NotifySuccess | mail.NotifyFailure | mail.NotifyDelay:
+		return " NOTIFY=SUCCESS,FAILURE,DELAY"
+	}
+	return ""
+}
