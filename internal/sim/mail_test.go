@@ -10,7 +10,7 @@ import (
 // incoming is the message that a connection is handing in.
 type incoming struct {
 	in    queue.Incoming
-	busy  bool // a worker is in Append or Commit
+	busy  bool // a worker is in Append
 	abort bool // once it is not
 }
 
@@ -67,7 +67,7 @@ func (c *conn) commit(a *session.Action) {
 		c.w.fail(RuleProtocol, "%v: commit without a message", c)
 		return
 	}
-	c.in.busy = true
+	c.in = incoming{} // the next message may come in meanwhile
 	var err error
 	c.submit(&job{what: "Commit", run: func() { err = in.Commit(data, envelopes) },
 		told: func() {
@@ -77,7 +77,6 @@ func (c *conn) commit(a *session.Action) {
 		},
 		torn: func() { c.h.ledger.committed(envelopes, true) },
 	}, func() {
-		c.in = incoming{}
 		r := session.Result{}
 		if err != nil {
 			r.Refusal = ingestRefusal(err)
