@@ -107,6 +107,9 @@ func (t *Table) Domains() int { return len(t.domains) }
 // Collectable reports whether some account may collect domain.
 func (t *Table) Collectable(domain string) (bool, error) { return t.domains[domain] != nil, nil }
 
+// Owner returns the account that may collect domain, or nil.
+func (t *Table) Owner(domain string) *Account { return t.domains[domain] }
+
 // Lookup returns the account of that name or, when there is none, the account that has name
 // as one of its domains: many customers log in with their domain. Names are case-sensitive,
 // domains are not. It does the same work whether there is such an account or not.

@@ -57,6 +57,8 @@ var rooms = []room{
 	{dir: "internal/client", may: []string{"codec", "internal/mail"}},
 	{dir: "internal/dsn", may: []string{"codec", "internal/mail"}},
 	{dir: "internal/sim", may: []string{}}, // tests and nothing else
+	{dir: "internal/bounce", may: []string{"codec", "queue", "internal/mail", "internal/account", "internal/dsn"}},
+	{dir: "internal/outbound", may: []string{"codec", "queue", "internal/mail"}},
 	{dir: "internal/tidy", may: []string{}},
 	// make run: a program in all but name. It starts the built commands and acts as a customer.
 	{dir: "internal/demo", may: []string{"internal/client", "internal/mail", "codec"}},
@@ -72,7 +74,8 @@ var owners = map[string][]string{
 	"github.com/cockroachdb/pebble":  {"queue/pebblestore"},
 	"github.com/alecthomas/kong":     {"internal/config", "cmd"},
 	"github.com/prometheus":          {"internal/metrics", "internal/admin"},
-	"github.com/emersion/go-sasl":    {"internal/account", "internal/client"},
+	"github.com/emersion/go-sasl":    {"internal/account", "internal/client", "internal/outbound", "internal/e2e"},
+	"github.com/emersion/go-smtp":    {"internal/outbound", "internal/e2e"}, // there as a stranger that is sent reports
 	"github.com/fsnotify/fsnotify":   {"internal/account"},
 	"github.com/emersion/go-message": {"internal/dsn"},
 	"github.com/mjl-/mox":            {"internal/dsn"}, // its parser judges our reports in tests

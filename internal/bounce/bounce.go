@@ -1,0 +1,370 @@
+// Package bounce looks after the mail that no session settles: what a customer refused goes back to its sender, what
+// waits for long is announced to it, and what nobody collects in time expires.
+//
+// A Reporter is one goroutine (Run), or whoever calls Pass. It reads the queue through queue.Reviewer, in small
+// batches, each of which is one durable step: an entry leaves, and the report on it comes into being, or neither.
+// There is one report for each message and event, with all recipients of the entry that it concerns; a report for a
+// domain that is held here goes straight into that domain's queue, all others into mail.OutboundDomain's.
+//
+// Mail in a domain that is being collected is left alone until the session ends. Memory is bounded: some words for each
+// domain with mail, and one batch. It never sends anything itself, never reports on mail without a sender, and never lets
+// mail go without a report that is due or a line in the log that says why there is none.
+package bounce
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"odmr/internal/account"
+	"odmr/internal/mail"
+	"odmr/queue"
+)
+
+// Store is what a Reporter needs of a queue.
+type Store interface {
+	queue.Reviewer
+	Domains(fn func(domain string, c queue.Counts) bool) error
+	Totals() queue.Counts
+}
+
+// Policy is what holds for the mail of one domain.
+type Policy struct {
+	Retention   time.Duration // how long mail waits
+	DelayNotice time.Duration // after which its sender is told that it still waits; 0: never
+	Bounce      bool          // senders are told of what failed and expired
+	Hold        bool          // collecting is paused: nothing expires, nobody is told of delays
+}
+
+// Observer is told what happens, for metrics. It must not block.
+type Observer interface {
+	// Reported says that a report came into being: failed, expired, delayed or relayed.
+	Reported(kind string)
+	// Discarded says that mail left the queue without a report: unasked (NOTIFY), no-sender, bounce-off.
+	Discarded(reason string)
+}
+
+// Config is what a Reporter is made of. All fields are required but Wake and Observer.
+type Config struct {
+	Store    Store
+	Hostname string                            // of this server, in reports
+	Policy   func(domain string) Policy        // must not block
+	Held     func(domain string) (bool, error) // whether mail for domain (lower-case A-labels) is held here
+	Now      func() time.Time
+	Wake     func() // called when reports for the outside have come into being
+	Observer Observer
+	Logger   zerolog.Logger
+}
+
+const (
+	// batch is how many entries one review decides about: few enough that a session that comes meanwhile hardly waits.
+	batch = 32
+	// tick is how often the Reporter looks whether something has failed.
+	tick = time.Second
+	// sweep is how often it looks whether something has become old; what is asked of the store then is the domains'
+	// names and, of each that is due, its head.
+	sweep = 30 * time.Second
+	// again is when a domain that was busy, or for which nothing could be done, is looked at again, and the
+	// longest that a domain's head is taken for known: settings may have changed.
+	again = 10 * time.Minute
+	// walkMost bounds how many entries are looked at in one go for those whose sender is to be told of a delay.
+	walkMost = 4096
+)
+
+// watch is what the Reporter knows of a domain.
+type watch struct {
+	settled time.Time // not before is there anything to be done about what has failed
+	waiting time.Time // likewise about what waits
+	// Places in line from which the last batch left something to be done: what is before was deleted, and a walk over
+	// it would cost more than the batch. 0 at the end of a round.
+	failedFrom, expiredFrom uint64
+
+	noticed uint64    // who sent entries up to this place knows of the delay, or is not to be told
+	held    time.Time // when the domain was last seen on hold: the clock stood still until then
+	seen    bool      // in the pass at hand
+}
+
+// Reporter is described in the package's comment. It belongs to one goroutine.
+type Reporter struct {
+	cfg     Config
+	watches map[string]*watch
+	swept   time.Time
+	woken   bool // a report for the outside came into being in the batch at hand
+}
+
+// New makes a Reporter.
+func New(cfg Config) *Reporter {
+	if cfg.Wake == nil {
+		cfg.Wake = func() {}
+	}
+	if cfg.Observer == nil {
+		cfg.Observer = nobody{}
+	}
+	return &Reporter{cfg: cfg, watches: make(map[string]*watch)}
+}
+
+type nobody struct{}
+
+func (nobody) Reported(string)  {}
+func (nobody) Discarded(string) {}
+
+// Run works until ctx ends. It rests between batches at least as long as it worked, so that live sessions have the
+// disk and the processor for themselves half of the time at the least.
+func (r *Reporter) Run(ctx context.Context) {
+	for ctx.Err() == nil {
+		began := r.cfg.Now()
+		more := r.Pass(ctx)
+		rest := tick
+		if more {
+			rest = min(max(r.cfg.Now().Sub(began), time.Millisecond), tick)
+		}
+		pause(ctx, rest)
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// Pass does one batch for each domain that needs one, and says whether there may be more to do at once.
+func (r *Reporter) Pass(ctx context.Context) (more bool) {
+	now := r.cfg.Now()
+	old := now.Sub(r.swept) >= sweep || now.Before(r.swept)
+	if !old && r.cfg.Store.Totals().Failed == 0 {
+		return false
+	}
+	domains, err := r.domains(old)
+	if err != nil {
+		r.complain(err, "")
+		return false
+	}
+	for _, d := range domains {
+		if ctx.Err() != nil {
+			return false
+		}
+		began := r.cfg.Now()
+		did := false
+		if d.failed && !now.Before(d.settled) {
+			did = r.settled(d.name, d.watch)
+		}
+		if old && d.waits && !now.Before(d.waiting) {
+			did = r.waiting(d.name, d.watch) || did
+		}
+		if r.woken {
+			r.woken = false
+			r.cfg.Wake()
+		}
+		if did {
+			more = true
+			pause(ctx, min(r.cfg.Now().Sub(began), tick)) // see Run
+		}
+	}
+	if old && !more {
+		r.swept = now
+	}
+	return more
+}
+
+// seenDomain is a domain in the pass at hand.
+type seenDomain struct {
+	*watch
+	name          string
+	failed, waits bool
+}
+
+// domains lists the domains with mail. all forgets those that have none any more.
+func (r *Reporter) domains(all bool) (list []seenDomain, err error) {
+	err = r.cfg.Store.Domains(func(name string, c queue.Counts) bool {
+		w := r.watches[name]
+		if w == nil {
+			w = new(watch)
+			r.watches[name] = w
+		}
+		w.seen = true
+		if c.Failed > 0 || all && c.Messages > 0 {
+			list = append(list, seenDomain{w, name, c.Failed > 0, c.Messages > 0})
+		}
+		return true
+	})
+	for name, w := range r.watches {
+		if all && err == nil && !w.seen && r.cfg.Now().Sub(w.held) > again {
+			delete(r.watches, name)
+		}
+		w.seen = false
+	}
+	return list, err
+}
+
+// settled deals with a batch of what has failed, and says whether it got on.
+func (r *Reporter) settled(domain string, w *watch) bool {
+	p := r.cfg.Policy(domain)
+	now := r.cfg.Now()
+	var seqs []uint64
+	w.settled = now.Add(again)
+	from := w.failedFrom
+	w.failedFrom = 0
+	err := r.cfg.Store.Walk(domain, queue.Settled, from, func(k queue.Key, env *mail.Envelope) bool {
+		if expires := time.Unix(0, env.Arrived).Add(p.Retention); !p.Bounce && now.Before(expires) {
+			w.settled = earlier(w.settled, expires) // kept until then, for whoever looks
+			return false
+		}
+		seqs = append(seqs, k.Seq)
+		return len(seqs) < batch
+	})
+	did := 0
+	if err == nil && len(seqs) > 0 {
+		did, err = r.review(domain, queue.Settled, seqs, func(e *queue.Reviewed) queue.Decision { return r.giveUp(e, p, now) })
+	}
+	if err != nil {
+		r.complain(err, domain)
+		return false
+	}
+	if did > 0 {
+		w.failedFrom = seqs[len(seqs)-1] + 1
+	}
+	if did > 0 || from > 0 { // at the end of a round once more from the start
+		w.settled = time.Time{}
+	}
+	return did > 0
+}
+
+// waiting deals with a batch of what is old, and says whether it got on.
+func (r *Reporter) waiting(domain string, w *watch) bool {
+	p := r.cfg.Policy(domain)
+	now := r.cfg.Now()
+	w.waiting = now.Add(again)
+	if p.Hold {
+		w.held, w.waiting = now, now.Add(sweep)
+		return false
+	}
+	expired, err := r.expire(domain, w, p, now)
+	if err == nil && expired == 0 && p.DelayNotice > 0 {
+		expired, err = r.notify(domain, w, p, now)
+	}
+	if errors.Is(err, queue.ErrBusy) {
+		w.waiting = now.Add(sweep)
+		return false
+	}
+	if err != nil {
+		r.complain(err, domain)
+		return false
+	}
+	if expired > 0 {
+		w.waiting = time.Time{}
+	}
+	return expired > 0
+}
+
+// expire ends a batch of entries whose time is over. Entries stand in the order in which they came, so that the first
+// that may stay ends the search.
+func (r *Reporter) expire(domain string, w *watch, p Policy, now time.Time) (n int, err error) {
+	var seqs []uint64
+	from := w.expiredFrom
+	w.expiredFrom = 0
+	err = r.cfg.Store.Walk(domain, queue.Waiting, from, func(k queue.Key, env *mail.Envelope) bool {
+		if expires := w.since(env).Add(p.Retention); now.Before(expires) {
+			w.waiting = earlier(w.waiting, expires)
+			return false
+		}
+		seqs = append(seqs, k.Seq)
+		return len(seqs) < batch
+	})
+	if err != nil || len(seqs) == 0 {
+		return 0, err
+	}
+	n, err = r.review(domain, queue.Waiting, seqs, func(e *queue.Reviewed) queue.Decision { return r.giveUp(e, p, now) })
+	if n > 0 {
+		w.expiredFrom = seqs[len(seqs)-1] + 1
+	}
+	return n, err
+}
+
+// notify tells the senders of a batch of entries that these still wait.
+func (r *Reporter) notify(domain string, w *watch, p Policy, now time.Time) (n int, err error) {
+	var seqs []uint64
+	walked, upTo := 0, w.noticed
+	err = r.cfg.Store.Walk(domain, queue.Waiting, w.noticed+1, func(k queue.Key, env *mail.Envelope) bool {
+		if due := w.since(env).Add(p.DelayNotice); now.Before(due) {
+			w.waiting = earlier(w.waiting, due)
+			return false
+		}
+		walked++
+		upTo = k.Seq
+		if !env.DelayNotified && len(delayed(env)) > 0 {
+			seqs = append(seqs, k.Seq)
+		}
+		return len(seqs) < batch && walked < walkMost
+	})
+	if err == nil && len(seqs) > 0 {
+		_, err = r.review(domain, queue.Waiting, seqs, func(e *queue.Reviewed) queue.Decision { return r.announce(e, w, p, now) })
+	}
+	if errors.Is(err, queue.ErrFull) { // there is no room for what is not strictly needed: later
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	w.noticed = upTo
+	return walked, nil
+}
+
+// since is when the clock began for an entry.
+func (w *watch) since(env *mail.Envelope) time.Time {
+	if arrived := time.Unix(0, env.Arrived); arrived.After(w.held) {
+		return arrived
+	}
+	return w.held
+}
+
+// review has a batch decided about, and returns of how many something became.
+func (r *Reporter) review(domain string, stage queue.Stage, seqs []uint64, decide func(*queue.Reviewed) queue.Decision) (int, error) {
+	var after []func() // log and metrics, once it is durable
+	err := r.cfg.Store.Review(domain, stage, seqs, func(e *queue.Reviewed) queue.Decision {
+		d := decide(e)
+		if d.Verdict != queue.Keep {
+			after = append(after, r.told(e, d))
+		}
+		return d
+	})
+	if err != nil {
+		return 0, err
+	}
+	for _, fn := range after {
+		fn()
+	}
+	return len(after), nil
+}
+
+func (r *Reporter) complain(err error, domain string) {
+	if !errors.Is(err, queue.ErrClosed) {
+		r.cfg.Logger.Error().Err(err).Str("domain", domain).Msg("looking after mail failed, it will be tried again")
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// queueFor is the domain whose queue a report to address belongs into.
+func (r *Reporter) queueFor(address string) (string, error) {
+	domain, err := account.ParseDomain(address[strings.LastIndexByte(address, '@')+1:])
+	if err != nil {
+		return mail.OutboundDomain, nil
+	}
+	held, err := r.cfg.Held(domain)
+	if err != nil || !held {
+		return mail.OutboundDomain, err
+	}
+	return domain, nil
+}

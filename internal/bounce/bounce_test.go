@@ -1,0 +1,422 @@
+package bounce
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"odmr/internal/mail"
+	"odmr/queue"
+	"odmr/queue/conformance"
+	"odmr/queue/pebblestore"
+)
+
+// clock is the time of a test; it moves when it is told to.
+type clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *clock) add(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+// world is a store, a Reporter and what it was told.
+type world struct {
+	t        *testing.T
+	clock    *clock
+	store    *pebblestore.Store
+	reporter *Reporter
+	policy   map[string]Policy // that differs from usual
+	broken   error             // of the directory
+	counted  map[string]int
+	woken    int
+	log      bytes.Buffer
+}
+
+var usual = Policy{Retention: 5 * 24 * time.Hour, DelayNotice: 4 * time.Hour, Bounce: true}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, clock: &clock{now: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)}, policy: map[string]Policy{}, counted: map[string]int{}}
+	var err error
+	w.store, err = pebblestore.Open(t.TempDir(), pebblestore.Options{Now: w.clock.Now, MemTableSize: 1 << 20, Ballast: -1, MinFreeSpace: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		conformance.Clean(t, w.store)
+		if err := w.store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	w.restart()
+	return w
+}
+
+// restart makes a Reporter that knows nothing.
+func (w *world) restart() {
+	w.reporter = New(Config{
+		Store: w.store, Hostname: "mail.isp.example", Now: w.clock.Now, Logger: zerolog.New(&w.log), Observer: w,
+		Wake: func() { w.woken++ },
+		Policy: func(domain string) Policy {
+			if p, ok := w.policy[domain]; ok {
+				return p
+			}
+			return usual
+		},
+		Held: func(domain string) (bool, error) { return strings.HasSuffix(domain, "held.example"), w.broken },
+	})
+}
+
+func (w *world) Reported(kind string)    { w.counted[kind]++ }
+func (w *world) Discarded(reason string) { w.counted[reason]++ }
+
+// put hands a message in. recipients are "local NOTIFY"; NOTIFY is a number.
+func (w *world) put(domain, sender string, recipients ...string) mail.ID {
+	w.t.Helper()
+	body := "Subject: hello\r\n\r\nHello.\r\n"
+	env := mail.Envelope{Domain: domain, Arrived: w.clock.Now().UnixNano(), ReversePath: sender, Size: int64(len(body)), WireSize: int64(len(body))}
+	for _, r := range recipients {
+		local, notify, _ := strings.Cut(r, " ")
+		n, _ := strconv.Atoi(notify)
+		env.Recipients = append(env.Recipients, mail.Recipient{Address: local + "@" + domain, Notify: mail.Notify(n)})
+	}
+	in, err := w.store.Begin(0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := in.Commit([]byte(body), []mail.Envelope{env}); err != nil {
+		w.t.Fatal(err)
+	}
+	return in.ID()
+}
+
+// collect takes everything that waits for domain; outcomes are given in turns.
+func (w *world) collect(domain string, outcomes ...mail.OutcomeStatus) (contents []string, envelopes []mail.Envelope) {
+	w.t.Helper()
+	l, err := w.store.Acquire([]string{domain})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer l.Release()
+	ds, err := l.Next(nil, queue.Limit{Messages: 1 << 20, Bytes: 1 << 30})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, d := range ds {
+		b, err := conformance.ReadBody(d.Body)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		contents, envelopes = append(contents, string(b)), append(envelopes, d.Envelope)
+		st := queue.Settlement{Key: d.Key}
+		for i := range d.Envelope.Recipients {
+			st.Outcomes = append(st.Outcomes, mail.Outcome{Status: outcomes[i%len(outcomes)], Reply: "550 5.1.1 no such user"})
+		}
+		if err := l.Settle([]queue.Settlement{st}); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	return contents, envelopes
+}
+
+// work has the Reporter do all that there is to do.
+func (w *world) work() {
+	w.t.Helper()
+	for range 1000 {
+		if !w.reporter.Pass(context.Background()) {
+			return
+		}
+	}
+	w.t.Fatal("the reporter does not come to an end")
+}
+
+// reports takes the reports for the outside.
+func (w *world) reports() []string {
+	w.t.Helper()
+	contents, envelopes := w.collect(mail.OutboundDomain, mail.OutcomeDelivered)
+	for _, env := range envelopes {
+		if env.ReversePath != "" || len(env.Recipients) != 1 {
+			w.t.Errorf("a report with envelope %+v", env)
+		}
+	}
+	return contents
+}
+
+func (w *world) wantReports(want ...[]string) {
+	w.t.Helper()
+	got := w.reports()
+	if len(got) != len(want) {
+		w.t.Fatalf("%d reports, want %d\n%s", len(got), len(want), strings.Join(got, "\n=====\n"))
+	}
+	for i, texts := range want {
+		for _, text := range texts {
+			if not, ok := strings.CutPrefix(text, "!"); ok == strings.Contains(got[i], strings.TrimPrefix(text, "!")) {
+				w.t.Errorf("report %d: %q, %v\n%s", i, not, ok, got[i])
+			}
+		}
+	}
+}
+
+const (
+	failed    = mail.OutcomeFailed
+	delivered = mail.OutcomeDelivered
+	deferred  = mail.OutcomeDeferred
+)
+
+// Each failed recipient gets the report that is due, once, and nothing else.
+func TestFailedOnce(t *testing.T) {
+	w := newWorld(t)
+	w.put("one.example", "ann@elsewhere.example", "a", "b", fmt.Sprint("c ", mail.NotifyNever))
+	w.put("one.example", "", "a")
+	w.put("one.example", "bob@elsewhere.example", fmt.Sprint("a ", mail.NotifySuccess))
+	w.put("one.example", "cid@elsewhere.example", fmt.Sprint("a ", mail.NotifyFailure), fmt.Sprint("b ", mail.NotifyNever))
+	w.collect("one.example", failed, delivered, failed)
+	w.work()
+	w.wantReports(
+		[]string{"To: <ann@elsewhere.example>", "Final-Recipient: rfc822; a@one.example", "!b@one.example", "!c@one.example", "550 5.1.1 no such user", "Subject: hello", "!Hello."},
+		[]string{"To: <cid@elsewhere.example>", "a@one.example", "!b@one.example"},
+	)
+	if got := w.store.Totals(); got != (queue.Counts{}) {
+		t.Errorf("left: %+v", got)
+	}
+	w.restart()
+	w.work()
+	w.wantReports()
+	if w.counted["failed"] != 2 || w.counted["no-sender"] != 1 || w.counted["unasked"] != 1 || w.woken == 0 {
+		t.Errorf("counted %v, woken %d", w.counted, w.woken)
+	}
+}
+
+// Mail that nobody collects expires at its time, not before; recipients that have failed before are in the same report.
+func TestExpiry(t *testing.T) {
+	w := newWorld(t)
+	w.policy["one.example"] = Policy{Retention: 48 * time.Hour, Bounce: true}
+	w.put("one.example", "ann@elsewhere.example", "a", "b", fmt.Sprint("c ", mail.NotifyDelay))
+	w.collect("one.example", failed, deferred, deferred)
+	w.clock.add(time.Hour)
+	w.put("one.example", "bob@elsewhere.example", "d")
+	w.put("one.example", "", "e")
+	w.work()
+	w.clock.add(47*time.Hour - time.Second)
+	w.work()
+	w.wantReports()
+	w.clock.add(time.Minute)
+	w.work()
+	w.wantReports([]string{"To: <ann", "a@one.example", "b@one.example", "!c@one.example", "Status: 4.4.7", "Status: 5.1.1", "waited for 2 days"})
+	if got := w.store.Counts("one.example").Messages; got != 2 {
+		t.Fatalf("%d messages left, want 2", got)
+	}
+	w.clock.add(time.Hour)
+	w.work()
+	w.wantReports([]string{"To: <bob", "d@one.example"})
+	if w.counted["expired"] != 2 || w.counted["no-sender"] != 1 {
+		t.Errorf("counted %v", w.counted)
+	}
+}
+
+// The sender of mail that waits hears of it once, even if the server is started anew; the mail stays.
+func TestDelayNotice(t *testing.T) {
+	w := newWorld(t)
+	for i, n := range []mail.Notify{0, mail.NotifyDelay, mail.NotifyFailure, mail.NotifyNever, mail.NotifySuccess | mail.NotifyDelay} {
+		w.put("one.example", fmt.Sprintf("s%d@elsewhere.example", i), fmt.Sprint("a ", n))
+	}
+	w.put("one.example", "", "a")
+	w.work()
+	w.clock.add(4*time.Hour - time.Minute)
+	w.work()
+	w.wantReports()
+	w.clock.add(2 * time.Minute)
+	w.work()
+	w.wantReports([]string{"To: <s0@", "Action: delayed", "Will-Retry-Until: 29 Nov 2026 12:00:00 +0000"}, []string{"To: <s1@"}, []string{"To: <s4@"})
+	for range 3 {
+		w.clock.add(time.Hour)
+		w.restart()
+		w.work()
+	}
+	w.wantReports()
+	if _, envs := w.collect("one.example", delivered); len(envs) != 6 || !envs[0].DelayNotified || envs[2].DelayNotified {
+		t.Errorf("collected %+v", envs)
+	}
+}
+
+// A report for a domain that is held here waits for that customer, and what that customer refuses of it is the end.
+func TestHeldSender(t *testing.T) {
+	w := newWorld(t)
+	w.put("one.example", "ann@HELD.example", "a")
+	w.put("one.example", "bob@[192.0.2.1]", "a")
+	w.collect("one.example", failed)
+	w.broken = errors.New("the directory is down")
+	w.work()
+	if got := w.store.Totals(); got.Failed != 1 || got.Messages != 1 { // the other's is for no domain
+		t.Fatalf("without a directory: %+v", got)
+	}
+	w.broken = nil
+	w.clock.add(again)
+	w.work()
+	w.wantReports([]string{"To: <bob@[192.0.2.1]>"})
+	contents, envs := w.collect("held.example", failed)
+	if len(contents) != 1 || !strings.Contains(contents[0], "To: <ann@HELD.example>") || envs[0].ReversePath != "" {
+		t.Fatalf("in held.example: %q %+v", contents, envs)
+	}
+	w.work()
+	w.wantReports()
+	if got := w.store.Totals(); got != (queue.Counts{}) {
+		t.Errorf("left: %+v", got)
+	}
+}
+
+// With bounces off, what failed is kept for who looks until its time is over; then it goes, and the log says so.
+func TestBounceOff(t *testing.T) {
+	w := newWorld(t)
+	w.policy["one.example"] = Policy{Retention: 24 * time.Hour}
+	w.put("one.example", "ann@elsewhere.example", "a")
+	w.put("one.example", "ann@elsewhere.example", "b", "c")
+	w.collect("one.example", failed, deferred)
+	w.work()
+	w.clock.add(23 * time.Hour)
+	w.work()
+	if got := w.store.Counts("one.example"); got.Failed != 1 || got.Messages != 1 {
+		t.Fatalf("before its time: %+v", got)
+	}
+	w.clock.add(2 * time.Hour)
+	w.work()
+	w.wantReports()
+	if got := w.store.Totals(); got != (queue.Counts{}) {
+		t.Errorf("left: %+v", got)
+	}
+	if w.counted["bounce-off"] != 2 || !strings.Contains(w.log.String(), "message discarded") {
+		t.Errorf("counted %v, log %s", w.counted, w.log.String())
+	}
+}
+
+// While a customer is away nothing expires and nobody is told of delays; the clock goes on when it is back.
+func TestHold(t *testing.T) {
+	w := newWorld(t)
+	away := usual
+	away.Hold = true
+	w.policy["one.example"] = away
+	w.put("one.example", "ann@elsewhere.example", "a")
+	for range 20 {
+		w.clock.add(24 * time.Hour)
+		w.work()
+	}
+	w.wantReports()
+	delete(w.policy, "one.example")
+	w.clock.add(3 * time.Hour)
+	w.work()
+	w.wantReports()
+	w.clock.add(2 * time.Hour)
+	w.work()
+	w.wantReports([]string{"Action: delayed", "Will-Retry-Until: 19 Dec 2026"})
+	w.clock.add(5 * 24 * time.Hour)
+	w.work()
+	w.wantReports([]string{"Status: 4.4.7"})
+}
+
+// Mail of a domain that is being collected is the session's.
+func TestLeasedIsLeftAlone(t *testing.T) {
+	w := newWorld(t)
+	w.put("one.example", "ann@elsewhere.example", "a")
+	w.clock.add(6 * 24 * time.Hour)
+	l, err := w.store.Acquire([]string{"one.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.work()
+	if got := w.store.Counts("one.example").Messages; got != 1 {
+		t.Fatalf("%d messages", got)
+	}
+	l.Release()
+	w.clock.add(sweep)
+	w.work()
+	w.wantReports([]string{"Status: 4.4.7"})
+}
+
+// Reports that nobody takes off our hands go too when their time is over.
+func TestReportsExpire(t *testing.T) {
+	w := newWorld(t)
+	w.put("one.example", "ann@elsewhere.example", "a")
+	w.collect("one.example", failed)
+	w.work()
+	w.clock.add(6 * 24 * time.Hour)
+	w.work()
+	if got := w.store.Totals(); got != (queue.Counts{}) || w.counted["no-sender"] != 1 {
+		t.Errorf("left: %+v, counted %v", got, w.counted)
+	}
+}
+
+// manyExpired is how many messages expire at once; ODMR_EXPIRED=1000000 for the size that was asked for.
+func manyExpired(t *testing.T) int {
+	text := os.Getenv("ODMR_EXPIRED")
+	if text == "" {
+		return 5000
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// Very many messages that expire at once do not keep a customer from collecting: in each tenth of the work, mail that
+// comes in meanwhile goes out.
+func TestManyExpired(t *testing.T) {
+	w := newWorld(t)
+	n := manyExpired(t)
+	var putting sync.WaitGroup
+	for part := range 16 {
+		putting.Go(func() {
+			for i := part; i < n; i += 16 {
+				w.put(fmt.Sprintf("d%d.example", i%7), "ann@elsewhere.example", "a")
+			}
+		})
+	}
+	putting.Wait()
+	w.clock.add(6 * 24 * time.Hour)
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { w.reporter.Run(ctx) })
+	live, alive := 0, make([]int, 11)
+	for {
+		left := 0
+		for i := range 7 {
+			left += int(w.store.Counts(fmt.Sprintf("d%d.example", i)).Messages)
+		}
+		w.put("live.example", "ann@elsewhere.example", "a")
+		contents, _ := w.collect("live.example", delivered)
+		live += len(contents)
+		alive[10-left*10/n] += len(contents)
+		if left == 0 {
+			break
+		}
+	}
+	cancel()
+	running.Wait()
+	t.Logf("%d expired, %d live messages meanwhile, by tenths %v", n, live, alive)
+	if slices.Contains(alive[:10], 0) {
+		t.Errorf("live messages by tenths of the work: %v", alive)
+	}
+	if got := w.store.Counts(mail.OutboundDomain).Messages; got != int64(n) || w.store.Totals().Failed != 0 {
+		t.Errorf("%d reports for %d expired messages; %+v", got, n, w.store.Totals())
+	}
+}

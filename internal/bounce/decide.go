@@ -1,0 +1,162 @@
+package bounce
+
+import (
+	"errors"
+	"io"
+	"time"
+
+	"odmr/codec"
+	"odmr/internal/dsn"
+	"odmr/internal/mail"
+	"odmr/queue"
+)
+
+// giveUp ends an entry: whoever is still pending has waited for too long. Its sender is told what it wants to know.
+func (r *Reporter) giveUp(e *queue.Reviewed, p Policy, now time.Time) queue.Decision {
+	drop := queue.Decision{Verdict: queue.Drop}
+	about := ended(e.Envelope)
+	if !p.Bounce || e.Envelope.ReversePath == "" || len(about) == 0 {
+		return drop
+	}
+	m, ok := r.report(e, about, time.Time{}, now)
+	if !ok {
+		return queue.Decision{}
+	}
+	drop.Messages = []queue.Message{m}
+	return drop
+}
+
+// announce tells the sender of an entry that it still waits.
+func (r *Reporter) announce(e *queue.Reviewed, w *watch, p Policy, now time.Time) queue.Decision {
+	about := delayed(e.Envelope)
+	if e.Envelope.DelayNotified || len(about) == 0 {
+		return queue.Decision{}
+	}
+	m, ok := r.report(e, about, w.since(e.Envelope).Add(p.Retention), now)
+	if !ok {
+		return queue.Decision{}
+	}
+	e.Envelope.DelayNotified = true
+	return queue.Decision{Verdict: queue.Update, Messages: []queue.Message{m}}
+}
+
+// ended are the recipients of an entry that leaves the queue whose sender is to be told.
+func ended(env *mail.Envelope) (about []dsn.Recipient) {
+	for i := range env.Recipients {
+		r := &env.Recipients[i]
+		d := dsn.Recipient{Address: r.Address, ORcpt: r.ORcpt, Reply: r.Reply}
+		switch r.State {
+		case mail.Failed:
+		case mail.Pending:
+			d.Expired = true
+		default:
+			continue
+		}
+		if dsn.Due(r.Notify, d.Action) {
+			about = append(about, d)
+		}
+	}
+	return about
+}
+
+// delayed are the recipients that wait and whose sender is to be told; none where there is no sender.
+func delayed(env *mail.Envelope) (about []dsn.Recipient) {
+	for i := range env.Recipients {
+		r := &env.Recipients[i]
+		if r.State == mail.Pending && dsn.Due(r.Notify, dsn.Delayed) && env.ReversePath != "" {
+			about = append(about, dsn.Recipient{Address: r.Address, ORcpt: r.ORcpt, Reply: r.Reply, Action: dsn.Delayed})
+		}
+	}
+	return about
+}
+
+// report writes a report. If that is not possible now, ok is false.
+func (r *Reporter) report(e *queue.Reviewed, about []dsn.Recipient, until, now time.Time) (m queue.Message, ok bool) {
+	domain, err := r.queueFor(e.Envelope.ReversePath)
+	if err != nil {
+		r.complain(err, e.Key.Domain)
+		return m, false
+	}
+	report := dsn.Report{
+		Hostname: r.cfg.Hostname, Now: now, Envelope: e.Envelope, Recipients: about, RetryUntil: until,
+		Waited: now.Sub(time.Unix(0, e.Envelope.Arrived)),
+	}
+	if report.Original, report.Whole, err = original(e); err != nil { // the sender is told all the same
+		r.complain(err, e.Key.Domain)
+	}
+	if m.Envelope, m.Body, err = dsn.Build(&report); err != nil {
+		r.complain(err, e.Key.Domain)
+		return m, false
+	}
+	m.Envelope.Domain = domain
+	r.woken = r.woken || domain == mail.OutboundDomain
+	return m, true
+}
+
+// original reads as much of a message as a report may need, as its author wrote it.
+func original(e *queue.Reviewed) (content []byte, whole bool, err error) {
+	b, err := e.Open()
+	if err != nil {
+		return nil, false, err
+	}
+	defer b.Close()
+	var un codec.Unstuffer
+	for len(content) <= mail.MaxReturned {
+		seg, ok, err := b.Ready()
+		if !ok && err == nil {
+			seg, err = b.Next()
+		}
+		if errors.Is(err, io.EOF) {
+			return content, true, nil
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		content = un.Append(content, seg.Data[:min(len(seg.Data), 2*mail.MaxReturned)])
+		seg.Release()
+	}
+	return content, false, nil
+}
+
+// told logs and counts what was decided of an entry, when it is called.
+func (r *Reporter) told(e *queue.Reviewed, d queue.Decision) func() {
+	env := e.Envelope
+	kind := "failed"
+	switch {
+	case d.Verdict == queue.Update:
+		kind = "delayed"
+	case hasPending(env):
+		kind = "expired"
+	}
+	id, domain, from, n := env.ID, env.Domain, env.ReversePath, len(env.Recipients)
+	why := ""
+	if len(d.Messages) == 0 {
+		switch {
+		case from == "":
+			why = "no-sender"
+		case len(ended(env)) == 0:
+			why = "unasked"
+		default:
+			why = "bounce-off"
+		}
+	}
+	return func() {
+		ev := r.cfg.Logger.Info().Stringer("queue_id", id).Str("domain", domain).Str("from", from).Int("recipients", n).Str("event", kind)
+		if why != "" {
+			r.cfg.Observer.Discarded(why)
+			ev.Str("reason", why).Msg("message discarded")
+			return
+		}
+		r.cfg.Observer.Reported(kind)
+		ev.Str("report_in", d.Messages[0].Envelope.Domain).Msg("sender told")
+	}
+}
+
+func hasPending(env *mail.Envelope) bool {
+	for i := range env.Recipients {
+		if env.Recipients[i].State == mail.Pending {
+			return true
+		}
+	}
+	return false
+}

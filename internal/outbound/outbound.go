@@ -1,0 +1,248 @@
+// Package outbound sends what this server itself has to say to the outside, which is reports to senders: through a
+// smarthost, from the durable queue of mail.OutboundDomain.
+//
+// A Sender leases that queue as a session leases a customer's, so that no message goes out twice at once, and settles
+// each message by the smarthost's reply: taken, it is gone; refused for now (4xx), it waits; refused for good (5xx), it
+// is marked failed and dropped by whoever looks after failed mail, with a line in the log: there are no reports on
+// reports. While the smarthost cannot be reached, or refuses for now, the whole queue waits, longer each time.
+//
+// It is an SMTP client (RFC 5321) with STARTTLS (RFC 3207) and AUTH (RFC 4954), by go-smtp. A password never goes over
+// a connection in clear text, but to this machine itself. It must never send a message without a null reverse-path.
+package outbound
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"odmr/codec"
+	"odmr/internal/mail"
+	"odmr/queue"
+)
+
+// Store is what a Sender needs of a queue.
+type Store interface {
+	Acquire(domains []string) (queue.Lease, error)
+	Counts(domain string) queue.Counts
+}
+
+// Observer is told what happens, for metrics. It must not block.
+type Observer interface {
+	// Sent says that the smarthost answered about a message: sent, deferred, refused.
+	Sent(outcome string)
+	// Unreachable says that a connection to the smarthost, or its greeting, TLS or login, failed.
+	Unreachable()
+}
+
+// Config is what a Sender is made of.
+type Config struct {
+	Store     Store
+	Smarthost Smarthost
+	Now       func() time.Time
+	Jitter    func() float64 // within 0..1, evenly
+	Observer  Observer       // nil: nobody looks
+	Logger    zerolog.Logger
+}
+
+const (
+	// backoffLeast and backoffMost bound how long the queue waits after a failure; it doubles in between.
+	backoffLeast = time.Minute
+	backoffMost  = time.Hour
+	// portion bounds what is held in memory at a time.
+	portionMessages = 20
+	portionBytes    = 1 << 20
+	// look is how often the queue is looked at without having been woken: mail may have come from an operator's hand.
+	look = time.Minute
+)
+
+// Sender is described in the package's comment.
+type Sender struct {
+	cfg   Config
+	wake  chan struct{}
+	fails int       // in a row
+	until time.Time // nothing is tried before
+}
+
+// New makes a Sender.
+func New(cfg Config) *Sender {
+	if cfg.Observer == nil {
+		cfg.Observer = nobody{}
+	}
+	return &Sender{cfg: cfg, wake: make(chan struct{}, 1)}
+}
+
+type nobody struct{}
+
+func (nobody) Sent(string)  {}
+func (nobody) Unreachable() {}
+
+// Wake says that there is something to be sent. It does not block, and may be called by anyone.
+func (s *Sender) Wake() {
+	select {
+	case s.wake <- struct{}{}:
+	default: // is awake already
+	}
+}
+
+// Run works until ctx ends; a message on its way is finished first, unless the smarthost takes too long.
+func (s *Sender) Run(ctx context.Context) {
+	for {
+		s.Pass(ctx)
+		t := time.NewTimer(max(s.until.Sub(s.cfg.Now()), 0))
+		if s.fails == 0 {
+			t.Reset(look)
+		}
+		wake := s.wake
+		if s.fails > 0 {
+			wake = nil // what is new waits like the rest
+		}
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-wake:
+		case <-t.C:
+		}
+		t.Stop()
+	}
+}
+
+// Pass sends what waits, unless it is to be left alone for now.
+func (s *Sender) Pass(ctx context.Context) {
+	if s.cfg.Now().Before(s.until) || ctx.Err() != nil || s.cfg.Store.Counts(mail.OutboundDomain).Messages == 0 {
+		return
+	}
+	deferred, err := s.drain(ctx)
+	switch {
+	case err != nil:
+		s.backOff()
+		if !errors.Is(err, queue.ErrBusy) && !errors.Is(err, queue.ErrClosed) {
+			s.cfg.Logger.Warn().Err(err).Str("smarthost", s.cfg.Smarthost.Addr).Time("next_try", s.until).
+				Int64("waiting", s.cfg.Store.Counts(mail.OutboundDomain).Messages).Msg("reports cannot be sent now")
+		}
+	case deferred > 0:
+		s.backOff()
+	default:
+		s.fails, s.until = 0, time.Time{}
+	}
+}
+
+// backOff puts the next try off: twice as long each time, less up to a quarter at random, so that not all
+// servers of a provider come back at once.
+func (s *Sender) backOff() {
+	d := backoffLeast << min(s.fails, 10)
+	d = min(d, backoffMost)
+	s.fails++
+	s.until = s.cfg.Now().Add(d - time.Duration(s.cfg.Jitter()*float64(d)/4))
+}
+
+// drain sends all that waits over one connection, and says how many the smarthost refused for now.
+func (s *Sender) drain(ctx context.Context) (deferred int, err error) {
+	lease, err := s.cfg.Store.Acquire([]string{mail.OutboundDomain})
+	if err != nil {
+		return 0, err
+	}
+	defer lease.Release()
+	var c *connection
+	defer func() { c.quit() }()
+	for ctx.Err() == nil {
+		ds, err := lease.Next(nil, queue.Limit{Messages: portionMessages, Bytes: portionBytes})
+		if err != nil {
+			return deferred, closeAll(ds, err)
+		}
+		if len(ds) == 0 {
+			return deferred, nil
+		}
+		for i := range ds {
+			if c == nil {
+				if c, err = s.cfg.Smarthost.connect(ctx); err != nil {
+					s.cfg.Observer.Unreachable()
+					return deferred, closeAll(ds[i:], err)
+				}
+			}
+			n, err := s.send(c, lease, &ds[i])
+			deferred += n
+			if err != nil {
+				return deferred, closeAll(ds[i+1:], err)
+			}
+			if ctx.Err() != nil {
+				return deferred, closeAll(ds[i+1:], nil)
+			}
+		}
+	}
+	return deferred, nil
+}
+
+// closeAll closes the bodies of what is not sent, and returns err.
+func closeAll(ds []queue.Delivery, err error) error {
+	for i := range ds {
+		ds[i].Body.Close()
+	}
+	return err
+}
+
+// send hands one message over and settles it. An error means that the connection is of no more use.
+func (s *Sender) send(c *connection, lease queue.Lease, d *queue.Delivery) (deferred int, err error) {
+	env := &d.Envelope
+	content, err := read(d.Body, env.Stuffed)
+	if err != nil {
+		return 0, fmt.Errorf("reading report %v: %w", env.ID, err)
+	}
+	if env.ReversePath != "" {
+		return 0, fmt.Errorf("message %v has a sender: it is no report, and is not sent", env.ID)
+	}
+	var failure error
+	st := queue.Settlement{Key: d.Key, Outcomes: make([]mail.Outcome, len(env.Recipients))}
+	for i := range env.Recipients {
+		if env.Recipients[i].State != mail.Pending {
+			st.Outcomes[i].Status = mail.OutcomeUntouched
+			continue
+		}
+		st.Outcomes[i], st.InDoubt, failure = c.hand(env, &env.Recipients[i], content)
+	}
+	word := "sent"
+	for _, o := range st.Outcomes {
+		switch o.Status {
+		case mail.OutcomeDeferred:
+			deferred, word = 1, "deferred"
+		case mail.OutcomeFailed:
+			word = "refused"
+		}
+		s.cfg.Logger.Info().Stringer("queue_id", env.ID).Str("to", env.Recipients[0].Address).Str("outcome", word).Str("reply", o.Reply).
+			Bool("in_doubt", st.InDoubt).Msg("report out")
+	}
+	s.cfg.Observer.Sent(word)
+	if err := lease.Settle([]queue.Settlement{st}); err != nil {
+		return deferred, err
+	}
+	return deferred, failure
+}
+
+// read reads a report, which is small, as it was before dots were stuffed.
+func read(b queue.LeasedBody, stuffed bool) ([]byte, error) {
+	defer b.Close()
+	content := make([]byte, 0, b.Size())
+	var un codec.Unstuffer
+	for {
+		seg, ok, err := b.Ready()
+		if !ok && err == nil {
+			seg, err = b.Next()
+		}
+		if errors.Is(err, io.EOF) {
+			return content, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if stuffed {
+			content = un.Append(content, seg.Data)
+		} else {
+			content = append(content, seg.Data...)
+		}
+		seg.Release()
+	}
+}
