@@ -28,14 +28,15 @@ import (
 
 // queueCommands are odmrctl queue ….
 type queueCommands struct {
-	Domains queueDomains `cmd:"" help:"List the domains that have mail, with their counts."`
-	List    queueList    `cmd:"" help:"List the messages, oldest first within each domain."`
-	Show    queueShow    `cmd:"" help:"Show one message."`
-	Held    queueHeld    `cmd:"" help:"List what the bounce shield holds, for a decision."`
-	Release queueRelease `cmd:"" help:"Let held messages be delivered after all, in their old place in line."`
-	Bounce  queueBounce  `cmd:"" help:"Let held messages fail, as their refusal said."`
-	Remove  queueRemove  `cmd:"" help:"Remove messages for good. No bounce is sent."`
-	Check   queueCheck   `cmd:"" help:"Verify the whole store."`
+	Domains  queueDomains  `cmd:"" help:"List the domains that have mail, with their counts."`
+	List     queueList     `cmd:"" help:"List the messages, oldest first within each domain."`
+	Show     queueShow     `cmd:"" help:"Show one message."`
+	Outbound queueOutbound `cmd:"" help:"List the reports to senders that wait for the smarthost."`
+	Held     queueHeld     `cmd:"" help:"List what the bounce shield holds, for a decision."`
+	Release  queueRelease  `cmd:"" help:"Let held messages be delivered after all, in their old place in line."`
+	Bounce   queueBounce   `cmd:"" help:"Let held messages fail, as their refusal said."`
+	Remove   queueRemove   `cmd:"" help:"Remove messages for good. No bounce is sent."`
+	Check    queueCheck    `cmd:"" help:"Verify the whole store."`
 }
 
 func (queueCommands) Help() string {
@@ -128,6 +129,11 @@ func (a *queueList) Run(c *cli, s *surroundings) error {
 	if err != nil {
 		return err
 	}
+	return a.list(c, s, domain)
+}
+
+// list writes the messages of domain, or of all.
+func (a *queueList) list(c *cli, s *surroundings, domain string) error {
 	return c.withQueue(s, func(q queue.Admin, out *bufio.Writer) error {
 		var count, octets int64
 		now := s.now()
@@ -147,6 +153,20 @@ func (a *queueList) Run(c *cli, s *surroundings) error {
 		}
 		return err
 	})
+}
+
+type queueOutbound struct {
+	Limit int64 `placeholder:"N" help:"Stop after so many; 0 lists all."`
+	JSON  bool  `name:"json" help:"Write JSON, a line for each message: ${message_form}."`
+}
+
+func (queueOutbound) Help() string {
+	return "Reports to senders at domains held here are not among them: they wait in those domains' queues. " +
+		"In other listings these stand under " + mail.OutboundDomain + ", which is no domain."
+}
+
+func (a *queueOutbound) Run(c *cli, s *surroundings) error {
+	return (&queueList{Limit: a.Limit, JSON: a.JSON}).list(c, s, mail.OutboundDomain)
 }
 
 // writeEntry writes one message in a few lines: what it is, then each recipient with its state.
@@ -204,6 +224,14 @@ func originText(o *mail.Origin) string {
 	return clean(name + " [" + addr + "]" + helo)
 }
 
+// clientText names who handed a message in; a report has come from nowhere else.
+func clientText(client string) string {
+	if client == "" {
+		return "this server"
+	}
+	return clean(client)
+}
+
 type queueShow struct {
 	ID   string `arg:"" help:"Queue id."`
 	Body bool   `help:"Write the message itself, and nothing else."`
@@ -240,7 +268,7 @@ func writeDetails(out io.Writer, e *queue.Entry, now time.Time) {
 	m := admin.NewMessage(e)
 	arrived := time.Unix(0, v.Arrived)
 	writeEntry(out, e, now)
-	fmt.Fprintf(out, "    arrived %s from %s, %s as %s, sent %d times in vain\n", arrived.Format(time.RFC3339), clean(v.Client),
+	fmt.Fprintf(out, "    arrived %s from %s, %s as %s, sent %d times in vain\n", arrived.Format(time.RFC3339), clientText(v.Client),
 		plural(v.Size, "octet"), m.Body, v.Attempts)
 	for _, note := range []struct {
 		is   bool

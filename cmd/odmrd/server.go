@@ -44,6 +44,7 @@ type server struct {
 	admin    *admin.Server
 	control  *admin.Server
 	engine   *engine.Engine
+	reports  reports
 
 	stopWatch context.CancelFunc
 	watching  sync.WaitGroup
@@ -88,6 +89,9 @@ func (s *server) start() error {
 		return s.asUser(fmt.Errorf("control socket: %w", err))
 	}
 	if err := s.startEngine(); err != nil {
+		return err
+	}
+	if err := s.startReports(); err != nil {
 		return err
 	}
 	s.watchFiles()
@@ -271,6 +275,7 @@ func (s *server) close(ctx context.Context) error {
 		}
 		failed = append(failed, err)
 	}
+	s.stopReports()
 	if s.stopWatch != nil {
 		s.stopWatch()
 		s.watching.Wait()

@@ -17,6 +17,7 @@ func (l *loader) check() {
 	if l.cfg.ShieldRefusals >= l.cfg.ShieldWindow {
 		l.problem("shield-refusals", fmt.Sprintf("%d is not less than --shield-window, %d: it would never be exceeded", l.cfg.ShieldRefusals, l.cfg.ShieldWindow))
 	}
+	l.checkSmarthost()
 }
 
 func (l *loader) checkServer() {

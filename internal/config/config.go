@@ -77,6 +77,19 @@ type Config struct {
 	AuthLockout          time.Duration  `group:"abuse" default:"15m" min:"1s" max:"168h" help:"How long such a lock lasts: logins get 421 4.7.0 unseen. Failures further apart than this do not add up."`
 	AuthDelay            time.Duration  `group:"abuse" default:"1s" min:"0s" max:"30s" help:"Wait before the reply to the first failed login at an account from an address, doubled with each further one up to 30s."`
 
+	Retention     time.Duration `group:"held" default:"5d" min:"1m" max:"365d" help:"How long mail waits for its customer; then it expires and goes back to its sender. RFC 5321 4.5.4.1 asks for 4 to 5 days at least."`
+	DelayNotice   OffDuration   `group:"held" default:"4h" min:"off" max:"365d" placeholder:"DURATION" help:"After how long senders are told, once, that their mail still waits; off: never. Only those who did not ask for less hear of it (NOTIFY). Where customers come once a day it should be off, or longer than a day."`
+	Bounce        string        `group:"held" default:"on" placeholder:"ON" choices:"on,off" help:"Whether senders are told of mail that failed or expired. off: what customers refused is kept until its retention is over, for odmrctl to show, and then discarded with a line in the log, as is what expires."`
+	QuotaMessages int           `group:"held" default:"0" min:"0" max:"1000000000" help:"Messages held for one account, all its domains together; more are refused at RCPT. 0 means no limit."`
+	QuotaBytes    Size          `group:"held" default:"0" min:"0" max:"1PiB" help:"Octets held for one account, all its domains together; likewise. What comes in at the same moment may exceed it a little."`
+	QuotaReply    string        `group:"held" default:"452" placeholder:"CODE" choices:"452,552" help:"Reply to mail over a quota. 452 4.2.2: the MX keeps it and tries again. 552 5.2.2: it goes back to its sender at once."`
+
+	Smarthost             string `group:"reports" placeholder:"HOST:PORT" help:"Mail server that takes reports to senders (bounces, delay notices) for the outside. Without it they wait in a queue of their own until --retention is over. Those to domains held here never leave the server."`
+	SmarthostTLS          string `group:"reports" name:"smarthost-tls" default:"opportunistic" placeholder:"MODE" choices:"none,opportunistic,required,implicit" help:"opportunistic: STARTTLS where it is offered, whatever the certificate. required: STARTTLS, with a certificate that is good for the smarthost's name. implicit: TLS from the first octet, likewise. none: clear text."`
+	SmarthostCA           string `group:"reports" name:"smarthost-ca" placeholder:"FILE" help:"CAs in PEM that the smarthost's certificate is verified against, instead of those of the system. Read again for each connection."`
+	SmarthostUser         string `group:"reports" placeholder:"NAME" help:"User for AUTH at the smarthost (PLAIN or LOGIN); needs required or implicit unless the smarthost is this machine."`
+	SmarthostPasswordFile string `group:"reports" placeholder:"FILE" help:"File with that user's password, one line. Read again for each connection."`
+
 	MaxSessions    int  `group:"memory" default:"0" min:"0" max:"1000000" help:"Connections at once over all listeners; more get 421. Each costs a file descriptor: 0 means ${max_sessions}, or fewer where the limit of open files is low; a larger number than that limit has room for is an error."`
 	Loops          int  `group:"memory" default:"0" min:"0" max:"256" help:"Event loops; 0 means one per CPU, which suits nearly every machine."`
 	Workers        int  `group:"memory" default:"0" min:"0" max:"65536" help:"Goroutines for whatever blocks (disk, TLS handshakes); 0 lets the server choose. More workers mean more commits per disk sync."`
@@ -113,6 +126,8 @@ var groups = []kong.Group{
 	{Key: "shield", Title: "Bounce shield"},
 	{Key: "collect", Title: "Collecting", Description: "linger and atrn-interval may be set for an account, too."},
 	{Key: "abuse", Title: "Limits against abuse"},
+	{Key: "held", Title: "Held mail", Description: "Except --quota-reply, each of these may be set for an account, too (odmrctl account set), as may its maximum message size, vacation (hold) and small-first."},
+	{Key: "reports", Title: "Reports to senders"},
 	{Key: "memory", Title: "Capacity"},
 	{Key: "time", Title: "Time-outs"},
 	{Key: "log", Title: "Log"},

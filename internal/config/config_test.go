@@ -181,7 +181,9 @@ func TestPrintRoundTrip(t *testing.T) {
 		"--atrn-interval-reply=450", "--odmr-networks=192.0.2.0/24", "--proxy-networks=198.51.100.1/32", "--limit-exempt=", "--sessions-per-address=5", "--sessions-per-account=6",
 		"--connections-per-minute=7", "--login-commands=8", "--auth-failures=9", "--auth-lockout=10s", "--auth-delay=11s", "--max-sessions=7",
 		"--loops=3", "--workers=9", "--prefetch-memory=5MB", "--ingest-memory=5GiB", "--window-messages=2",
-		"--window-bytes=300kB", "--shield-refusals=4", "--shield-window=5", "--min-free-space=3MB", "--store-cache=2MiB", "--store-memtable=4MiB", "--login-timeout=1m30s", "--command-timeout=1h",
+		"--window-bytes=300kB", "--shield-refusals=4", "--shield-window=5", "--retention=1d12h", "--delay-notice=off", "--bounce=off", "--quota-messages=7", "--quota-bytes=8KiB",
+		"--quota-reply=552", "--smarthost=relay.example:587", "--smarthost-tls=required", "--smarthost-ca=r.pem", "--smarthost-user=me", "--smarthost-password-file=p",
+		"--min-free-space=3MB", "--store-cache=2MiB", "--store-memtable=4MiB", "--login-timeout=1m30s", "--command-timeout=1h",
 		"--greeting-timeout=1500ms", "--envelope-timeout=61m", "--data-init-timeout=1s", "--data-block-timeout=2s",
 		"--data-done-timeout=3s", "--quit-timeout=4s", "--shutdown-grace=0s", "--log-level=error", "--log-format=console"}
 	cfg := load(t, source("", nil, args...))
@@ -248,6 +250,39 @@ func TestListen(t *testing.T) {
 		var l Listen
 		if err := l.UnmarshalText([]byte(in)); err == nil {
 			t.Errorf("%q was taken", in)
+		}
+	}
+}
+
+func TestOffDuration(t *testing.T) {
+	for in, want := range map[string]OffDuration{"off": 0, "4h": OffDuration(4 * time.Hour), "1m": OffDuration(time.Minute), "2d": OffDuration(48 * time.Hour)} {
+		var d OffDuration
+		if err := d.UnmarshalText([]byte(in)); err != nil || d != want || d.String() != in {
+			t.Errorf("%q: %v (%s), %v", in, want, d, err)
+		}
+	}
+	for _, in := range []string{"", "on", "0s", "59s", "-1h", "0"} {
+		var d OffDuration
+		if err := d.UnmarshalText([]byte(in)); err == nil {
+			t.Errorf("%q was taken as %s", in, d)
+		}
+	}
+}
+
+// A password goes to a smarthost only that proves who it is, or that is this machine.
+func TestSmarthostProblems(t *testing.T) {
+	for args, want := range map[string]string{
+		"--smarthost=relay.example":                                                                             "is not host:port",
+		"--smarthost-user=me --smarthost-password-file=p":                                                       "of no use without --smarthost",
+		"--smarthost=relay.example:25 --smarthost-user=me":                                                      "goes with",
+		"--smarthost=relay.example:25 --smarthost-user=me --smarthost-password-file=p":                          "would give the password",
+		"--smarthost=relay.example:25 --smarthost-user=me --smarthost-password-file=p --smarthost-tls=none":     "would give the password",
+		"--smarthost=relay.example:25 --smarthost-user=me --smarthost-password-file=p --smarthost-tls=required": "",
+		"--smarthost=127.0.0.1:25 --smarthost-user=me --smarthost-password-file=p":                              "",
+	} {
+		_, err := Load(source("", nil, strings.Fields(args)...))
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", args, err, want)
 		}
 	}
 }

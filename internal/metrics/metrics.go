@@ -65,6 +65,7 @@ type Metrics struct {
 
 	store    storeMetrics
 	accounts accountMetrics
+	reports  reportMetrics
 }
 
 var _ engine.Observer = (*Metrics)(nil)
@@ -101,6 +102,7 @@ func New(version string, totals func() queue.Counts) *Metrics {
 	m.lag = m.histogram("loop_lag_seconds", "How late event loops came to their ticks.", durations)
 	m.store = m.newStore()
 	m.accounts = m.newAccounts()
+	m.reports = m.newReports()
 	return m
 }
 

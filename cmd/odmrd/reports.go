@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"odmr/internal/account"
+	"odmr/internal/bounce"
+	"odmr/internal/config"
+	"odmr/internal/mail"
+	"odmr/internal/outbound"
+	"odmr/queue"
+)
+
+// reports are the goroutines that look after mail which no session settles.
+type reports struct {
+	stop    context.CancelFunc
+	running sync.WaitGroup
+}
+
+// startReports begins to look after failed and old mail, and to send reports if there is a smarthost.
+func (s *server) startReports() error {
+	store := s.store.Load()
+	s.metrics.ShowOutbound(func() queue.Counts {
+		if store := s.store.Load(); store != nil {
+			return store.Counts(mail.OutboundDomain)
+		}
+		return queue.Counts{}
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	s.reports.stop = cancel
+	wake := func() {}
+	if s.cfg.Smarthost != "" {
+		host, err := smarthost(s.cfg)
+		if err != nil {
+			return err
+		}
+		sender := outbound.New(outbound.Config{
+			Store: store, Smarthost: host, Now: time.Now, Jitter: rand.Float64, Observer: s.metrics, Logger: s.log,
+		})
+		wake = sender.Wake
+		s.reports.running.Go(func() { sender.Run(ctx) })
+	} else if s.cfg.Bounce == "on" {
+		s.log.Warn().Int64("waiting", store.Counts(mail.OutboundDomain).Messages).Dur("retention_ms", s.cfg.Retention).
+			Msg("there is no --smarthost: reports to senders outside wait until they expire")
+	}
+	reporter := bounce.New(bounce.Config{
+		Store: store, Hostname: s.cfg.Hostname, Policy: s.heldPolicy, Held: s.accounts.Collectable,
+		Now: time.Now, Wake: wake, Observer: s.metrics, Logger: s.log,
+	})
+	s.reports.running.Go(func() { reporter.Run(ctx) })
+	return nil
+}
+
+func (s *server) stopReports() {
+	if s.reports.stop != nil {
+		s.reports.stop()
+		s.reports.running.Wait()
+	}
+}
+
+// heldPolicy is what holds for the mail of domain: its account's settings, or the flags.
+func (s *server) heldPolicy(domain string) bounce.Policy {
+	p := bounce.Policy{Retention: s.cfg.Retention, DelayNotice: time.Duration(s.cfg.DelayNotice), Bounce: s.cfg.Bounce == "on"}
+	a := s.accounts.Table().Owner(domain)
+	if a == nil {
+		return p
+	}
+	if a.Policy.Retention != 0 {
+		p.Retention = a.Policy.Retention
+	}
+	switch d := a.Policy.DelayNotice; d {
+	case 0:
+	case account.Off:
+		p.DelayNotice = 0
+	default:
+		p.DelayNotice = d
+	}
+	if a.Policy.Bounce != account.AsServer {
+		p.Bounce = a.Policy.Bounce == account.On
+	}
+	p.Hold = a.Policy.Hold == account.On
+	return p
+}
+
+// smarthost is what the flags say of it. Its files are looked at now, so that a slip shows at the start.
+func smarthost(c *config.Config) (outbound.Smarthost, error) {
+	h := outbound.Smarthost{
+		Addr: c.Smarthost, Hostname: c.Hostname, TLS: outbound.TLSMode(c.SmarthostTLS), User: c.SmarthostUser,
+		Password: func() (string, error) { return readPassword(c.SmarthostPasswordFile) },
+	}
+	if c.SmarthostUser != "" {
+		if _, err := h.Password(); err != nil {
+			return h, fmt.Errorf("--smarthost-password-file: %w", err)
+		}
+	}
+	if c.SmarthostCA != "" {
+		h.Roots = func() (*x509.CertPool, error) { return readRoots(c.SmarthostCA) }
+		if _, err := h.Roots(); err != nil {
+			return h, fmt.Errorf("--smarthost-ca: %w", err)
+		}
+	}
+	return h, nil
+}
+
+func readPassword(file string) (string, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	password := strings.TrimRight(string(text), "\r\n")
+	if password == "" || strings.ContainsAny(password, "\r\n") {
+		return "", errors.New("is not one line with a password")
+	}
+	return password, nil
+}
+
+func readRoots(file string) (*x509.CertPool, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("%s has no certificate in PEM", file)
+	}
+	return pool, nil
+}
