@@ -70,9 +70,13 @@ func (m *incoming) grew(e *Engine, n int64) {
 		return
 	}
 	if m.fed += n; m.fed > m.charge && m.charge < ingestMost {
-		e.ingest.charge(ingestMost - m.charge)
-		m.charge = ingestMost
+		m.recharge(e, ingestMost)
 	}
+}
+
+func (m *incoming) recharge(e *Engine, n int64) {
+	e.ingest.charge(n - m.charge)
+	m.charge = n
 }
 
 // discard forgets the message, after the call in flight if there is one. A message whose commit is
@@ -121,6 +125,7 @@ func (c *conn) commit(a *session.Action) {
 		return
 	}
 	// The next message may come in meanwhile.
+	c.in.recharge(c.lp.eng, max(int64(len(a.Data)), ingestLeast)) // now it is known
 	j := &commitJob{ticket: a.Ticket, in: c.in.in, msg: c.in, data: a.Data, envelopes: a.Envelopes}
 	c.in = incoming{}
 	c.submit(&c.lp.commits, j)

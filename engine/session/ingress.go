@@ -14,9 +14,9 @@ import (
 // may come now and what it does; the transaction (ingress_transaction.go) gathers one
 // message and is dropped as a whole.
 //
-// At most one action that the dialogue must wait for is in flight (wait). The one exception is an
-// ActAppend: content goes on being read into a second buffer meanwhile, but no command is handled
-// before its Done.
+// At most one action that the dialogue must wait for is in flight (wait). There are two exceptions: with an
+// ActAppend content goes on being read into a second buffer meanwhile, but no command is handled
+// before its Done; and with ActCommits the next messages come in (ingress_commits.go).
 type Ingress struct {
 	cfg  *IngressConfig
 	peer IngressPeer
@@ -28,6 +28,8 @@ type Ingress struct {
 	due    Time   // when the peer must have made its next move
 	idleAt Time   // when spare is let go
 	now    Time   // of the running call
+
+	commits ingressQueue
 
 	chunk  ingressChunk
 	ticket uint32 // the last one used
@@ -68,7 +70,7 @@ const (
 	ingressWaitBegin              // then MAIL is answered
 	ingressWaitRoute              // then RCPT is answered
 	ingressWaitAppend             // both buffers are full, or the content is complete
-	ingressWaitCommit             // then the content is answered
+	ingressWaitOrder              // until commits in flight are answered
 	ingressWaitTLS                // then the dialogue begins anew
 )
 
@@ -118,7 +120,7 @@ func (s *Ingress) Input(now Time, b []byte, out *Output) int {
 	}
 	n := 0
 	for n < len(b) && !s.closed && s.wait == ingressNoWait && len(out.Reply) < ingressReplyBurst {
-		took := 0
+		took, mark, ahead := 0, len(out.Reply), len(s.commits.list)
 		switch {
 		case s.chunk.reading:
 			took = s.readChunk(b[n:], out)
@@ -129,6 +131,7 @@ func (s *Ingress) Input(now Time, b []byte, out *Output) int {
 		default:
 			took = s.readLine(b[n:], out)
 		}
+		s.hold(mark, ahead, out)
 		if took == 0 {
 			break
 		}
@@ -145,11 +148,18 @@ func (s *Ingress) Done(now Time, ticket uint32, r *Result, out *Output) {
 		s.tlsBegan(now, out)
 		return
 	}
-	if s.closed || s.tx == nil {
+	if s.closed {
 		return
 	}
 	s.now = now
+	if s.doneCommit(ticket, r, out) {
+		s.rest(out)
+		return
+	}
+	mark, ahead := len(out.Reply), len(s.commits.list)
 	switch {
+	case s.tx == nil:
+		return
 	case s.tx.lent != nil && ticket == s.tx.appending:
 		s.doneAppend(r, out)
 	case ticket != s.ticket:
@@ -158,20 +168,19 @@ func (s *Ingress) Done(now Time, ticket uint32, r *Result, out *Output) {
 		s.doneBegin(r, out)
 	case s.wait == ingressWaitRoute:
 		s.doneRoute(r, out)
-	case s.wait == ingressWaitCommit:
-		s.doneCommit(r, out)
 	}
+	s.hold(mark, ahead, out)
 	s.rest(out)
 }
 
 // Tick ends a session whose peer is silent, and lets go of memory that an idle one does not need.
 func (s *Ingress) Tick(now Time, out *Output) {
-	if s.closed || s.wait != ingressNoWait {
+	if s.closed || s.busy() {
 		return
 	}
 	s.now = now
 	if s.spare != nil && now >= s.idleAt {
-		s.spare = nil
+		s.letGo()
 	}
 	if now >= s.due {
 		s.end(out, replyTimeout, "peer is silent") // RFC 5321 4.5.3.2.7
@@ -181,13 +190,16 @@ func (s *Ingress) Tick(now Time, out *Output) {
 // Deadline is when the peer must have moved; there is none while the store has to.
 func (s *Ingress) Deadline() Time {
 	switch {
-	case s.closed || s.wait != ingressNoWait:
+	case s.closed || s.busy():
 		return Never
 	case s.spare != nil:
 		return min(s.due, s.idleAt)
 	}
 	return s.due
 }
+
+// busy reports whether it is the store that has to move.
+func (s *Ingress) busy() bool { return s.wait != ingressNoWait || len(s.commits.list) > 0 }
 
 // Progress changes nothing: what a server waits for is the peer's next command.
 func (s *Ingress) Progress(Time) {}
@@ -199,19 +211,21 @@ func (s *Ingress) Stop(now Time, out *Output) {
 	s.rest(out)
 }
 
-// End forgets the message begun, unless it is being committed: then the store decides.
+// End forgets the message begun. Of those that are being committed the store decides.
 func (s *Ingress) End(now Time, out *Output) {
 	s.now = now
 	s.closed = true
-	if s.tx != nil && s.tx.begun && s.wait != ingressWaitCommit {
+	if s.tx != nil && s.tx.begun {
 		out.Acts = append(out.Acts, Action{Kind: ActDiscard})
 	}
-	s.tx, s.spare = nil, nil
+	s.tx = nil
+	s.commits = ingressQueue{}
+	s.letGo()
 }
 
 // rest ends the session where a stop was asked for and nothing runs any more (RFC 5321 3.8).
 func (s *Ingress) rest(out *Output) {
-	if s.stopping && !s.closed && s.tx == nil && !s.chunk.reading {
+	if s.stopping && !s.closed && s.tx == nil && !s.chunk.reading && len(s.commits.list) == 0 {
 		s.end(out, replyShutdown, "stop")
 	}
 }
@@ -270,6 +284,9 @@ func (s *Ingress) readLine(b []byte, out *Output) int {
 	}
 	line, n, err := codec.NextLine(b, mail.MaxCommandLine)
 	switch {
+	case err != nil && len(s.commits.list) > 0:
+		s.wait = ingressWaitOrder
+		return 0
 	case err == codec.ErrLineTooLong:
 		s.skipping = true
 		return s.readLine(b, out)
@@ -277,7 +294,9 @@ func (s *Ingress) readLine(b []byte, out *Output) int {
 		s.badLine(out, err)
 	case n > 0:
 		verb, arg := codec.ParseCommand(line)
-		s.command(verb, arg, out)
+		if !s.command(verb, arg, out) {
+			return 0
+		}
 	}
 	return n
 }

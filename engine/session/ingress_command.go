@@ -31,6 +31,7 @@ type ingressCommand struct {
 	// command. The other commands that RFC 2920 wants last (EHLO, VRFY, NOOP, QUIT) do no
 	// harm elsewhere, and are answered in order.
 	last  bool
+	ahead bool                                // may be carried out while messages are being committed
 	clear bool                                // allowed in clear text even where everything else needs TLS (RFC 3207 4)
 	check func(s *Ingress, arg []byte) *reply // nil: nothing to refuse
 	apply func(s *Ingress, arg []byte, out *Output)
@@ -42,12 +43,12 @@ var ingressTable = [codec.NumVerbs]ingressCommand{
 	codec.VerbEHLO:     {states: ingressAnywhere, clear: true, check: checkHelloSMTP, apply: applyEHLO},
 	codec.VerbHELO:     {states: ingressAnywhere, check: checkHelloSMTP, apply: applyHELO},
 	codec.VerbLHLO:     {states: ingressAnywhere, clear: true, check: checkHelloLMTP, apply: applyLHLO},
-	codec.VerbMAIL:     {states: ingressIn(ingressReady), check: checkMail, apply: applyMail},
-	codec.VerbRCPT:     {states: ingressIn(ingressMail, ingressRcpt), check: checkRcpt, apply: applyRcpt},
-	codec.VerbDATA:     {states: ingressIn(ingressMail, ingressRcpt), check: checkData, apply: applyData, last: true},
-	codec.VerbBDAT:     {states: ingressIn(ingressRcpt, ingressBdat), apply: applyBdat},
-	codec.VerbRSET:     {states: ingressAnywhere, check: checkNoArgument, apply: applyRset},
-	codec.VerbNOOP:     {states: ingressAnywhere, clear: true, apply: applyNoop}, // RFC 5321 4.1.1.9: an argument is ignored
+	codec.VerbMAIL:     {states: ingressIn(ingressReady), ahead: true, check: checkMail, apply: applyMail},
+	codec.VerbRCPT:     {states: ingressIn(ingressMail, ingressRcpt), ahead: true, check: checkRcpt, apply: applyRcpt},
+	codec.VerbDATA:     {states: ingressIn(ingressMail, ingressRcpt), ahead: true, check: checkData, apply: applyData, last: true},
+	codec.VerbBDAT:     {states: ingressIn(ingressRcpt, ingressBdat), ahead: true, apply: applyBdat},
+	codec.VerbRSET:     {states: ingressAnywhere, ahead: true, check: checkNoArgument, apply: applyRset},
+	codec.VerbNOOP:     {states: ingressAnywhere, ahead: true, clear: true, apply: applyNoop}, // RFC 5321 4.1.1.9: an argument is ignored
 	codec.VerbVRFY:     {states: ingressAnywhere, check: checkVrfy, apply: applyVrfy},
 	codec.VerbHELP:     {states: ingressAnywhere, apply: applyHelp},
 	codec.VerbQUIT:     {states: ingressAnywhere, clear: true, check: checkNoArgument, apply: applyQuit},
@@ -59,24 +60,28 @@ var ingressTable = [codec.NumVerbs]ingressCommand{
 	codec.VerbTURN:     {states: ingressAnywhere, check: refuseNotOffered},
 }
 
-// command handles one command.
-func (s *Ingress) command(verb codec.Verb, arg []byte, out *Output) {
+// command handles one command. It reports false, and does nothing, where that has to wait for its turn.
+func (s *Ingress) command(verb codec.Verb, arg []byte, out *Output) bool {
 	if s.early && verb == codec.VerbUnknown {
 		s.end(out, replyEarlyContent, "content before 354")
-		return
-	}
-	s.early = false
-	if verb == codec.VerbBDAT {
-		s.bdat(arg, out)
-		return
+		return true
 	}
 	row := &ingressTable[verb]
-	if refusal := s.judge(row, arg); refusal != nil {
+	if verb == codec.VerbBDAT {
+		return s.bdat(row, arg, out)
+	}
+	refusal := s.judge(row, arg)
+	if s.must(row, refusal != nil) {
+		return false
+	}
+	s.early = false
+	if refusal != nil {
 		s.early = row.last
 		s.refuse(out, refusal)
-		return
+		return true
 	}
 	row.apply(s, arg, out)
+	return true
 }
 
 // judge says why a command is refused, or nil.
@@ -99,22 +104,27 @@ func (s *Ingress) judge(row *ingressCommand, arg []byte) *reply {
 
 // bdat begins a chunk. Its octets follow whether it is refused or not (RFC 3030 2), and where
 // their number cannot be read nobody can tell content from commands any more.
-func (s *Ingress) bdat(arg []byte, out *Output) {
+func (s *Ingress) bdat(row *ingressCommand, arg []byte, out *Output) bool {
 	size, last, err := codec.ParseBDAT(arg)
+	refusal := s.judge(row, arg)
+	if s.must(row, err != nil || refusal != nil) {
+		return false
+	}
+	s.early = false
 	if err != nil {
 		s.end(out, replySyntax(err), "BDAT without a size")
-		return
+		return true
 	}
-	row := &ingressTable[codec.VerbBDAT]
-	s.chunk = ingressChunk{reading: true, last: last, size: size, left: size, refusal: s.judge(row, arg)}
+	s.chunk = ingressChunk{reading: true, last: last, size: size, left: size, refusal: refusal}
 	if s.chunk.refusal == nil {
 		row.apply(s, arg, out)
 	}
 	if size == 0 {
 		s.endChunk(out)
-		return
+		return true
 	}
 	s.expect(s.cfg.DataTimeout)
+	return true
 }
 
 func refuseUnknown(*Ingress, []byte) *reply    { return replyUnknown }

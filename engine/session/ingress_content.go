@@ -260,7 +260,7 @@ func (s *Ingress) finish(out *Output) {
 		}
 	}
 	if why := s.verdict(seen); why != nil {
-		s.refuseContent(why, out)
+		s.inOrder(out, func(out *Output) { s.refuseContent(why, out) })
 		return
 	}
 	if len(tx.filling) > mail.ChunkSize {
@@ -281,8 +281,9 @@ func (s *Ingress) finish(out *Output) {
 		Stuffed:  seen.Stuffed,
 		EightBit: seen.EightBit || tx.eightBit,
 	})
-	s.wait = ingressWaitCommit
-	out.Acts = append(out.Acts, Action{Kind: ActCommit, Ticket: s.nextTicket(), Data: tx.filling, Envelopes: tx.envelopes})
+	ticket := s.nextTicket()
+	out.Acts = append(out.Acts, Action{Kind: ActCommit, Ticket: ticket, Data: tx.filling, Envelopes: tx.envelopes})
+	s.detach(ticket)
 }
 
 // verdict says why the content that has arrived is refused, or nil. Only now, at its true end, is it
@@ -323,23 +324,6 @@ func (s *Ingress) contentReplies() int {
 		return len(s.tx.recipients)
 	}
 	return 1
-}
-
-func (s *Ingress) doneCommit(r *Result, out *Output) {
-	s.wait = ingressNoWait
-	tx := s.tx
-	tx.begun = false // committed or not: the store has ended it
-	if r.Refusal != nil {
-		refusal := replyRefusal(r.Refusal)
-		s.refuseContent(&refusal, out)
-		return
-	}
-	for range s.contentReplies() {
-		out.Reply = appendQueued(out.Reply, tx.id)
-	}
-	s.expect(s.cfg.CommandTimeout)
-	s.errors = 0
-	s.drop(out)
 }
 
 // appendReceived appends the trace field (RFC 5321 4.4).

@@ -193,7 +193,12 @@ func TestIngressIdleMemory(t *testing.T) {
 
 // memory is how many octets of content and envelope a machine holds.
 func (s *Ingress) memory() (n int) {
-	for _, tx := range []*ingressTransaction{s.tx, s.spare} {
+	all := append([]*ingressTransaction{s.tx, s.spare}, s.commits.txs...)
+	for i := range s.commits.list {
+		all = append(all, s.commits.list[i].tx)
+		n += cap(s.commits.list[i].behind)
+	}
+	for _, tx := range all {
 		if tx != nil {
 			n += cap(tx.filling) + cap(tx.lent) + cap(tx.free) + cap(tx.text)
 			n += 32*cap(tx.recipients) + 64*(cap(tx.routes)+cap(tx.slab)) + 200*cap(tx.envelopes)

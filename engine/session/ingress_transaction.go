@@ -64,6 +64,9 @@ const (
 
 // scratch returns a transaction to parse a MAIL command into.
 func (s *Ingress) scratch() *ingressTransaction {
+	if n := len(s.commits.txs); s.spare == nil && n > 0 {
+		s.spare, s.commits.txs = s.commits.txs[n-1], s.commits.txs[:n-1]
+	}
 	if s.spare == nil {
 		s.spare = &ingressTransaction{}
 	}
@@ -80,9 +83,8 @@ func (s *Ingress) drop(out *Output) {
 	if tx.begun {
 		out.Acts = append(out.Acts, Action{Kind: ActDiscard})
 	}
-	tx.recycle()
-	s.tx, s.spare = nil, tx
-	s.idleAt = s.now + Time(ingressIdleRelease)
+	s.tx = nil
+	s.release(tx)
 	s.state = ingressReady
 }
 
@@ -194,9 +196,11 @@ func applyMail(s *Ingress, _ []byte, out *Output) {
 func (s *Ingress) doneBegin(r *Result, out *Output) {
 	s.wait = ingressNoWait
 	if r.Refusal != nil {
-		s.drop(out)
 		refusal := replyRefusal(r.Refusal)
-		s.refuse(out, &refusal)
+		s.inOrder(out, func(out *Output) {
+			s.drop(out)
+			s.refuse(out, &refusal)
+		})
 		return
 	}
 	s.tx.begun = true
@@ -306,7 +310,7 @@ func (s *Ingress) doneRoute(r *Result, out *Output) {
 		tx.routes = tx.routes[:len(tx.routes)-1]
 		tx.recipients = tx.recipients[:len(tx.recipients)-1]
 		refusal := replyRefusal(r.Refusal)
-		s.refuse(out, &refusal)
+		s.inOrder(out, func(out *Output) { s.refuse(out, &refusal) })
 		return
 	}
 	rcpt.route = int32(len(tx.routes) - 1)
