@@ -23,14 +23,16 @@ const (
 	VerbATRN
 	VerbETRN
 	VerbTURN
+	VerbXFORWARD
 
 	// NumVerbs is how many there are, VerbUnknown included: for tables indexed by Verb.
-	NumVerbs = int(VerbTURN) + 1
+	NumVerbs = int(VerbXFORWARD) + 1
 )
 
 var verbNames = [NumVerbs]string{
 	"unknown", "EHLO", "HELO", "LHLO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "VRFY",
 	"EXPN", "HELP", "QUIT", "AUTH", "STARTTLS", "ATRN", "ETRN", "TURN",
+	"XFORWARD",
 }
 
 // String returns the verb in capitals, or "unknown".
@@ -41,7 +43,7 @@ func (v Verb) String() string {
 	return verbNames[VerbUnknown]
 }
 
-// longestVerb is the length of STARTTLS.
+// longestVerb is the length of STARTTLS and XFORWARD.
 const longestVerb = 8
 
 // ParseCommand splits a line as it comes from NextLine into verb and argument. The verb counts
@@ -103,6 +105,8 @@ func lookupVerb(word []byte) Verb {
 		return VerbETRN
 	case "TURN":
 		return VerbTURN
+	case "XFORWARD":
+		return VerbXFORWARD
 	}
 	return VerbUnknown
 }

@@ -16,7 +16,8 @@
 //
 // Obeyed here: RFC 5321 (commands, paths, replies, transparency), RFC 1870 (SIZE), RFC 2034 and 3463
 // (enhanced codes), RFC 2645 (ATRN), RFC 3030 (BDAT), RFC 3461 and 6533 (DSN parameters), RFC 4648
-// (base64), RFC 4954 (AUTH), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8), RFC 9422 (LIMITS). Where it is
+// (base64), RFC 4954 (AUTH), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8), RFC 9422 (LIMITS); and Postfix's
+// XFORWARD_README. Where it is
 // more lenient than they are, the comment says for whose sake.
 //
 // It must never: judge what a session state allows, take CR or LF alone for a line end in what a

@@ -35,6 +35,8 @@ var (
 	ErrNotify     = &SyntaxError{501, "5.5.4", "Bad NOTIFY parameter"}
 	ErrOrcpt      = &SyntaxError{501, "5.5.4", "Bad ORCPT parameter"}
 
+	ErrXForward = &SyntaxError{501, "5.5.4", "Syntax: XFORWARD attribute=value [attribute=value...]"}
+
 	ErrXtext  = &SyntaxError{501, "5.5.4", "Bad xtext"}
 	ErrHello  = &SyntaxError{501, "5.5.4", "Syntax: EHLO hostname"}
 	ErrBDAT   = &SyntaxError{501, "5.5.4", "Syntax: BDAT size [LAST]"}

@@ -24,10 +24,11 @@ type Ingress struct {
 	tx    *ingressTransaction // the message being handed in; nil between messages
 	spare *ingressTransaction // a dropped one whose memory is used again
 
-	name   []byte // what the client calls itself, for the Received field
-	due    Time   // when the peer must have made its next move
-	idleAt Time   // when spare is let go
-	now    Time   // of the running call
+	name   []byte       // what the client calls itself, for the Received field
+	origin *mail.Origin // what it said by XFORWARD for the next message; nil: nothing
+	due    Time         // when the peer must have made its next move
+	idleAt Time         // when spare is let go
+	now    Time         // of the running call
 
 	commits ingressQueue
 

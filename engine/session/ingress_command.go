@@ -58,6 +58,7 @@ var ingressTable = [codec.NumVerbs]ingressCommand{
 	codec.VerbATRN:     {states: ingressAnywhere, check: refuseNotOffered},
 	codec.VerbETRN:     {states: ingressAnywhere, check: refuseNotOffered},
 	codec.VerbTURN:     {states: ingressAnywhere, check: refuseNotOffered},
+	codec.VerbXFORWARD: {states: ingressIn(ingressReady), check: checkXForward, apply: applyXForward},
 }
 
 // command handles one command. It reports false, and does nothing, where that has to wait for its turn.
@@ -185,7 +186,7 @@ func (s *Ingress) greet(verb codec.Verb, arg []byte, out *Output) {
 		out.Reply = codec.AppendReply(out.Reply, 250, "", s.cfg.Hostname)
 		return
 	}
-	out.Reply = appendIngressEHLO(out.Reply, s.cfg.Hostname, s.cfg.MaxMessageSize, s.cfg.StartTLS && !s.secure)
+	out.Reply = appendIngressEHLO(out.Reply, s.cfg.Hostname, s.cfg.MaxMessageSize, s.cfg.StartTLS && !s.secure, s.peer.Trusted)
 }
 
 func applyRset(s *Ingress, _ []byte, out *Output) {

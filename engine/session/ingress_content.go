@@ -276,6 +276,7 @@ func (s *Ingress) finish(out *Output) {
 		SMTPUTF8: tx.utf8,
 		Ret:      tx.ret,
 		Client:   s.peer.Client,
+		Origin:   s.origin,
 		Size:     wire - seen.Stuffing,
 		WireSize: wire,
 		Stuffed:  seen.Stuffed,

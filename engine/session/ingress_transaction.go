@@ -76,6 +76,7 @@ func (s *Ingress) scratch() *ingressTransaction {
 
 // drop forgets the transaction, if there is one.
 func (s *Ingress) drop(out *Output) {
+	s.origin = nil // it is for one message, lest it be taken for that of the next
 	tx := s.tx
 	if tx == nil {
 		return

@@ -122,14 +122,17 @@ func appendGreeting(dst []byte, hostname, protocol string) []byte {
 	return append(dst, "\r\n"...)
 }
 
-// appendIngressEHLO appends the reply to EHLO and LHLO (RFC 5321 4.1.1.1).
-func appendIngressEHLO(dst []byte, hostname string, maxSize int64, startTLS bool) []byte {
+// appendIngressEHLO appends the reply to EHLO and LHLO (RFC 5321 4.1.1.1). Who may hand in mail may say where it has it from.
+func appendIngressEHLO(dst []byte, hostname string, maxSize int64, startTLS, trusted bool) []byte {
 	dst = append(dst, "250-"...)
 	dst = append(dst, hostname...)
 	dst = append(dst, "\r\n250-PIPELINING\r\n250-SIZE "...)
 	dst = strconv.AppendInt(dst, maxSize, 10)
 	if startTLS {
 		dst = append(dst, "\r\n250-STARTTLS"...)
+	}
+	if trusted {
+		dst = append(dst, "\r\n250-"+codec.XForwardOffer...)
 	}
 	return append(dst, "\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n250-DSN\r\n250 ENHANCEDSTATUSCODES\r\n"...)
 }

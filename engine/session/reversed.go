@@ -156,6 +156,8 @@ type Reversed struct {
 	pipe      reversedPipe
 	cur       *reversedTx // lock-step: the transaction being written
 	sync      bool        // DATA is unanswered: nothing may be written behind it (RFC 2920 3.1)
+	forwarded bool        // XFORWARD was said for an earlier transaction
+	believed  bool        // XFORWARD was taken once
 	needReset bool        // the peer may have a transaction open
 
 	ready   reversedList // fetched and not wholly sent, in order

@@ -9,15 +9,16 @@ import (
 
 // reversedCaps is what the customer's server can do, as its EHLO reply says.
 type reversedCaps struct {
-	pipelining bool  // RFC 2920
-	chunking   bool  // RFC 3030
-	eightBit   bool  // RFC 6152
-	utf8       bool  // RFC 6531
-	dsn        bool  // RFC 3461
-	sizeKnown  bool  // RFC 1870: MAIL may bear SIZE=
-	size       int64 // RFC 1870: the largest message taken; 0: not said
-	mailMax    int64 // RFC 9422: MAIL commands in one session; 0: not said
-	rcptMax    int   // recipients in one transaction; at least 1
+	pipelining bool         // RFC 2920
+	chunking   bool         // RFC 3030
+	eightBit   bool         // RFC 6152
+	utf8       bool         // RFC 6531
+	dsn        bool         // RFC 3461
+	sizeKnown  bool         // RFC 1870: MAIL may bear SIZE=
+	size       int64        // RFC 1870: the largest message taken; 0: not said
+	xforward   codec.XAttrs // what XFORWARD may say; none: not offered
+	mailMax    int64        // RFC 9422: MAIL commands in one session; 0: not said
+	rcptMax    int          // recipients in one transaction; at least 1
 }
 
 // parseEHLO reads the lines of a reply to EHLO behind the first (RFC 5321 4.1.1.1). What is
@@ -55,6 +56,8 @@ func (c *reversedCaps) offer(keyword, params []byte) {
 		if n, err := codec.ParseSize(params); err == nil {
 			c.size = n
 		}
+	case is("XFORWARD"):
+		c.xforward = codec.ParseXForwardOffer(params)
 	case is("LIMITS"):
 		// Every transaction has one domain only, so that any RCPTDOMAINMAX is kept.
 		mailMax, rcptMax, _ := codec.ParseLimits(params)
@@ -81,6 +84,7 @@ func (c *reversedCaps) String() string {
 	add(c.utf8, "SMTPUTF8")
 	add(c.dsn, "DSN")
 	add(c.sizeKnown, "SIZE")
+	add(c.xforward != 0, "XFORWARD")
 	add(c.mailMax > 0, "MAILMAX")
 	return strings.Join(names, " ")
 }

@@ -122,6 +122,9 @@ func (d *reversedModel) arrive() {
 	}
 	env.Size, env.WireSize = int64(len(msg.content)), int64(len(msg.wire))
 	env.Stuffed = env.WireSize > env.Size
+	if d.rng.Intn(2) == 0 {
+		env.Origin = &mail.Origin{Name: fmt.Sprintf("c%d.example", n), Source: "REMOTE"}
+	}
 	env.EightBit, env.SMTPUTF8 = d.rng.Intn(4) == 0, d.rng.Intn(8) == 0
 	d.msgs = append(d.msgs, msg)
 }
@@ -508,6 +511,14 @@ func (d *reversedModel) checkEnd() {
 			}
 			if t.from != msg.env.ReversePath {
 				d.fail("message %d came from %q", n, t.from)
+			}
+			// Never another's client; its own if XFORWARD was not refused.
+			want := ""
+			if msg.env.Origin != nil {
+				want = msg.env.Origin.Name
+			}
+			if t.client != want && (t.client != "" || d.peer.xforward && !d.peer.distrusts && !d.peer.keepsOpen) {
+				d.fail("message %d of %q came as from %q", n, want, t.client)
 			}
 			// Taken by the peer: delivered, or in doubt if the reply was not read.
 			switch s := msg.settled; {

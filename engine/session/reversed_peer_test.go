@@ -22,6 +22,8 @@ type reversedPeer struct {
 	keepsOpen                                 bool // a refused BDAT LAST leaves the transaction open
 	goesOn                                    bool // DATA without recipients is answered 354
 	refusals, hangups                         float64
+	xforward, forgets, distrusts              bool   // offers XFORWARD; forgets it with the transaction; refuses it
+	client                                    string // what XFORWARD said last
 
 	in      []byte
 	out     []byte
@@ -41,6 +43,7 @@ type reversedPeer struct {
 // peerTx is one transaction as the client means it: a MAIL command and what follows.
 type peerTx struct {
 	from     string
+	client   string // XFORWARD's NAME in effect
 	mailCode int
 	rcpts    []string
 	codes    []int
@@ -58,6 +61,7 @@ func newReversedPeer(rng *rand.Rand) *reversedPeer {
 	p.pipelining = rng.Intn(4) > 0
 	p.chunking = rng.Intn(2) > 0
 	p.dsn, p.eightBit, p.utf8 = rng.Intn(2) > 0, rng.Intn(2) > 0, rng.Intn(2) > 0
+	p.xforward, p.forgets, p.distrusts = rng.Intn(2) == 0, rng.Intn(2) == 0, rng.Intn(4) == 0
 	p.size = []int64{-1, 0, 900, 1 << 20}[rng.Intn(4)]
 	p.mailMax = max(0, rng.Intn(60)-40)
 	p.rcptMax = max(0, rng.Intn(8)-5)
@@ -149,8 +153,11 @@ func (p *reversedPeer) command(line string) {
 		}
 		p.chunk, _ = strconv.ParseInt(f[0], 10, 64)
 		p.content = nil
+	case "XFORWARD":
+		p.forwarded(arg)
 	case "RSET":
 		p.tx = nil
+		p.forget()
 		p.say(250, "reset")
 	case "NOOP":
 		p.mustEnd(line)
@@ -181,6 +188,7 @@ func (p *reversedPeer) hello() {
 	add(p.pipelining, "PIPELINING")
 	add(p.chunking, "CHUNKING")
 	add(p.dsn, "DSN")
+	add(p.xforward, "XFORWARD NAME SOURCE")
 	add(p.eightBit, "8BITMIME")
 	add(p.utf8, "SMTPUTF8")
 	add(p.size >= 0, fmt.Sprintf("SIZE %d", p.size))
@@ -198,6 +206,34 @@ func (p *reversedPeer) hello() {
 		p.out = append(p.out, "250"+sep+l+"\r\n"...)
 		p.sent += len(p.out) - start
 	}
+}
+
+func (p *reversedPeer) forget() {
+	if p.forgets {
+		p.client = ""
+	}
+}
+
+func (p *reversedPeer) forwarded(arg string) {
+	name, source, ok := strings.Cut(strings.TrimPrefix(arg, "NAME="), " SOURCE=")
+	switch {
+	case !p.xforward || !ok || (name == "[UNAVAILABLE]") != (source == "[UNAVAILABLE]"):
+		p.fail("XFORWARD %q", arg)
+	case p.tx != nil:
+		if !p.keepsOpen {
+			p.fail("XFORWARD %q in an open transaction", arg)
+		}
+		p.say(503, "a transaction is open")
+		return
+	}
+	if p.distrusts {
+		p.say(550, "not from you")
+		return
+	}
+	if p.client = name; name == "[UNAVAILABLE]" {
+		p.client = ""
+	}
+	p.say(250, "noted")
 }
 
 func (p *reversedPeer) mail(arg string) {
@@ -221,7 +257,7 @@ func (p *reversedPeer) mail(arg string) {
 	case code != 0:
 		t.mailCode = code
 	default:
-		p.tx = t
+		p.tx, t.client = t, p.client
 	}
 	p.say(t.mailCode, "mail "+path)
 	t.mailAt = p.sent
@@ -301,6 +337,7 @@ func (p *reversedPeer) takeData() bool {
 	p.data = false
 	p.decide()
 	p.tx = nil // RFC 5321 4.1.1.4
+	p.forget()
 	return true
 }
 
@@ -315,6 +352,7 @@ func (p *reversedPeer) takeChunk() bool {
 	p.decide()
 	if p.last.final < 300 || !p.keepsOpen {
 		p.tx = nil
+		p.forget()
 	}
 	return true
 }

@@ -15,13 +15,14 @@ const (
 	awaitFinal   // the dot behind a body: the message's final reply
 	awaitLoneDot // the dot behind nothing (RFC 2920 3.1): no recipient was accepted
 	awaitChunk   // BDAT LAST: the message's final reply
+	awaitXForward
 	awaitReset
 	awaitNoop
 	awaitQuit
 )
 
 var reversedKindNames = [...]string{"the turn", "EHLO", "HELO", "MAIL", "RCPT", "DATA",
-	"the final dot", "a lone dot", "BDAT LAST", "RSET", "NOOP", "QUIT"}
+	"the final dot", "a lone dot", "BDAT LAST", "XFORWARD", "RSET", "NOOP", "QUIT"}
 
 func (k reversedKind) String() string { return reversedKindNames[k] }
 
@@ -96,6 +97,7 @@ type reversedMsg struct {
 	queued   bool           // in Reversed.ready
 	sealed   bool           // some outcome is known
 	retried  bool           // MAIL was answered 503 once
+	told     int            // XFORWARD commands written for the transaction to come
 	doubt    bool           // set by abandon
 	judged   bool           // the bounce shield has seen it
 	mixed    bool           // kept back, and delivered to somebody

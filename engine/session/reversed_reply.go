@@ -35,6 +35,7 @@ import (
 //	                                                         what is not written yet. If the peer holds
 //	                                                         the transaction open, next's MAIL gets 503: above
 //	BDAT       BDAT refused       next                       sealed by BDAT's reply; RSET likewise
+//	any        XFORWARD 4xx 5xx   rest                       as if it had not been said; not said again unless it was taken before
 //	any        421                anything                   a final reply settles its message as deferred, recipients
 //	                                                         refused before included; all else is as if the line were cut; close
 //	any        cut, timeout       anything                   bodies handed over without final reply: in doubt,
@@ -112,6 +113,12 @@ func (r *Reversed) replyMail(now Time, a reversedAwait, rep *codec.Reply, out *O
 		if rep.Code >= 400 { // the customer has waited long enough
 			r.wake()
 			r.wind(reversedWindingUp, "NOOP refused: "+r.text(rep))
+		}
+	case awaitXForward:
+		if rep.Code < 300 {
+			r.believed = true
+		} else if !r.believed { // it has no bearing on the message; no need to try again
+			r.caps.xforward = 0
 		}
 	case awaitReset:
 		if rep.Code >= 400 {

@@ -142,6 +142,9 @@ func (r *Reversed) step(now Time, out *Output) bool {
 			return false
 		}
 	}
+	if r.forward(now, m, out) {
+		return !lockstep
+	}
 	r.begin(now, m, out)
 	return true
 }
@@ -154,8 +157,8 @@ func (r *Reversed) room(m *reversedMsg) bool {
 		r.limited = true
 		return false
 	}
-	// RSET, MAIL and the last command beside the recipients.
-	due := min(len(m.todo), r.caps.rcptMax) + 3
+	// RSET, XFORWARD, MAIL and the last command beside the recipients.
+	due := min(len(m.todo), r.caps.rcptMax) + 3 + reversedMaxForward
 	return r.pipe.len() == 0 || r.pipe.len()+due <= 3*r.cfg.WindowMessages+reversedMaxRcpts
 }
 

@@ -564,6 +564,7 @@ func describeEnvelopes(envs []mail.Envelope) (l []string) {
 			{e.Stuffed, " stuffed"}, {e.EightBit, " 8bit"}, {e.Body == mail.Body8BitMIME, " body=8bitmime"}, {e.SMTPUTF8, " utf8"},
 			{e.Ret == mail.ReturnFull, " ret=full"}, {e.Ret == mail.ReturnHeaders, " ret=hdrs"},
 			{e.EnvID != "", " envid=" + e.EnvID}, {e.Client != "", " client=" + e.Client},
+			{e.Origin != nil, " origin=" + originText(e.Origin)},
 		} {
 			if flag.on {
 				s += flag.name
@@ -572,6 +573,18 @@ func describeEnvelopes(envs []mail.Envelope) (l []string) {
 		l = append(l, s)
 	}
 	return l
+}
+
+// originText joins o's values, in the order of codec.XAttr, by commas.
+func originText(o *mail.Origin) string {
+	if o == nil {
+		return ""
+	}
+	var values []string
+	for _, v := range originValues(o) {
+		values = append(values, *v)
+	}
+	return strings.Join(values, ",")
 }
 
 func describeBody(b []byte) (l []string) {
@@ -622,7 +635,7 @@ func (h *scenarioDriver) checkCommit(a *Action) {
 }
 
 // scenarioItem reads "1 from=<a@b> to=<c@d>;notify=5;orcpt=rfc822;c@d to=<e@f>;state=failed domain=d size=10 wire=11
-// 8bit body=8bitmime utf8 ret=full ret=hdrs envid=X in-doubt".
+// 8bit body=8bitmime utf8 ret=full ret=hdrs envid=X origin=name,addr,port,proto,helo,ident,source in-doubt".
 func scenarioItem(t *testing.T, where, text string) (uint32, *mail.Envelope) {
 	f := strings.Fields(text)
 	handle, err := strconv.ParseUint(f[0], 10, 32)
@@ -660,6 +673,11 @@ func scenarioItem(t *testing.T, where, text string) (uint32, *mail.Envelope) {
 			e.Ret = map[string]mail.Return{"full": mail.ReturnFull, "hdrs": mail.ReturnHeaders}[v]
 		case "envid":
 			e.EnvID = v
+		case "origin":
+			e.Origin = new(mail.Origin)
+			for a, text := range strings.Split(v, ",") {
+				*originValues(e.Origin)[a] = text
+			}
 		case "in-doubt":
 			e.InDoubt = true
 		default:
