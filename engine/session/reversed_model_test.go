@@ -252,7 +252,8 @@ func (d *reversedModel) keptBack(msg *modelMsg) {
 // harmless says that the peer has nothing of a message: sent again, it is no duplicate.
 func (d *reversedModel) harmless(msg *modelMsg) bool {
 	return !slices.ContainsFunc(d.peer.done, func(t *peerTx) bool {
-		return t.from == msg.env.ReversePath && t.final != 0 && t.final < 300 && len(t.taken) > 0
+		return t.from == msg.env.ReversePath && t.final != 0 && t.final < 300 &&
+			slices.ContainsFunc(t.rcpts, func(rc string) bool { return slices.Contains(t.taken, rc) })
 	})
 }
 
@@ -512,12 +513,13 @@ func (d *reversedModel) checkEnd() {
 			if t.from != msg.env.ReversePath {
 				d.fail("message %d came from %q", n, t.from)
 			}
-			// Never another's client; its own if XFORWARD was not refused.
+			// Never another's client; its own if XFORWARD was not refused. Who keeps a
+			// transaction open takes neither XFORWARD nor MAIL within it, and mixes both up.
 			want := ""
 			if msg.env.Origin != nil {
 				want = msg.env.Origin.Name
 			}
-			if t.client != want && (t.client != "" || d.peer.xforward && !d.peer.distrusts && !d.peer.keepsOpen) {
+			if !d.peer.keepsOpen && t.client != want && (t.client != "" || d.peer.xforward && !d.peer.distrusts) {
 				d.fail("message %d of %q came as from %q", n, want, t.client)
 			}
 			// Taken by the peer: delivered, or in doubt if the reply was not read.

@@ -100,6 +100,7 @@ type reversedMsg struct {
 	told     int            // XFORWARD commands written for the transaction to come
 	doubt    bool           // set by abandon
 	judged   bool           // the bounce shield has seen it
+	back     bool           // kept back by the shield
 	mixed    bool           // kept back, and delivered to somebody
 	noted    int64          // its number among those that the shield has seen
 	reason   string         // of its settlement, when it is kept back
@@ -139,9 +140,10 @@ type reversedTx struct {
 
 func (t *reversedTx) mailRefused() bool { return t.mailCode >= 400 }
 
-// hopeless reports that the peer cannot take the body for anybody.
+// hopeless reports that the peer cannot take the body for anybody. After a 503 to MAIL it may, within a transaction
+// that it thinks is open.
 func (t *reversedTx) hopeless() bool {
-	return t.accepted == 0 && (t.mailRefused() || t.answered == len(t.rcpts))
+	return t.accepted == 0 && (t.mailRefused() && t.mailCode != 503 || t.answered == len(t.rcpts))
 }
 
 // reversedList is a list of messages in the order of seq.
@@ -398,7 +400,7 @@ func (r *Reversed) doubt(t *reversedTx) {
 
 // partial settles m if there is something to say about it, once. One in ready waits for its turn.
 func (r *Reversed) partial(m *reversedMsg, out *Output) {
-	if m.env != nil && !m.queued && (m.sealed || m.doubt) {
+	if m.env != nil && !m.queued && !m.back && (m.sealed || m.doubt) {
 		r.settle(m, out, "")
 	}
 }

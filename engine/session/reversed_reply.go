@@ -269,7 +269,8 @@ func (r *Reversed) record(t *reversedTx, last *codec.Reply) {
 			o.Status = mail.OutcomeDeferred
 		}
 	}
-	if t.mailRefused() && len(m.todo) > 0 { // for those that were to follow in a further transaction too
+	// For those that were to follow in a further transaction too; not if the peer took this one within another.
+	if t.mailRefused() && t.accepted == 0 && len(m.todo) > 0 {
 		for _, i := range m.todo {
 			m.outcomes[i] = m.outcomes[t.rcpts[0].index]
 		}

@@ -116,7 +116,7 @@ func (r *Reversed) keepBack(m *reversedMsg, out *Output, reason string) bool {
 		s.here.note(!delivered, r.cfg.ShieldWindow)
 	}
 	if failed {
-		m.noted, m.reason = s.noted, reason
+		m.back, m.noted, m.reason = true, s.noted, reason
 		s.back = append(s.back, m)
 		r.setAside(m, delivered, out)
 	}
@@ -222,6 +222,7 @@ func (r *Reversed) settleBack(i int, out *Output, status mail.OutcomeStatus) {
 	s := &r.shield
 	m := s.back[i]
 	s.back = slices.Delete(s.back, i, i+1)
+	m.back = false
 	if m.mixed {
 		m.mixed = false
 		s.mixed.add(-1, -m.env.WireSize)
