@@ -92,6 +92,9 @@ func (j *acquireJob) policy() *mail.Refusal {
 	if err != nil {
 		return account.AccessRefusal(err)
 	}
+	if a.Policy.Hold == account.On {
+		return &mail.Refusal{Code: 450, Text: "ATRN request refused: collecting is paused for this account"}
+	}
 	j.linger, j.wait = over(a.Policy.Linger, c.Linger), c.ATRNWait
 	if j.tries == 0 && e.intervals.tooSoon(j.account, now(), over(a.Policy.ATRNInterval, c.ATRNInterval)) {
 		e.cfg.Observer.LimitHit(LimitInterval)

@@ -115,6 +115,7 @@ type Config struct {
 	WindowMessages int            // messages of one customer's session that wait to be settled; 0: session.ReversedWindowMessages
 	Shield         Shield
 	WindowBytes    int64 // their octets on the wire; 0: session.ReversedWindowBytes
+	Quota          Quota
 	Timeouts       Timeouts
 	Logger         zerolog.Logger
 	Observer       Observer // nil: nobody looks
@@ -171,6 +172,7 @@ func (c *Config) Validate() error {
 	c.validateListeners(bad)
 	c.TLS.validate(bad)
 	c.Limits.validate(bad)
+	c.Quota.validate(bad)
 	c.Shield.validate(bad)
 	c.Collecting.validate(bad)
 	for i, p := range c.Trusted {

@@ -30,14 +30,14 @@ func (j *authJob) discard()       {}
 // routeJob asks a directory that is not in memory for a recipient's domain.
 type routeJob struct {
 	ticket uint32
-	dir    account.Directory
+	eng    *Engine
 	domain string
-	ok     bool
-	err    error
+	size   int64 // declared
+	result session.Result
 }
 
-func (j *routeJob) run()           { j.ok, j.err = j.dir.Collectable(j.domain) }
-func (j *routeJob) fail(err error) { j.err = err }
+func (j *routeJob) run()           { j.result = j.eng.takes(j.domain, j.size) }
+func (j *routeJob) fail(err error) { j.result = routeResult(j.domain, false, err) }
 func (j *routeJob) discard()       {}
 
 // appendJob stores a piece of an incoming message.

@@ -72,11 +72,12 @@ const (
 	LimitAccountSessions       // SessionsPerAccount
 	LimitLockout               // AuthFailures
 	LimitInterval              // Collecting.ATRNInterval
+	LimitQuota                 // Quota
 	LimitProxy                 // no PROXY header, or a bad one, from a network of ProxyNetworks
 	NumLimits                  // not a limit: how many there are
 )
 
-var limitNames = [NumLimits]string{"none", "network", "rate", "address_sessions", "account_sessions", "lockout", "atrn_interval", "proxy"}
+var limitNames = [NumLimits]string{"none", "network", "rate", "address_sessions", "account_sessions", "lockout", "atrn_interval", "quota", "proxy"}
 
 func (l Limit) String() string {
 	if l < NumLimits {

@@ -82,7 +82,7 @@ func (c *conn) complete(now session.Time, j job) {
 	case *authJob:
 		c.authenticated(now, j)
 	case *routeJob:
-		c.answer(j.ticket, routeResult(j.domain, j.ok, j.err))
+		c.answer(j.ticket, j.result)
 	case *acquireJob:
 		c.acquired(now, j)
 	case *appendJob:
@@ -190,9 +190,8 @@ func (c *conn) route(a *session.Action) {
 	}
 	dir := c.lp.eng.cfg.Directory
 	if !dir.NonBlocking() {
-		c.submit(&c.lp.eng.lookups, &routeJob{ticket: a.Ticket, dir: dir, domain: domain})
+		c.submit(&c.lp.eng.lookups, &routeJob{ticket: a.Ticket, eng: c.lp.eng, domain: domain, size: a.Size})
 		return
 	}
-	ok, err := dir.Collectable(domain)
-	c.answer(a.Ticket, routeResult(domain, ok, err))
+	c.answer(a.Ticket, c.lp.eng.takes(domain, a.Size))
 }

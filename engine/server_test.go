@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -264,6 +265,7 @@ func (p *peer) eof() {
 type testDirectory struct {
 	mu       sync.Mutex
 	accounts map[string][]string
+	policies map[string]account.Policy
 	blocking bool
 	machine  func(*conn) session.Session
 }
@@ -290,10 +292,15 @@ func (d *testDirectory) Lookup(name string) (*account.Account, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	domains, ok := d.accounts[name]
+	for other, theirs := range d.accounts {
+		if !ok && slices.Contains(theirs, name) {
+			name, domains, ok = other, theirs, true
+		}
+	}
 	if !ok {
 		return nil, account.ErrUnknown
 	}
-	return &account.Account{Name: name, Domains: domains}, nil
+	return &account.Account{Name: name, Domains: domains, Policy: d.policies[name]}, nil
 }
 
 func (d *testDirectory) Authorize(name string, wanted []string) ([]string, error) {

@@ -133,3 +133,11 @@ func readRoots(file string) (*x509.CertPool, error) {
 	}
 	return pool, nil
 }
+
+// quotaCode is the reply to mail over a quota.
+func quotaCode(c *config.Config) int {
+	if c.QuotaReply == "552" {
+		return 552
+	}
+	return 452
+}

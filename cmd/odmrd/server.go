@@ -190,6 +190,7 @@ func (s *server) startEngine() error {
 			AuthFailures: c.AuthFailures, AuthLockout: c.AuthLockout, AuthDelay: c.AuthDelay,
 		},
 		Collecting:     collecting(c),
+		Quota:          engine.Quota{Messages: int64(c.QuotaMessages), Bytes: int64(c.QuotaBytes), Code: quotaCode(c)},
 		MaxMessageSize: int64(c.MaxMessageSize), MaxSessions: c.MaxSessions, Workers: c.Workers,
 		PrefetchMemory: int64(c.PrefetchMemory), IngestMemory: int64(c.IngestMemory),
 		MaxRecipients: c.MaxRecipients, WindowMessages: c.WindowMessages, WindowBytes: int64(c.WindowBytes),

@@ -60,7 +60,7 @@ func applyBdat(s *Ingress, _ []byte, out *Output) {
 	s.open()
 	s.state = ingressBdat
 	tx := s.tx
-	if content := tx.wire - tx.stuff.Stuffing; s.chunk.size > s.cfg.MaxMessageSize-content {
+	if content := tx.wire - tx.stuff.Stuffing; s.chunk.size > s.maxSize()-content {
 		s.breakOff(replyTooBig, out)
 	}
 }
@@ -169,9 +169,17 @@ func (s *Ingress) taken(piece []byte, seen *codec.Content, out *Output) {
 	tx := s.tx
 	tx.header.Write(piece)
 	tx.wire += int64(len(piece))
-	if tx.wire-seen.Stuffing > s.cfg.MaxMessageSize {
+	if tx.wire-seen.Stuffing > s.maxSize() {
 		s.breakOff(replyTooBig, out)
 	}
+}
+
+// maxSize is how many octets of content the message may have: no more than each of its recipients' domains takes.
+func (s *Ingress) maxSize() int64 {
+	if own := s.tx.maxSize; own > 0 {
+		return min(own, s.cfg.MaxMessageSize)
+	}
+	return s.cfg.MaxMessageSize
 }
 
 // endChunk replies to a BDAT.

@@ -15,6 +15,7 @@ type ingressTransaction struct {
 	id       mail.ID
 	begun    bool  // the store knows of it: it must be committed or discarded
 	declared int64 // SIZE=, octets; 0 if absent
+	maxSize  int64 // the least that one of the recipients' domains takes, octets; 0: what all take
 	body     mail.BodyType
 	ret      mail.Return
 	utf8     bool
@@ -280,7 +281,7 @@ func applyRcpt(s *Ingress, _ []byte, out *Output) {
 	}
 	tx.routes = append(tx.routes, ingressRoute{asked: asked})
 	s.wait = ingressWaitRoute
-	out.Acts = append(out.Acts, Action{Kind: ActRoute, Ticket: s.nextTicket(), Domain: asked})
+	out.Acts = append(out.Acts, Action{Kind: ActRoute, Ticket: s.nextTicket(), Domain: asked, Size: tx.declared})
 }
 
 // intern returns the domain in lower case as a string, the same one each time.
@@ -315,6 +316,9 @@ func (s *Ingress) doneRoute(r *Result, out *Output) {
 		return
 	}
 	rcpt.route = int32(len(tx.routes) - 1)
+	if r.MaxSize > 0 && (tx.maxSize == 0 || r.MaxSize < tx.maxSize) {
+		tx.maxSize = r.MaxSize
+	}
 	route.customer = route.asked
 	if r.Domain != "" {
 		route.customer = r.Domain

@@ -94,8 +94,9 @@ const (
 	// ActBegin announces an incoming message of about Size octets. Result: Refusal, or ID.
 	ActBegin Kind = iota + 1
 	// ActRoute asks whether mail for Domain is held here. Domain is in lower-case as far as it is
-	// ASCII; it may hold U-labels, which the driver turns into A-labels. Result: Refusal (550 5.1.2,
-	// 451 4.4.3) or nil with Domain, the customer domain in lower-case A-labels (empty: as asked).
+	// ASCII; it may hold U-labels, which the driver turns into A-labels. Size is what MAIL declared (0: nothing). Result:
+	// Refusal (550 5.1.2, 451 4.4.3, 552 5.3.4, over a quota 452 4.2.2 or 552 5.2.2) or nil with Domain, the customer
+	// domain in lower-case A-labels (empty: as asked), and MaxSize.
 	ActRoute
 	// ActAppend stores Data (mail.ChunkSize octets of body in wire form), not yet durable.
 	// The machine must not touch Data until Done. Result: Refusal or nil.
@@ -163,7 +164,7 @@ type Action struct {
 	At        int    // octets of Output.Reply that go before this action
 	Item      uint32 // ActBody, ActUnload, ActSettle: the Item's Handle
 	Messages  int    // ActPrefetch
-	Size      int64  // ActBegin, ActPrefetch: octets
+	Size      int64  // ActBegin, ActRoute, ActPrefetch: octets
 	Plain     bool   // ActBody
 	HasData   bool   // ActAuth
 	InDoubt   bool   // ActSettle
@@ -184,6 +185,7 @@ type Result struct {
 	AuthDone  bool          // ActAuth: the exchange succeeded
 	Account   string        // ActAuth: the authenticated account
 	Domain    string        // ActRoute: the customer domain; empty: as asked
+	MaxSize   int64         // ActRoute: octets of content that are taken for Domain; 0: as for all
 	Domains   []string      // ActAcquire: the leased domains
 	Waiting   int64         // ActAcquire: messages waiting
 	Wait      time.Duration // ActAcquire: how long to wait for the first one

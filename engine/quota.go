@@ -1,0 +1,86 @@
+package engine
+
+import (
+	"errors"
+	"slices"
+
+	"odmr/engine/session"
+	"odmr/internal/account"
+	"odmr/internal/mail"
+)
+
+// Quota bounds what is held for one account, all its domains together. An account's own policy goes before it. It is
+// looked at when a recipient is named, by counts that cost no scan: messages that come in at the same moment
+// may exceed it by as much as is on its way.
+type Quota struct {
+	Messages int64 // 0: no bound
+	Bytes    int64 // 0: no bound
+	Code     int   // reply to what is over it: 452 (0 too) or 552
+}
+
+func (q *Quota) validate(bad func(format string, args ...any)) {
+	if q.Messages < 0 || q.Bytes < 0 {
+		bad("Quota: must not be negative")
+	}
+	if q.Code != 0 && q.Code != 452 && q.Code != 552 {
+		bad("Quota.Code: %d is neither 452 nor 552", q.Code)
+	}
+}
+
+// takes says whether mail for domain is held here, and whether a message that declares size octets (0: nothing) is taken
+// for it. It blocks as far as the directory does.
+func (e *Engine) takes(domain string, size int64) session.Result {
+	dir := e.cfg.Directory
+	ok, err := dir.Collectable(domain)
+	if err != nil || !ok {
+		return routeResult(domain, ok, err)
+	}
+	a, err := dir.Lookup(domain)
+	switch {
+	case errors.Is(err, account.ErrUnknown), err == nil && !slices.Contains(a.Domains, domain):
+		a = &account.Account{Domains: []string{domain}} // gone meanwhile, or hidden by an account that has its name
+	case err != nil:
+		return routeResult(domain, false, err)
+	}
+	r := routeResult(domain, true, nil)
+	r.MaxSize = a.Policy.MaxMessageSize
+	if r.MaxSize > 0 && size > r.MaxSize { // RFC 1870 6.1
+		return session.Result{Refusal: &mail.Refusal{Code: 552, Enhanced: "5.3.4", Text: "Message exceeds the size limit of this recipient"}}
+	}
+	if r.Refusal = e.overQuota(a, size); r.Refusal != nil {
+		e.cfg.Observer.LimitHit(LimitQuota)
+	}
+	return r
+}
+
+// overQuota refuses a message for which there is no room in what may be held for a.
+func (e *Engine) overQuota(a *account.Account, size int64) *mail.Refusal {
+	q := &e.cfg.Quota
+	messages, bytes := bound(a.Policy.QuotaMessages, q.Messages), bound(a.Policy.QuotaBytes, q.Bytes)
+	if messages == 0 && bytes == 0 {
+		return nil
+	}
+	var heldMessages, heldBytes int64
+	for _, d := range a.Domains {
+		n := e.cfg.Store.Counts(d)
+		heldMessages, heldBytes = heldMessages+n.Messages, heldBytes+n.Bytes
+	}
+	if (messages == 0 || heldMessages < messages) && (bytes == 0 || heldBytes+max(size, 1) <= bytes) {
+		return nil
+	}
+	if q.Code == 552 {
+		return &mail.Refusal{Code: 552, Enhanced: "5.2.2", Text: "Too much mail is held for this recipient"}
+	}
+	return &mail.Refusal{Code: 452, Enhanced: "4.2.2", Text: "Too much mail is held for this recipient, try again later"}
+}
+
+// bound returns the account's bound if it has one, else the server's; 0: none.
+func bound(own, server int64) int64 {
+	switch own {
+	case 0:
+		return server
+	case account.Unlimited:
+		return 0
+	}
+	return own
+}
