@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -36,6 +37,12 @@ func certificate(t *testing.T, dir string, names ...string) (cert, key string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return certificateFor(t, private, dir, names...)
+}
+
+// certificateFor is certificate with a key of any kind.
+func certificateFor(t *testing.T, private crypto.Signer, dir string, names ...string) (cert, key string) {
+	t.Helper()
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: names[0], Organization: []string{"test"}}, DNSNames: names, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true,
@@ -180,7 +187,7 @@ func (o *openssl) expect(prefix string) {
 }
 
 // TestInteropOpenSSL: STARTTLS on each role and implicit TLS, key updates in the middle of a session (which make
-// TLS write while it reads), renegotiation, and versions that are too old.
+// TLS write while it reads), and renegotiation.
 func TestInteropOpenSSL(t *testing.T) {
 	needProgram(t, "openssl")
 	s, secure, ca := startTLSServer(t, []client.Account{customer("tim", "example.org")})
@@ -213,14 +220,6 @@ func TestInteropOpenSSL(t *testing.T) {
 		o.send("R")
 		o.expect("RENEGOTIATING")
 		until(t, "the server to refuse it", func() bool { return strings.Contains(s.Log(), "TLS: ") })
-	})
-	t.Run("old versions", func(t *testing.T) {
-		for _, version := range []string{"-tls1", "-tls1_1"} {
-			out, err := exec.Command(needProgram(t, "openssl"), "s_client", "-connect", secure, version, "-cipher", "DEFAULT@SECLEVEL=0").CombinedOutput()
-			if err == nil || strings.Contains(string(out), "220 "+hostname) {
-				t.Errorf("%s: %v\n%s", version, err, out)
-			}
-		}
 	})
 }
 
