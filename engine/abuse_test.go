@@ -319,7 +319,7 @@ func TestPasswordLaneHoldsUpNoOtherLogin(t *testing.T) {
 	var slow door
 	slow.close()
 	s := newServer(t, withAccount("tim", "example.org"), func(s *server, c *Config) {
-		c.Authenticator = &costlyLogins{s.dir, &slow}
+		c.Authenticator = &costlyLogins{s.dir, &slow, nil}
 	})
 	var waiting []*peer
 	for range passwordLane + 10 {
@@ -341,9 +341,37 @@ func TestPasswordLaneHoldsUpNoOtherLogin(t *testing.T) {
 	}
 }
 
+// A directory that hangs fills no lane: neither those whose password costs arithmetic nor others wait for those who wait for it.
+func TestHangingDirectoryHoldsUpNobodyElse(t *testing.T) {
+	var slow, hung door
+	hung.close()
+	s := newServer(t, withAccount("tim", "example.org"), func(s *server, c *Config) {
+		s.dir.blocking = true
+		c.Authenticator = &costlyLogins{s.dir, &slow, &hung}
+	})
+	var waiting []*peer
+	for range lookupLane + 10 {
+		p := s.dial(ODMR)
+		p.expect("220")
+		p.send("AUTH COSTLY " + base64.StdEncoding.EncodeToString([]byte("hung")))
+		waiting = append(waiting, p)
+	}
+	eventually(t, "all wait for the directory", func() bool { return hung.waiters() == len(waiting) })
+	for _, mechanism := range []string{"TEST", "COSTLY"} {
+		p := s.dial(ODMR)
+		p.expect("220")
+		p.ask("AUTH "+mechanism+" "+base64.StdEncoding.EncodeToString([]byte("tim")), "235")
+	}
+	hung.open()
+	for _, p := range waiting {
+		p.expect("454")
+	}
+}
+
 type costlyLogins struct {
 	*testDirectory
 	door *door
+	look *door // before the account "hung"; nil: there is none
 }
 
 func (c *costlyLogins) Mechanisms(account.Peer) []string { return []string{"TEST", "COSTLY"} }
@@ -351,17 +379,25 @@ func (c *costlyLogins) Mechanisms(account.Peer) []string { return []string{"TEST
 func (c *costlyLogins) Start(mechanism string, peer account.Peer) (account.Exchange, error) {
 	x, err := c.testDirectory.Start(mechanism, peer)
 	if mechanism == "COSTLY" {
-		x = &costlyLogin{x, c.door}
+		x = &costlyLogin{x, c.door, c.look}
 	}
 	return x, err
 }
 
 type costlyLogin struct {
 	account.Exchange
-	door *door
+	door, look *door
 }
 
 func (x *costlyLogin) Costly() bool { return true }
+
+func (x *costlyLogin) Look(response []byte) error {
+	if string(response) != "hung" {
+		return nil
+	}
+	x.look.pass()
+	return account.ErrUnavailable
+}
 
 func (x *costlyLogin) Next(response []byte) ([]byte, bool, error) {
 	x.door.pass()

@@ -86,8 +86,11 @@ const (
 	// writeLane is how many appends and settlements may be in the store at once. The store
 	// groups the fsyncs of concurrent ones, so that more at once is less work for the disk.
 	writeLane = 1024
-	// lookupLane is how many logins and lease requests may run at once.
-	lookupLane = 128
+	// lookupLane is how many logins and lease requests may run at once, waitingLane where they may have to wait for a
+	// directory elsewhere: more than the directory lets wait when it hangs (cache's maxWaiting), so that those whose answers
+	// are in memory find a worker. Workers exist while there is work.
+	lookupLane  = 128
+	waitingLane = 4096
 	// passwordLane is how many logins that cost milliseconds of arithmetic may wait for a processor at
 	// once, apart from the others.
 	passwordLane = 16

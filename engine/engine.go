@@ -90,9 +90,13 @@ func New(cfg Config) (*Engine, error) {
 	e.tls = tlsConfig(&e.cfg.TLS)
 	e.shakes.max, e.shakes.cpu = maxHandshakes, make(chan struct{}, runtime.GOMAXPROCS(0))
 	e.machines()
+	lookups := lookupLane
+	if !cfg.Directory.NonBlocking() {
+		lookups = waitingLane
+	}
 	e.writes.init(e, "write", writeLane)
 	e.reads.init(e, "read", cfg.Workers)
-	e.lookups.init(e, "lookup", lookupLane)
+	e.lookups.init(e, "lookup", lookups)
 	e.passwords.init(e, "password", passwordLane)
 	e.addresses.init(&cfg.Limits)
 	e.accounts.limit = cfg.Limits.SessionsPerAccount

@@ -18,12 +18,19 @@ type authJob struct {
 	ticket    uint32
 	exchange  account.Exchange
 	response  []byte // nil: none
+	look      bool   // only ask the directory: exchange is account.Costly
 	challenge []byte
 	done      bool
 	err       error
 }
 
-func (j *authJob) run()           { j.challenge, j.done, j.err = j.exchange.Next(j.response) }
+func (j *authJob) run() {
+	if j.look {
+		j.err = j.exchange.(account.Costly).Look(j.response)
+		return
+	}
+	j.challenge, j.done, j.err = j.exchange.Next(j.response)
+}
 func (j *authJob) fail(err error) { j.done, j.err = false, errors.Join(account.ErrUnavailable, err) }
 func (j *authJob) discard()       {}
 

@@ -137,8 +137,11 @@ func (c *conn) auth(now session.Time, a *session.Action) {
 		j.response = append([]byte{}, a.Data...)
 	}
 	lane := &c.lp.eng.lookups
-	if x, ok := j.exchange.(interface{ Costly() bool }); ok && x.Costly() {
-		lane = &c.lp.eng.passwords
+	if x, ok := j.exchange.(account.Costly); ok && x.Costly() {
+		// The few workers for arithmetic never wait for a directory.
+		if j.look = !c.lp.eng.cfg.Directory.NonBlocking(); !j.look {
+			lane = &c.lp.eng.passwords
+		}
 	}
 	c.submit(lane, j)
 }
@@ -149,6 +152,11 @@ func (c *conn) authenticated(now session.Time, j *authJob) {
 	}
 	if j.err != nil {
 		c.authRefused(now, j.ticket, j.err)
+		return
+	}
+	if j.look { // the directory has answered; now the arithmetic
+		j.look = false
+		c.submit(&c.lp.eng.passwords, j)
 		return
 	}
 	r := session.Result{Challenge: j.challenge, AuthDone: j.done}

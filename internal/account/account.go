@@ -22,7 +22,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
 )
 
 var (
@@ -68,13 +70,53 @@ type Account struct {
 	Networks     []netip.Prefix
 }
 
+// Authorize is Directory.Authorize for an account that has been found. owned says whether a domain that is
+// none of a's, in lower-case A-labels, is another account's; it is asked for the sake of OwnHostname only.
+func (a *Account) Authorize(wanted []string, owned func(domain string) (bool, error)) ([]string, error) {
+	if len(wanted) == 0 { // RFC 2645 5.2.1: no argument means every domain of the customer
+		return a.Domains, nil
+	}
+	granted, respelt := make([]string, 0, len(wanted)), false
+	for _, d := range wanted {
+		canon, err := ParseDomain(d)
+		switch {
+		case err == nil && a.Has(canon):
+			respelt = respelt || canon != d
+			if !respelt || !slices.Contains(granted, canon) { // the caller sees to one spelling's being there once
+				granted = append(granted, canon)
+			}
+			continue
+		case a.OwnHostname && len(wanted) == 1:
+			// The leniency for a host's own name never covers what is another customer's.
+			if err == nil {
+				other, err := owned(canon)
+				if err != nil {
+					return nil, err
+				}
+				if other {
+					break
+				}
+			}
+			return a.Domains, nil
+		}
+		return nil, fmt.Errorf("%w: %s", ErrNoAccess, clip(d))
+	}
+	return granted, nil
+}
+
 // Identifier is a Directory that knows customers by their certificate or their line. Without it
 // EXTERNAL is not offered.
 type Identifier interface {
+	// MayIdentify reports whether Identify is worth a try for peer, so that EXTERNAL is offered. It does not block.
+	MayIdentify(peer Peer) bool
 	// Identify returns the accounts that peer is without a password: those that its verified certificate
 	// names, else the one whose network, the narrowest, holds its address. None is no error.
 	Identify(peer Peer) ([]*Account, error)
 }
+
+// Doubter is a Directory that answers from memory what may have changed since. Doubt tells it that a login at the
+// account has failed with what it gave, which may be an old secret. It does not block.
+type Doubter interface{ Doubt(account string) }
 
 // CRAMMD5Context holds what HMAC-MD5 makes of a secret: the MD5 chaining states after the
 // inner and the outer padded key.
@@ -131,4 +173,15 @@ type Exchange interface {
 	Next(response []byte) (challenge []byte, done bool, err error)
 	// Account is who authenticated, valid once Next has returned done.
 	Account() string
+}
+
+// Costly is an Exchange some of whose Next mean a key derivation: milliseconds of arithmetic, which should have workers of
+// their own.
+type Costly interface {
+	Exchange
+	// Costly reports whether the coming Next is such a one.
+	Costly() bool
+	// Look is the part of the coming Next that may wait for a directory, so that it can be done elsewhere before it. An error
+	// is Next's, and ends the exchange.
+	Look(response []byte) error
 }

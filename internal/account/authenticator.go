@@ -189,6 +189,13 @@ func (a *Authenticator) lookup(name string) (*Account, error) {
 	return found, nil
 }
 
+// doubt tells the directory that what it knows of an account did not fit a login.
+func (a *Authenticator) doubt(found *Account) {
+	if d, ok := a.dir.(Doubter); ok && found != nil {
+		d.Doubt(found.Name)
+	}
+}
+
 // AuthRefusal turns an error of Start or of Exchange.Next into the reply to AUTH, as in RFC 4954
 // 4 and 6. It returns nil for nil. The error itself is the Cause, for the log.
 func AuthRefusal(err error) *mail.Refusal {

@@ -145,8 +145,8 @@ func (a *Account) sortIdentities() {
 	slices.SortFunc(a.Networks, compareNetworks)
 }
 
-// has reports whether domain, in canonical form, is one of a's.
-func (a *Account) has(domain string) bool {
+// Has reports whether domain, in lower-case A-labels, is one of a's.
+func (a *Account) Has(domain string) bool {
 	_, ok := slices.BinarySearch(a.Domains, domain)
 	return ok
 }
@@ -216,3 +216,37 @@ func (x *identities) identify(peer *Peer) []*Account {
 	}
 	return nil
 }
+
+// networkWord begins a network in an accounts file, and as an identity.
+const networkWord = "network"
+
+// CertificateIdentities are the lines of an accounts file that would make p a customer by its certificate, the fingerprint
+// first: for a directory that is asked for them. There are none unless it was verified.
+func (p *Peer) CertificateIdentities() []string {
+	if p.TLS == nil || len(p.TLS.VerifiedChains) == 0 {
+		return nil
+	}
+	var out []string
+	for _, c := range properties(p.TLS.VerifiedChains[0][0]) {
+		out = append(out, "cert-"+string(c.Kind)+" "+c.Value)
+	}
+	return out
+}
+
+// NetworkIdentities are those that would make p a customer by its address, the narrowest network first.
+func (p *Peer) NetworkIdentities() []string {
+	addr := p.Addr.Addr().Unmap().WithZone("")
+	if !addr.IsValid() {
+		return nil
+	}
+	out := make([]string, 0, addr.BitLen())
+	for bits := addr.BitLen(); bits > 0; bits-- {
+		if n, err := addr.Prefix(bits); err == nil {
+			out = append(out, networkWord+" "+n.String())
+		}
+	}
+	return out
+}
+
+// IsNetworkIdentity reports whether text is one of NetworkIdentities.
+func IsNetworkIdentity(text string) bool { return strings.HasPrefix(text, networkWord+" ") }

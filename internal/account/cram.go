@@ -85,6 +85,7 @@ func (c *cramMD5) verify(response []byte) (string, error) {
 	want := ctx.sum(c.challenge)
 	same := subtle.ConstantTimeCompare(given[:], want[:]) == 1
 	if !same || !known || !wellFormed {
+		c.auth.doubt(a)
 		return "", ErrCredentials
 	}
 	return a.Name, nil

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sort"
-	"strconv"
 )
 
 // fileHeader begins a file that odmrctl creates.
@@ -215,12 +214,8 @@ func (b *block) append(dst []byte) []byte {
 	for _, n := range a.Networks {
 		dst = append(n.AppendTo(append(dst, "  network "...)), '\n')
 	}
-	if c := a.CRAMMD5; c != nil {
-		dst = appendSecrets(append(dst, "  cram-md5"...), c.Inner[:], c.Outer[:])
-	}
-	if k := a.SCRAMSHA256; k != nil {
-		dst = strconv.AppendInt(append(dst, "  scram-sha-256 "...), int64(k.Iterations), 10)
-		dst = appendSecrets(dst, k.Salt, k.StoredKey[:], k.ServerKey[:])
+	for line := range bytes.Lines(a.AppendSecrets(nil)) {
+		dst = append(append(dst, "  "...), line...)
 	}
 	return dst
 }

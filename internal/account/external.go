@@ -24,18 +24,11 @@ var errAmbiguous = errors.New("external: the certificate is that of several acco
 
 func newExternal(a *Authenticator, p *Peer) Exchange { return &external{auth: a, peer: p} }
 
-// identified reports whether peer is a customer without further proof. A directory that would block is not
-// asked: its customers with a verified certificate may try.
+// identified reports whether peer is a customer without further proof, as far as that can be said without
+// waiting.
 func (a *Authenticator) identified(peer *Peer) bool {
 	who, ok := a.dir.(Identifier)
-	switch {
-	case !ok:
-		return false
-	case !a.dir.NonBlocking():
-		return peer.TLS != nil && len(peer.TLS.VerifiedChains) > 0
-	}
-	found, err := who.Identify(*peer)
-	return err == nil && len(found) > 0
+	return ok && who.MayIdentify(*peer)
 }
 
 // Next implements Exchange and sasl.Server.
@@ -77,7 +70,7 @@ func (x *external) verify(identity string) (string, error) {
 		return "", errors.Join(ErrCredentials, errAmbiguous)
 	}
 	for _, a := range found {
-		if a.Name == identity || a.has(canonical(identity)) {
+		if a.Name == identity || a.Has(canonical(identity)) {
 			return a.Name, nil
 		}
 	}

@@ -57,6 +57,9 @@ func (f *File) Lookup(name string) (*Account, error) { return f.Table().Lookup(n
 // Identify implements Identifier.
 func (f *File) Identify(peer Peer) ([]*Account, error) { return f.Table().Identify(peer) }
 
+// MayIdentify implements Identifier.
+func (f *File) MayIdentify(peer Peer) bool { return f.Table().MayIdentify(peer) }
+
 // Authorize implements Directory.
 func (f *File) Authorize(account string, wanted []string) ([]string, error) {
 	return f.Table().Authorize(account, wanted)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -293,55 +292,13 @@ func (p *parser) ownHostname(values []string) error {
 	return nil
 }
 
-func (p *parser) cramMD5(values []string) error {
-	if len(values) != 2 {
-		return fmt.Errorf("cram-md5 needs 2 values, not %d", len(values))
-	}
-	if p.cur.account.CRAMMD5 != nil {
-		return errors.New("cram-md5 is there twice")
-	}
-	c := new(CRAMMD5Context)
-	if err := decode("cram-md5 inner state", values[0], c.Inner[:]); err != nil {
-		return err
-	}
-	if err := decode("cram-md5 outer state", values[1], c.Outer[:]); err != nil {
-		return err
-	}
-	p.cur.account.CRAMMD5 = c
-	return nil
-}
+func (p *parser) cramMD5(values []string) error { return p.cur.account.storeCRAM(values) }
 
-func (p *parser) scramSHA256(values []string) error {
-	if len(values) != 4 {
-		return fmt.Errorf("scram-sha-256 needs 4 values, not %d", len(values))
-	}
-	if p.cur.account.SCRAMSHA256 != nil {
-		return errors.New("scram-sha-256 is there twice")
-	}
-	k := new(SCRAMKeys)
-	var err error
-	if k.Iterations, err = strconv.Atoi(values[0]); err != nil || k.Iterations < minIterations || k.Iterations > maxIterations {
-		return fmt.Errorf("scram-sha-256 iterations: not a number from %d to %d", minIterations, maxIterations)
-	}
-	if k.Salt, err = base64.StdEncoding.Strict().DecodeString(values[1]); err != nil {
-		return errors.New("scram-sha-256 salt: bad base64")
-	}
-	if len(k.Salt) < SCRAMSaltSize || len(k.Salt) > maxSalt {
-		return fmt.Errorf("scram-sha-256 salt: %d octets instead of %d to %d", len(k.Salt), SCRAMSaltSize, maxSalt)
-	}
-	if err := decode("scram-sha-256 stored key", values[2], k.StoredKey[:]); err != nil {
-		return err
-	}
-	if err := decode("scram-sha-256 server key", values[3], k.ServerKey[:]); err != nil {
-		return err
-	}
-	p.cur.account.SCRAMSHA256 = k
-	return nil
-}
+func (p *parser) scramSHA256(values []string) error { return p.cur.account.storeSCRAM(values) }
 
 // decode decodes base64 into all of dst. Its errors do not quote the value, which is a secret.
 func decode(what, value string, dst []byte) error {
-	b, err := base64.StdEncoding.Strict().DecodeString(value)
+	b, err := decodeText(value)
 	if err != nil {
 		return fmt.Errorf("%s: bad base64", what)
 	}
@@ -351,6 +308,8 @@ func decode(what, value string, dst []byte) error {
 	copy(dst, b)
 	return nil
 }
+
+func decodeText(value string) ([]byte, error) { return base64.StdEncoding.Strict().DecodeString(value) }
 
 // table makes the Directory of the document's accounts, whose consistency Parse and the
 // editing methods have seen to.

@@ -7,20 +7,36 @@ import (
 	"github.com/emersion/go-sasl"
 )
 
+// candidate is the account that a password in clear is to be checked against.
+type candidate struct {
+	name    string
+	account *Account // nil: there is none
+	looked  bool
+}
+
+// look asks for the account, unless that has been done.
+func (a *Authenticator) look(peer *Peer, c *candidate) (err error) {
+	if c.looked {
+		return nil
+	}
+	if err := peer.guard(c.name); err != nil {
+		return err
+	}
+	c.account, err = a.lookup(c.name)
+	c.looked = err == nil
+	return err
+}
+
 // checkPassword verifies a password given in clear against the SCRAM keys of the account of that
 // name. An account that does not exist, or has no such keys, costs the same derivation as a wrong
 // password. (Keys with another work factor than SCRAMIterations, from elsewhere, do not.)
-func (a *Authenticator) checkPassword(peer *Peer, name, password string) (*Account, error) {
-	if err := peer.guard(name); err != nil {
+func (a *Authenticator) checkPassword(peer *Peer, c *candidate, password string) (*Account, error) {
+	if err := a.look(peer, c); err != nil {
 		return nil, err
 	}
-	found, err := a.lookup(name)
-	if err != nil {
-		return nil, err
-	}
-	keys, good := a.fakeKeys(name), false
-	if found != nil && found.SCRAMSHA256 != nil {
-		keys, good = found.SCRAMSHA256, true
+	keys, good := a.fakeKeys(c.name), false
+	if c.account != nil && c.account.SCRAMSHA256 != nil {
+		keys, good = c.account.SCRAMSHA256, true
 	}
 	if len(password) > MaxPassword {
 		password, good = "", false
@@ -34,9 +50,10 @@ func (a *Authenticator) checkPassword(peer *Peer, name, password string) (*Accou
 		return nil, err
 	}
 	if subtle.ConstantTimeCompare(given.StoredKey[:], keys.StoredKey[:]) != 1 || !good {
+		a.doubt(c.account)
 		return nil, ErrCredentials
 	}
-	return found, nil
+	return c.account, nil
 }
 
 // derive is DeriveSCRAM with the salt and the work factor of keys, within the bound of deriving.
@@ -50,12 +67,16 @@ func (a *Authenticator) derive(prepared string, keys *SCRAMKeys) (*SCRAMKeys, er
 type plainText struct {
 	auth    *Authenticator
 	peer    *Peer
+	who     candidate
 	account string
 	asked   bool
 	ended   bool
 }
 
-var _ sasl.Server = (*plainText)(nil)
+var (
+	_ sasl.Server = (*plainText)(nil)
+	_ Costly      = (*plainText)(nil)
+)
 
 func newPlain(a *Authenticator, p *Peer) Exchange { return &plainText{auth: a, peer: p} }
 
@@ -69,12 +90,12 @@ func (x *plainText) Next(response []byte) (challenge []byte, done bool, err erro
 		return []byte{}, false, nil
 	}
 	x.ended = true
-	parts := bytes.Split(response, []byte{0})
-	if len(parts) != 3 || len(parts[1]) == 0 || len(parts[2]) == 0 { // RFC 4616 2
+	identity, name, password, ok := splitPlain(response)
+	if !ok {
 		return nil, false, ErrCredentials
 	}
-	identity, name := string(parts[0]), string(parts[1])
-	found, err := x.auth.checkPassword(x.peer, name, string(parts[2]))
+	x.who.name = name
+	found, err := x.auth.checkPassword(x.peer, &x.who, password)
 	if err != nil {
 		return nil, false, err
 	}
@@ -85,10 +106,28 @@ func (x *plainText) Next(response []byte) (challenge []byte, done bool, err erro
 	return nil, true, nil
 }
 
+func splitPlain(response []byte) (identity, name, password string, ok bool) {
+	parts := bytes.Split(response, []byte{0})
+	if len(parts) != 3 || len(parts[1]) == 0 || len(parts[2]) == 0 { // RFC 4616 2
+		return "", "", "", false
+	}
+	return string(parts[0]), string(parts[1]), string(parts[2]), true
+}
+
+// Look implements Costly.
+func (x *plainText) Look(response []byte) error {
+	_, name, _, ok := splitPlain(response)
+	if !ok || x.ended {
+		return nil // Next says why
+	}
+	x.who.name = name
+	return x.auth.look(x.peer, &x.who)
+}
+
 // Account implements Exchange.
 func (x *plainText) Account() string { return x.account }
 
-// Costly says that a password in clear means a key derivation: milliseconds of arithmetic.
+// Costly implements Costly.
 func (x *plainText) Costly() bool { return true }
 
 // mayActAs reports whether a, logged in as name, may act as identity, the authzid of RFC 4422 3.4.1:
@@ -102,7 +141,7 @@ func mayActAs(a *Account, name, identity string) bool {
 type loginText struct {
 	auth    *Authenticator
 	peer    *Peer
-	name    string
+	who     candidate
 	account string
 	state   loginState
 }
@@ -116,7 +155,10 @@ const (
 	loginEnded
 )
 
-var _ sasl.Server = (*loginText)(nil)
+var (
+	_ sasl.Server = (*loginText)(nil)
+	_ Costly      = (*loginText)(nil)
+)
 
 func newLogin(a *Authenticator, p *Peer) Exchange { return &loginText{auth: a, peer: p} }
 
@@ -127,11 +169,11 @@ func (x *loginText) Next(response []byte) (challenge []byte, done bool, err erro
 		x.state = loginName
 		return []byte("Username:"), false, nil
 	case x.state <= loginName:
-		x.name, x.state = string(response), loginPassword
+		x.who.name, x.state = string(response), loginPassword
 		return []byte("Password:"), false, nil
 	case x.state == loginPassword:
 		x.state = loginEnded
-		found, err := x.auth.checkPassword(x.peer, x.name, string(response))
+		found, err := x.auth.checkPassword(x.peer, &x.who, string(response))
 		if err != nil {
 			return nil, false, err
 		}
@@ -144,5 +186,8 @@ func (x *loginText) Next(response []byte) (challenge []byte, done bool, err erro
 // Account implements Exchange.
 func (x *loginText) Account() string { return x.account }
 
-// Costly is plainText's.
+// Look implements Costly.
+func (x *loginText) Look([]byte) error { return x.auth.look(x.peer, &x.who) }
+
+// Costly implements Costly.
 func (x *loginText) Costly() bool { return x.state == loginPassword }

@@ -2,8 +2,6 @@ package account
 
 import (
 	"bytes"
-	"crypto/hmac"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"strings"
@@ -120,6 +118,7 @@ func (x *scramExchange) first(message []byte) ([]byte, error) {
 func (x *scramExchange) final(message []byte) ([]byte, error) {
 	verifier, err := x.conv.Step(string(message))
 	if err != nil || !x.conv.Valid() || x.account == nil {
+		x.auth.doubt(x.account)
 		return nil, ErrCredentials
 	}
 	if !mayActAs(x.account, x.name, x.conv.AuthzID()) {
@@ -182,16 +181,8 @@ func (x *scramExchange) credentials(name string) (none scram.StoredCredentials, 
 // nobody can tell from a real one, and keys that no password has.
 func (a *Authenticator) fakeKeys(name string) *SCRAMKeys {
 	name = canonical(name)
-	k := &SCRAMKeys{Salt: a.keyed("salt", name)[:SCRAMSaltSize], Iterations: SCRAMIterations}
-	copy(k.StoredKey[:], a.keyed("stored key", name))
-	copy(k.ServerKey[:], a.keyed("server key", name))
+	k := &SCRAMKeys{Salt: saltFor(a.secret, name), Iterations: SCRAMIterations}
+	copy(k.StoredKey[:], keyedWith(a.secret, "stored key", name))
+	copy(k.ServerKey[:], keyedWith(a.secret, "server key", name))
 	return k
-}
-
-func (a *Authenticator) keyed(purpose, name string) []byte {
-	h := hmac.New(sha256.New, a.secret)
-	h.Write([]byte(purpose))
-	h.Write([]byte{0})
-	h.Write([]byte(name))
-	return h.Sum(nil)
 }

@@ -95,6 +95,9 @@ func (a *Account) validateIdentities() error {
 // Identify implements Identifier.
 func (t *Table) Identify(peer Peer) ([]*Account, error) { return t.known.identify(&peer), nil }
 
+// MayIdentify implements Identifier.
+func (t *Table) MayIdentify(peer Peer) bool { return len(t.known.identify(&peer)) > 0 }
+
 // NonBlocking is always true.
 func (t *Table) NonBlocking() bool { return true }
 
@@ -137,19 +140,5 @@ func (t *Table) Authorize(account string, wanted []string) ([]string, error) {
 	if a == nil {
 		return nil, ErrUnknown
 	}
-	if len(wanted) == 0 { // RFC 2645 5.2.1: no argument means every domain of the customer
-		return a.Domains, nil
-	}
-	for _, d := range wanted {
-		owner := t.domains[d]
-		if owner == a {
-			continue
-		}
-		// The leniency for a host's own name never covers what is another customer's.
-		if a.OwnHostname && len(wanted) == 1 && owner == nil {
-			return a.Domains, nil
-		}
-		return nil, fmt.Errorf("%w: %s", ErrNoAccess, clip(d))
-	}
-	return wanted, nil
+	return a.Authorize(wanted, func(domain string) (bool, error) { return t.domains[domain] != nil, nil })
 }
