@@ -1,0 +1,175 @@
+package sqldir
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+	_ "modernc.org/sqlite" // the driver "sqlite"
+)
+
+// dialect is what differs between databases.
+type dialect struct {
+	open        func(Config) (*sql.DB, error)
+	placeholder func(n int) string
+	// oneQuestion reports whether an error is about the values of one question.
+	oneQuestion func(error) bool
+	lifetime    time.Duration // of a connection; 0: for ever
+}
+
+// dialects are the databases, by the scheme of their URL.
+var dialects = map[string]*dialect{
+	"postgres":   &postgres,
+	"postgresql": &postgres,
+	"mysql":      &mariadb,
+	"mariadb":    &mariadb,
+	"sqlite":     &sqlite,
+}
+
+// Schemes returns the schemes of URLs that Open takes.
+func Schemes() []string { return []string{"postgres", "postgresql", "mysql", "mariadb", "sqlite"} }
+
+var postgres = dialect{
+	open:        openPostgres,
+	placeholder: func(n int) string { return "$" + strconv.Itoa(n) },
+	oneQuestion: func(err error) bool {
+		var e *pgconn.PgError
+		if !errors.As(err, &e) || len(e.Code) != 5 {
+			return false
+		}
+		// Classes of SQLSTATE: cardinality, data, and what a function of the operator's raises.
+		return slices.Contains([]string{"21", "22", "P0"}, e.Code[:2])
+	},
+}
+
+var mariadb = dialect{
+	open:        openMySQL,
+	placeholder: func(int) string { return "?" },
+	oneQuestion: func(err error) bool {
+		var e *mysql.MySQLError
+		// Subquery with several rows; collations and character sets that do not go together; values out of range; SIGNAL.
+		return errors.As(err, &e) && slices.Contains([]uint16{1242, 1264, 1267, 1271, 1292, 1300, 1366, 1644, 3854, 3988}, e.Number)
+	},
+}
+
+var sqlite = dialect{
+	open:        openSQLite,
+	placeholder: func(int) string { return "?" },
+	oneQuestion: func(error) bool { return false },
+	lifetime:    time.Minute, // a file that was replaced is noticed
+}
+
+// password returns what the file holds, up to the end of its line.
+func password(file string) (string, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("password file: %w", err)
+	}
+	return strings.TrimRight(string(text), "\r\n"), nil
+}
+
+func openPostgres(cfg Config) (*sql.DB, error) {
+	conn, err := pgx.ParseConfig(cfg.URL)
+	if err != nil {
+		return nil, errors.New("not a URL of PostgreSQL: postgres://USER@HOST:PORT/DATABASE?sslmode=verify-full, or postgres://USER@/DATABASE?host=DIRECTORY")
+	}
+	if cfg.CAFile != "" {
+		return nil, errors.New("for PostgreSQL the CA is given in the URL: sslmode=verify-full&sslrootcert=FILE")
+	}
+	conn.RuntimeParams["application_name"] = "odmrd"
+	return stdlib.OpenDB(*conn, stdlib.OptionBeforeConnect(func(_ context.Context, c *pgx.ConnConfig) (err error) {
+		if cfg.PasswordFile != "" {
+			c.Password, err = password(cfg.PasswordFile)
+		}
+		return err
+	})), nil
+}
+
+// openMySQL takes a URL in place of the driver's own form. Parameters are the driver's, and socket.
+func openMySQL(cfg Config) (*sql.DB, error) {
+	wrong := errors.New("not a URL of MySQL: mysql://USER@HOST:PORT/DATABASE?tls=true, or mysql://USER@/DATABASE?socket=FILE")
+	u, err := url.Parse(cfg.URL)
+	if err != nil || u.Opaque != "" || strings.Trim(u.Path, "/") == "" {
+		return nil, wrong
+	}
+	params := u.Query()
+	socket := params.Get("socket")
+	params.Del("socket")
+	conn, err := mysql.ParseDSN("/?" + params.Encode())
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", wrong, err)
+	}
+	conn.User, conn.DBName = u.User.Username(), strings.Trim(u.Path, "/")
+	conn.Passwd, _ = u.User.Password()
+	switch {
+	case socket != "":
+		conn.Net, conn.Addr = "unix", socket
+	case u.Hostname() == "":
+		return nil, wrong
+	default:
+		conn.Net, conn.Addr = "tcp", net.JoinHostPort(u.Hostname(), u.Port())
+		if u.Port() == "" {
+			conn.Addr = net.JoinHostPort(u.Hostname(), "3306")
+		}
+	}
+	if cfg.CAFile != "" {
+		if conn.TLS, err = tlsWith(cfg.CAFile, u.Hostname()); err != nil {
+			return nil, err
+		}
+	}
+	conn.Logger = silent{}
+	if cfg.PasswordFile != "" {
+		if err := conn.Apply(mysql.BeforeConnect(func(_ context.Context, c *mysql.Config) (err error) {
+			c.Passwd, err = password(cfg.PasswordFile)
+			return err
+		})); err != nil {
+			return nil, err
+		}
+	}
+	connector, err := mysql.NewConnector(conn)
+	if err != nil {
+		return nil, err
+	}
+	return sql.OpenDB(connector), nil
+}
+
+// silent keeps the driver from writing to standard error what it returns as an error, too.
+type silent struct{}
+
+func (silent) Print(...any) {}
+
+func tlsWith(file, host string) (*tls.Config, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("CA file: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("CA file %s holds no certificate", file)
+	}
+	return &tls.Config{RootCAs: pool, ServerName: host, MinVersion: tls.VersionTLS12}, nil
+}
+
+// openSQLite opens the file for reading only: one that does not exist is not made.
+func openSQLite(cfg Config) (*sql.DB, error) {
+	path := strings.TrimPrefix(strings.TrimPrefix(cfg.URL, "sqlite:"), "//")
+	if path == "" {
+		return nil, errors.New("no file: sqlite:PATH")
+	}
+	name := (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath()}).String()
+	return sql.Open("sqlite", name+"?mode=ro&_pragma=query_only(1)&_pragma=busy_timeout(1000)")
+}
