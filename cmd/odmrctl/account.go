@@ -12,6 +12,7 @@ import (
 	"text/tabwriter"
 
 	"odmr/internal/account"
+	"odmr/internal/config"
 )
 
 // accountCommands are odmrctl account ….
@@ -24,12 +25,17 @@ type accountCommands struct {
 	Remove   accountRemove   `cmd:"" help:"Remove accounts."`
 	Domain   accountDomain   `cmd:"" help:"Add and remove domains of an account."`
 	Identity accountIdentity `cmd:"" help:"Add and remove certificates and networks by which an account logs in (EXTERNAL)."`
+	Secrets  accountSecrets  `cmd:"" help:"Write the stored forms of a password, for accounts in a database or LDAP directory."`
+	Schema   accountSchema   `cmd:"" help:"Write the tables or the object class for accounts in a database or LDAP directory."`
 }
 
 // accountsFile returns the name of the accounts file.
 func (c *cli) accountsFile() (string, error) {
 	if c.Accounts == "" {
 		return "", usageError("account commands need --accounts FILE (or ODMRCTL_ACCOUNTS)")
+	}
+	if accounts := config.Accounts(c.Accounts); !accounts.File() {
+		return "", fmt.Errorf("the accounts are in %s: change them there; these commands are for an accounts file", accounts)
 	}
 	return c.Accounts, nil
 }

@@ -13,10 +13,11 @@ import (
 
 // Names of what can make the server not ready.
 const (
-	condStarting = "starting"
-	condStopping = "stopping"
-	condStall    = "stall"
-	condRefusing = "refusing"
+	condStarting  = "starting"
+	condStopping  = "stopping"
+	condStall     = "stall"
+	condRefusing  = "refusing"
+	condDirectory = "directory"
 )
 
 // storeEvents brings what the store says to the log, to the metrics and to readiness.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"sync"
@@ -15,6 +14,7 @@ import (
 
 	"odmr/engine"
 	"odmr/internal/account"
+	"odmr/internal/account/cache"
 	"odmr/internal/admin"
 	"odmr/internal/certs"
 	"odmr/internal/config"
@@ -37,14 +37,16 @@ type server struct {
 	sockets      []engine.Listener
 	adminSockets []net.Listener
 
-	accounts *account.File
-	certs    *certs.Certificates // nil without --tls-cert
-	metrics  *metrics.Metrics
-	store    atomic.Pointer[pebblestore.Store] // nil until open
-	admin    *admin.Server
-	control  *admin.Server
-	engine   *engine.Engine
-	reports  reports
+	accounts  *account.File       // nil if they are elsewhere
+	elsewhere *cache.Directory    // nil if they are in a file
+	keys      *account.Deriver    // of elsewhere
+	certs     *certs.Certificates // nil without --tls-cert
+	metrics   *metrics.Metrics
+	store     atomic.Pointer[pebblestore.Store] // nil until open
+	admin     *admin.Server
+	control   *admin.Server
+	engine    *engine.Engine
+	reports   reports
 
 	stopWatch context.CancelFunc
 	watching  sync.WaitGroup
@@ -101,38 +103,11 @@ func (s *server) start() error {
 	return nil
 }
 
-func (s *server) openAccounts() error {
-	accounts, err := account.OpenFile(s.cfg.Accounts)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("--accounts: there is no file %s; make it with: odmrctl --accounts %s account add NAME --domain DOMAIN",
-			s.cfg.Accounts, s.cfg.Accounts)
-	}
-	if err != nil {
-		return fmt.Errorf("--accounts: %w", err)
-	}
-	s.accounts = accounts
-	s.accountsRead(nil)
-	return nil
-}
-
-// accountsRead tells log and metrics of a reading of the accounts file; a broken one changes nothing.
-func (s *server) accountsRead(err error) {
-	table := s.accounts.Table()
-	s.metrics.AccountsRead(err, len(table.Accounts()), table.Domains())
-	if err != nil {
-		s.log.Error().Err(err).Int("accounts", len(table.Accounts())).Msg("accounts file is broken, the old accounts stay in effect")
-		return
-	}
-	s.log.Info().Str("file", s.cfg.Accounts).Int("accounts", len(table.Accounts())).Int("domains", table.Domains()).Msg("accounts read")
-}
-
 // watchFiles picks up what odmrctl changes, and renewed certificates.
 func (s *server) watchFiles() {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stopWatch = cancel
-	s.watching.Go(func() {
-		s.accounts.Watch(ctx, func(c account.Change) { s.accountsRead(c.Err) })
-	})
+	s.watching.Go(func() { s.watchAccounts(ctx) })
 	if s.certs != nil {
 		s.watching.Go(func() { s.certs.Watch(ctx, s.certificatesRead) })
 	}
@@ -173,7 +148,10 @@ func (s *server) startEngine() error {
 	if err != nil {
 		return fmt.Errorf("--data: %w", err)
 	}
-	auth, err := account.NewAuthenticator(s.accounts, account.AuthConfig{
+	if err := s.openElsewhere(secret); err != nil {
+		return err
+	}
+	auth, err := account.NewAuthenticator(s.directory(), account.AuthConfig{
 		Hostname: s.cfg.Hostname, Mechanisms: s.cfg.SASLMechanisms, Clock: time.Now, Secret: secret,
 	})
 	if err != nil {
@@ -182,7 +160,7 @@ func (s *server) startEngine() error {
 	c := s.cfg
 	s.engine, err = engine.New(engine.Config{
 		Hostname: c.Hostname, Listeners: s.sockets, Loops: c.Loops, Store: s.store.Load(),
-		Directory: s.accounts, Authenticator: auth, TLS: s.tls(), Trusted: c.TrustedNetworks,
+		Directory: s.directory(), Authenticator: auth, TLS: s.tls(), Trusted: c.TrustedNetworks,
 		Limits: engine.Limits{
 			Exempt: c.LimitExempt, ODMRNetworks: c.ODMRNetworks, ProxyNetworks: c.ProxyNetworks,
 			SessionsPerAddress: c.SessionsPerAddress, SessionsPerAccount: c.SessionsPerAccount,
@@ -234,7 +212,7 @@ func (s *server) serve(stop, hangup <-chan os.Signal) int {
 		select {
 		case <-hangup:
 			s.tell(service.Reloading)
-			s.accountsRead(s.accounts.Reload())
+			s.reloadAccounts()
 			if s.certs != nil {
 				s.certificatesRead(s.certs.Reload())
 			}
@@ -280,6 +258,9 @@ func (s *server) close(ctx context.Context) error {
 	if s.stopWatch != nil {
 		s.stopWatch()
 		s.watching.Wait()
+	}
+	if s.elsewhere != nil {
+		s.elsewhere.Close()
 	}
 	grace, cancel := context.WithTimeout(context.Background(), adminGrace)
 	defer cancel()

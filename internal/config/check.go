@@ -11,6 +11,7 @@ import (
 // check finds what no single value shows.
 func (l *loader) check() {
 	l.checkServer()
+	l.checkAccounts()
 	l.checkListeners()
 	l.checkMechanisms()
 	l.checkTLS()
@@ -24,10 +25,8 @@ func (l *loader) checkServer() {
 	if l.cfg.Hostname != "" && !isHostname(l.cfg.Hostname) {
 		l.problem("hostname", fmt.Sprintf("%q is not a host name (RFC 5321 2.3.5)", l.cfg.Hostname))
 	}
-	for flag, path := range map[string]string{"data": l.cfg.Data, "accounts": l.cfg.Accounts} {
-		if path == "" {
-			l.problem(flag, "is empty")
-		}
+	if l.cfg.Data == "" {
+		l.problem("data", "is empty")
 	}
 }
 

@@ -32,10 +32,26 @@ type Config struct {
 	ConfigFile  string `group:"run" file:"-" name:"config" placeholder:"FILE" help:"YAML file with flag names as keys. A flag on the command line or in the environment wins over it; an unknown key is an error."`
 	PrintConfig bool   `group:"run" file:"-" help:"Show the effective configuration as YAML, fit to be given back with --config, and exit."`
 
-	Hostname string `group:"server" placeholder:"NAME" help:"Name in greetings, EHLO, Received fields and CRAM-MD5 challenges. Customers' logs show it, so give the public name; without it the machine's host name is used."`
-	Data     string `group:"server" default:"/var/lib/odmr" placeholder:"DIR" help:"Directory of the queue and the control socket, made if missing (mode 0700). Held mail lives here: ext4 or xfs with journalling, on a disk that keeps what it has synced."`
-	Accounts string `group:"server" default:"/etc/odmr/accounts" placeholder:"FILE" help:"Accounts file, written by odmrctl and read again when it changes or on SIGHUP."`
-	User     string `group:"server" placeholder:"USER[:GROUP]" help:"User (and group, else the user's own) to become once every port is open, for a server started by root. Supplementary groups and capabilities go. All files are opened afterwards, as this user."`
+	Hostname string   `group:"server" placeholder:"NAME" help:"Name in greetings, EHLO, Received fields and CRAM-MD5 challenges. Customers' logs show it, so give the public name; without it the machine's host name is used."`
+	Data     string   `group:"server" default:"/var/lib/odmr" placeholder:"DIR" help:"Directory of the queue and the control socket, made if missing (mode 0700). Held mail lives here: ext4 or xfs with journalling, on a disk that keeps what it has synced."`
+	Accounts Accounts `group:"server" default:"/etc/odmr/accounts" placeholder:"FILE|URL" help:"Accounts file, written by odmrctl and read again when it changes or on SIGHUP. Or where the accounts are: postgres://, mysql://, sqlite:PATH, ldap://, ldaps:// or ldapi://."`
+	User     string   `group:"server" placeholder:"USER[:GROUP]" help:"User (and group, else the user's own) to become once every port is open, for a server started by root. Supplementary groups and capabilities go. All files are opened afterwards, as this user."`
+
+	AccountsPasswordFile    string          `group:"accounts" placeholder:"FILE" help:"Password of the database's user or of --accounts-bind, read for each new connection. Better than in the URL, which everybody on the machine may see."`
+	AccountsCache           time.Duration   `group:"accounts" default:"1m" min:"0s" max:"24h" help:"How long an account that was found is remembered, and so how long a change may take to be in effect; SIGHUP forgets all. 0s asks every time."`
+	AccountsCacheNegative   time.Duration   `group:"accounts" default:"10s" min:"0s" max:"24h" help:"The same for what was not found, and how old a remembered account may be that a refused domain or password rests on."`
+	AccountsCacheEntries    int             `group:"accounts" default:"100000" min:"1000" max:"10000000" help:"Accounts that are remembered, and as many domains; about 1 KiB each. Those longest unused make way."`
+	AccountsStale           time.Duration   `group:"accounts" default:"15m" min:"0s" max:"168h" help:"How much longer a remembered account serves while the database or directory is down. What is not remembered gets 454 or 451 meanwhile."`
+	AccountsTimeout         time.Duration   `group:"accounts" default:"5s" min:"100ms" max:"1m" help:"How long one lookup may take before the database or directory counts as down."`
+	AccountsConnections     int             `group:"accounts" default:"16" min:"1" max:"1000" help:"Connections for lookups at once."`
+	AccountsCA              string          `group:"accounts" name:"accounts-ca" placeholder:"FILE" help:"CAs in PEM that the server's certificate is verified against, for LDAP in place of the system's, for MySQL (which it makes use TLS). PostgreSQL takes sslrootcert in the URL."`
+	AccountsQueryAccount    string          `group:"accounts" placeholder:"SQL" help:"Query for the account called :name, with columns name, secrets, password, settings. Without this and the next two the tables are those of odmrctl account schema."`
+	AccountsQueryDomains    string          `group:"accounts" placeholder:"SQL" help:"Query for the domains of the account called :name; one column."`
+	AccountsQueryOwners     string          `group:"accounts" placeholder:"SQL" help:"Query for which account may collect each domain IN (:domains); columns domain and account's name."`
+	AccountsQueryIdentities string          `group:"accounts" placeholder:"SQL" help:"Query for which account is known by each identity IN (:identities), a text as cert-dns gw.example.org or network 192.0.2.32/29; columns identity and account's name. Without it EXTERNAL is not offered, with it to everybody."`
+	AccountsBind            string          `group:"accounts" placeholder:"DN" help:"DN to bind to the LDAP directory with, and --accounts-password-file; or EXTERNAL, on ldapi:// as the server's user. Without it the bind is anonymous."`
+	AccountsStartTLS        bool            `group:"accounts" name:"accounts-starttls" help:"Use StartTLS with ldap://."`
+	AccountsAttributes      []AttributeRule `group:"accounts" placeholder:"WHAT=ATTRIBUTE" help:"Attributes of an account's entry. Default: name=uid, domain=odmrDomain, secret=odmrSecret, setting=odmrSetting, and no identity and password (as identity=odmrIdentity, which makes EXTERNAL be offered to everybody, and password=userPassword)."`
 
 	ODMRListen  []Listen `group:"listen" name:"odmr-listen" default:":366" placeholder:"ADDR" help:"Addresses (host:port) for customers: ODMR with ATRN. 366 is the port of RFC 2645 and needs CAP_NET_BIND_SERVICE; port 0 takes a free one."`
 	ODMRSListen []Listen `group:"listen" name:"odmrs-listen" placeholder:"ADDR" help:"Addresses for customers that begin with TLS at once (fetchmail's ssl); needs --tls-cert. There is no registered port; STARTTLS on the other listeners needs none."`
@@ -119,6 +135,7 @@ type Config struct {
 var groups = []kong.Group{
 	{Key: "run", Title: "General"},
 	{Key: "server", Title: "Server"},
+	{Key: "accounts", Title: "Accounts in a database or directory", Description: "For --accounts with a URL. Without effect on an accounts file."},
 	{Key: "listen", Title: "Listeners", Description: "Each of these may be repeated, or name several addresses separated by commas. An empty value takes back those before it: alone it switches the listener off."},
 	{Key: "tls", Title: "TLS"},
 	{Key: "mail", Title: "Incoming mail"},

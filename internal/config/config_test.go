@@ -152,6 +152,15 @@ func TestProblemsAcrossFlags(t *testing.T) {
 		{[]string{"--sasl-mechanisms=PLAIN-TEXT"}, `--sasl-mechanisms: "PLAIN-TEXT" is none of ` + strings.Join(account.Implemented(), ", ")},
 		{[]string{"--sasl-mechanisms=CRAM-MD5,CRAM-MD5"}, `--sasl-mechanisms: "CRAM-MD5" is named twice`},
 		{[]string{"--sasl-mechanisms="}, "--sasl-mechanisms: is empty: no customer could log in"},
+		{[]string{"--accounts="}, "--accounts: is empty"},
+		{[]string{"--accounts=redis://x"}, "--accounts: is neither a file nor a URL that is known: postgres, postgresql, mysql, mariadb, sqlite, ldap, ldaps, ldapi"},
+		{[]string{"--accounts=postgres://u:xxxxx@h/d"}, "--accounts: has what --print-config shows in place of a password; give it with --accounts-password-file"},
+		{[]string{"--accounts=mysql://u:secret@h/d", "--accounts-password-file=f"}, "--accounts-password-file: is given, and a password in --accounts"},
+		{[]string{"--accounts=sqlite:f", "--accounts-bind=cn=x", "--accounts-password-file=f"}, "--accounts-password-file: SQLite has no passwords\n--accounts-bind: goes with --accounts of LDAP only"},
+		{[]string{"--accounts-password-file=f"}, "--accounts-password-file: goes with --accounts of a URL only"},
+		{[]string{"--accounts=ldap://h/dc=x", "--accounts-query-owners=q"}, "--accounts-query-owners: goes with --accounts of a database only"},
+		{[]string{"--accounts=ldap://h/dc=x", "--accounts-attributes=uid"}, `--accounts-attributes: "uid" is not a choice of attribute: write WHAT=ATTRIBUTE, as name=uid`},
+		{[]string{"--accounts-cache=5s", "--accounts-cache-negative=6s"}, "--accounts-cache-negative: is longer than --accounts-cache"},
 		{[]string{"--config=missing.yaml"}, "--config: open missing.yaml: file does not exist"},
 	} {
 		if got := problems(t, source("", nil, c.args...)); got != c.want {
@@ -188,14 +197,22 @@ func TestPrintRoundTrip(t *testing.T) {
 		"--data-done-timeout=3s", "--quit-timeout=4s", "--shutdown-grace=0s", "--log-level=error", "--log-format=console"}
 	cfg := load(t, source("", nil, args...))
 	standard := load(t, source("", nil))
-	v, d := reflect.ValueOf(*cfg), reflect.ValueOf(*standard)
-	for i := 0; i < v.NumField(); i++ {
-		f := v.Type().Field(i)
-		if f.Tag.Get("file") != "-" && reflect.DeepEqual(v.Field(i).Interface(), d.Field(i).Interface()) {
+	elsewhere := append(args, "--accounts-password-file=/p", "--accounts-cache=2m", "--accounts-cache-negative=3s", "--accounts-cache-entries=5000",
+		"--accounts-stale=0s", "--accounts-timeout=6s", "--accounts-connections=4", "--accounts-ca=ca.pem")
+	database := load(t, source("", nil, append(elsewhere, "--accounts=postgres://odmr@db.example/odmr?sslmode=disable",
+		"--accounts-query-account=SELECT a, b FROM t WHERE n = :name", "--accounts-query-domains=d", "--accounts-query-owners=o", "--accounts-query-identities=i")...))
+	directory := load(t, source("", nil, append(elsewhere, "--accounts=ldap://ldap.example/dc=isp,dc=example??sub?(a=b)", "--accounts-bind=cn=odmr,dc=isp",
+		"--accounts-starttls", "--accounts-attributes=name=cn,password=userPassword")...))
+	for i, d := 0, reflect.ValueOf(*standard); i < d.NumField(); i++ {
+		f, same := d.Type().Field(i), true
+		for _, c := range []*Config{cfg, database, directory} {
+			same = same && reflect.DeepEqual(reflect.ValueOf(*c).Field(i).Interface(), d.Field(i).Interface())
+		}
+		if f.Tag.Get("file") != "-" && same {
 			t.Errorf("%s has its default: the round trip shows nothing for it", f.Name)
 		}
 	}
-	for _, c := range []*Config{cfg, standard} {
+	for _, c := range []*Config{cfg, standard, database, directory} {
 		var text, again bytes.Buffer
 		if err := WriteYAML(&text, c); err != nil {
 			t.Fatal(err)

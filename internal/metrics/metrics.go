@@ -63,9 +63,10 @@ type Metrics struct {
 	tlsFailed     prometheus.Counter
 	tlsSessions   prometheus.Gauge
 
-	store    storeMetrics
-	accounts accountMetrics
-	reports  reportMetrics
+	store     storeMetrics
+	accounts  accountMetrics
+	directory directoryMetrics
+	reports   reportMetrics
 }
 
 var _ engine.Observer = (*Metrics)(nil)
@@ -103,6 +104,7 @@ func New(version string, totals func() queue.Counts) *Metrics {
 	m.store = m.newStore()
 	m.accounts = m.newAccounts()
 	m.reports = m.newReports()
+	m.directory = m.newDirectory()
 	return m
 }
 

@@ -51,6 +51,10 @@ var rooms = []room{
 	{dir: "queue/pebblestore/crashfs", may: []string{}}, // the simulator's disk
 	{dir: "internal/units", may: []string{}, pure: true},
 	{dir: "internal/account", may: []string{"internal/mail", "internal/units"}},
+	// Drivers are heavy, and account is known everywhere: they stay out of it.
+	{dir: "internal/account/cache", may: []string{"internal/account"}},
+	{dir: "internal/account/sqldir", may: []string{"internal/account", "internal/account/cache"}},
+	{dir: "internal/account/ldapdir", may: []string{"internal/account", "internal/account/cache"}},
 	{dir: "internal/config", may: []string{"internal/mail", "internal/account", "internal/units", "engine/session"}}, // defaults, names of mechanisms
 	{dir: "internal/metrics", may: []string{"engine", "queue"}},                                                      // engine.Observer, queue.Counts
 	{dir: "internal/admin", may: []string{"queue", "internal/mail"}},
@@ -79,6 +83,10 @@ var owners = map[string][]string{
 	"github.com/fsnotify/fsnotify":   {"internal/account"},
 	"github.com/emersion/go-message": {"internal/dsn"},
 	"github.com/mjl-/mox":            {"internal/dsn"}, // its parser judges our reports in tests
+	"github.com/jackc/pgx":           {"internal/account/sqldir"},
+	"github.com/go-sql-driver":       {"internal/account/sqldir"},
+	"modernc.org/sqlite":             {"internal/account/sqldir"},
+	"github.com/go-ldap":             {"internal/account/ldapdir"},
 }
 
 // impure are the packages of the standard library that a pure room must not import.
