@@ -1,6 +1,6 @@
 # The commands of the house. `make help` lists them.
 #
-#   ODMR_INTEROP   required: a missing fetchmail, postfix, swaks or promtool fails the tests;
+#   ODMR_INTEROP   required: a missing fetchmail, postfix, swaks, promtool, database or slapd fails the tests;
 #                  otherwise what is missing is skipped by name
 #   CRASH_SEEDS    for the crash test of the store (default 300; 3000 in `make crash`)
 #   SEEDS, FROM    how many seeds `make sim` runs, and the first of them
@@ -62,7 +62,7 @@ test: interop-packages
 	fi
 	@$(MAKE) --no-print-directory interop
 
-## interop: only the tests against fetchmail, postfix, swaks and promtool
+## interop: only the tests against fetchmail, postfix, swaks, promtool, PostgreSQL, MariaDB and slapd
 .PHONY: interop
 interop: interop-packages
 	@echo "# tests against other programs"; \
@@ -80,8 +80,10 @@ interop: interop-packages
 .PHONY: interop-packages
 interop-packages:
 	@missing=""; \
-	for p in fetchmail:fetchmail postfix:postfix swaks:swaks openssl:openssl gsasl:gsasl systemd-analyze:systemd promtool:prometheus gcc:gcc; do \
-		PATH="$$PATH:/usr/sbin" command -v "$${p%%:*}" >/dev/null || missing="$$missing $${p##*:}"; \
+	path="$$PATH:/usr/sbin"; for d in /usr/lib/postgresql/*/bin; do path="$$path:$$d"; done; \
+	for p in fetchmail:fetchmail postfix:postfix swaks:swaks openssl:openssl gsasl:gsasl systemd-analyze:systemd promtool:prometheus gcc:gcc \
+		initdb:postgresql mariadbd:mariadb-server slapd:slapd ldapadd:ldap-utils; do \
+		PATH="$$path" command -v "$${p%%:*}" >/dev/null || missing="$$missing $${p##*:}"; \
 	done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
