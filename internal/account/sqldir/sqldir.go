@@ -99,11 +99,12 @@ func Open(cfg Config) (*Source, error) {
 		flag     string
 		text     string
 		param    string
+		columns  int
 	}{
-		{&s.queries.account, "account", cfg.Queries.Account, "name"},
-		{&s.queries.domains, "domains", cfg.Queries.Domains, "name"},
-		{&s.queries.owners, "owners", cfg.Queries.Owners, "domains"},
-		{&s.queries.identities, "identities", cfg.Queries.Identities, "identities"},
+		{&s.queries.account, "account", cfg.Queries.Account, "name", 0},
+		{&s.queries.domains, "domains", cfg.Queries.Domains, "name", 1},
+		{&s.queries.owners, "owners", cfg.Queries.Owners, "domains", 2},
+		{&s.queries.identities, "identities", cfg.Queries.Identities, "identities", 2},
 	} {
 		if q.text == "" && q.flag == "identities" {
 			continue
@@ -112,7 +113,7 @@ func Open(cfg Config) (*Source, error) {
 		if *q.compiled, err = compile(q.text, q.param, s.dialect); err != nil {
 			problems = append(problems, fmt.Errorf("query of %s: %w", q.flag, err))
 		}
-		q.compiled.what = q.flag
+		q.compiled.what, q.compiled.columns = q.flag, q.columns
 	}
 	if err := errors.Join(problems...); err != nil {
 		return nil, err
