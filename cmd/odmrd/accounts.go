@@ -107,6 +107,14 @@ func (s *server) directory() account.Directory {
 	return s.elsewhere
 }
 
+// owner is the account that may collect domain, nil if there is none.
+func (s *server) owner(domain string) (*account.Account, error) {
+	if s.accounts != nil {
+		return s.accounts.Table().Owner(domain), nil
+	}
+	return s.elsewhere.Owner(domain)
+}
+
 // reloadAccounts reads the accounts file again, or forgets what was looked up.
 func (s *server) reloadAccounts() {
 	if s.accounts != nil {

@@ -52,7 +52,7 @@ func (s *server) startReports() error {
 			Msg("there is no --smarthost: reports to senders outside wait until they expire")
 	}
 	reporter := bounce.New(bounce.Config{
-		Store: store, Hostname: s.cfg.Hostname, Policy: s.heldPolicy, Held: s.accounts.Collectable,
+		Store: store, Hostname: s.cfg.Hostname, Policy: s.heldPolicy, Held: s.directory().Collectable,
 		Now: time.Now, Wake: wake, Observer: s.metrics, Logger: s.log,
 	})
 	s.reports.running.Go(func() { reporter.Run(ctx) })
@@ -66,12 +66,13 @@ func (s *server) stopReports() {
 	}
 }
 
-// heldPolicy is what holds for the mail of domain: its account's settings, or the flags.
-func (s *server) heldPolicy(domain string) bounce.Policy {
+// heldPolicy is what holds for the mail of domain: its account's settings, or the flags. While the account cannot be looked up
+// nothing is known to hold.
+func (s *server) heldPolicy(domain string) (bounce.Policy, error) {
 	p := bounce.Policy{Retention: s.cfg.Retention, DelayNotice: time.Duration(s.cfg.DelayNotice), Bounce: s.cfg.Bounce == "on"}
-	a := s.accounts.Table().Owner(domain)
-	if a == nil {
-		return p
+	a, err := s.owner(domain)
+	if err != nil || a == nil {
+		return p, err
 	}
 	if a.Policy.Retention != 0 {
 		p.Retention = a.Policy.Retention
@@ -87,7 +88,7 @@ func (s *server) heldPolicy(domain string) bounce.Policy {
 		p.Bounce = a.Policy.Bounce == account.On
 	}
 	p.Hold = a.Policy.Hold == account.On
-	return p
+	return p, nil
 }
 
 // smarthost is what the flags say of it. Its files are looked at now, so that a slip shows at the start.

@@ -50,9 +50,9 @@ type Observer interface {
 // Config is what a Reporter is made of. All fields are required but Wake and Observer.
 type Config struct {
 	Store    Store
-	Hostname string                            // of this server, in reports
-	Policy   func(domain string) Policy        // must not block
-	Held     func(domain string) (bool, error) // whether mail for domain (lower-case A-labels) is held here
+	Hostname string                              // of this server, in reports
+	Policy   func(domain string) (Policy, error) // an error: nothing is decided about the domain now
+	Held     func(domain string) (bool, error)   // whether mail for domain (lower-case A-labels) is held here
 	Now      func() time.Time
 	Wake     func() // called when reports for the outside have come into being
 	Observer Observer
@@ -205,13 +205,17 @@ func (r *Reporter) domains(all bool) (list []seenDomain, err error) {
 
 // settled deals with a batch of what has failed, and says whether it got on.
 func (r *Reporter) settled(domain string, w *watch) bool {
-	p := r.cfg.Policy(domain)
 	now := r.cfg.Now()
+	p, err := r.cfg.Policy(domain)
+	if err != nil {
+		w.settled = now.Add(sweep)
+		return false
+	}
 	var seqs []uint64
 	w.settled = now.Add(again)
 	from := w.failedFrom
 	w.failedFrom = 0
-	err := r.cfg.Store.Walk(domain, queue.Settled, from, func(k queue.Key, env *mail.Envelope) bool {
+	err = r.cfg.Store.Walk(domain, queue.Settled, from, func(k queue.Key, env *mail.Envelope) bool {
 		if expires := time.Unix(0, env.Arrived).Add(p.Retention); !p.Bounce && now.Before(expires) {
 			w.settled = earlier(w.settled, expires) // kept until then, for whoever looks
 			return false
@@ -238,8 +242,12 @@ func (r *Reporter) settled(domain string, w *watch) bool {
 
 // waiting deals with a batch of what is old, and says whether it got on.
 func (r *Reporter) waiting(domain string, w *watch) bool {
-	p := r.cfg.Policy(domain)
 	now := r.cfg.Now()
+	p, err := r.cfg.Policy(domain)
+	if err != nil {
+		w.waiting = now.Add(sweep)
+		return false
+	}
 	w.waiting = now.Add(again)
 	if p.Hold {
 		w.held, w.waiting = now, now.Add(sweep)

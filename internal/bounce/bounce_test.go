@@ -47,6 +47,7 @@ type world struct {
 	reporter *Reporter
 	policy   map[string]Policy // that differs from usual
 	broken   error             // of the directory
+	unknown  error             // of the policy
 	counted  map[string]int
 	woken    int
 	log      bytes.Buffer
@@ -77,11 +78,11 @@ func (w *world) restart() {
 	w.reporter = New(Config{
 		Store: w.store, Hostname: "mail.isp.example", Now: w.clock.Now, Logger: zerolog.New(&w.log), Observer: w,
 		Wake: func() { w.woken++ },
-		Policy: func(domain string) Policy {
+		Policy: func(domain string) (Policy, error) {
 			if p, ok := w.policy[domain]; ok {
-				return p
+				return p, w.unknown
 			}
-			return usual
+			return usual, w.unknown
 		},
 		Held: func(domain string) (bool, error) { return strings.HasSuffix(domain, "held.example"), w.broken },
 	})
@@ -205,6 +206,25 @@ func TestFailedOnce(t *testing.T) {
 	if w.counted["failed"] != 2 || w.counted["no-sender"] != 1 || w.counted["unasked"] != 1 || w.woken == 0 {
 		t.Errorf("counted %v, woken %d", w.counted, w.woken)
 	}
+}
+
+// While nobody can say what holds for a domain, nothing becomes of its mail: it may be on hold.
+func TestPolicyUnknown(t *testing.T) {
+	w := newWorld(t)
+	w.put("one.example", "ann@elsewhere.example", "a")
+	w.collect("one.example", failed)
+	w.put("one.example", "bob@elsewhere.example", "b")
+	w.unknown = errors.New("directory unavailable")
+	w.clock.add(usual.Retention + time.Hour)
+	w.work()
+	w.wantReports()
+	if c := w.store.Counts("one.example"); c.Messages != 1 || c.Failed != 1 {
+		t.Fatalf("%+v", c)
+	}
+	w.unknown = nil
+	w.clock.add(time.Minute)
+	w.work()
+	w.wantReports([]string{"To: <ann", "Status: 5.1.1"}, []string{"To: <bob", "Status: 4.4.7"})
 }
 
 // Mail that nobody collects expires at its time, not before; recipients that have failed before are in the same report.

@@ -149,6 +149,19 @@ func (d *Directory) Collectable(domain string) (bool, error) {
 	return owner != "", err
 }
 
+// Owner returns the account that may collect domain, nil if there is none.
+func (d *Directory) Owner(domain string) (*account.Account, error) {
+	name, err := d.owner(domain)
+	if err != nil || name == "" {
+		return nil, err
+	}
+	a, err := d.account(name, d.cfg.TTL)
+	if errors.Is(err, account.ErrUnknown) { // removed since
+		return nil, nil
+	}
+	return a, err
+}
+
 // owner returns the name of the account that may collect domain, "" if there is none.
 func (d *Directory) owner(domain string) (string, error) {
 	e, err := d.owners.ask(domain, d.cfg.TTL, func(ctx context.Context) (entry[string], error) {
