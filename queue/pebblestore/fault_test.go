@@ -166,7 +166,7 @@ func TestFailStop(t *testing.T) {
 		failStopChild(t, dir)
 		return
 	}
-	for _, op := range []string{"write", "sync"} {
+	for _, op := range []string{"write", "sync", "rotate"} {
 		dir := t.TempDir()
 		cmd := exec.Command(os.Args[0], "-test.run=^TestFailStop$")
 		cmd.Env = append(os.Environ(), stopVariable+"="+dir, "ODMR_TEST_FAIL_STOP_OP="+op)
@@ -202,7 +202,7 @@ func failStopChild(t *testing.T, dir string) {
 	var left atomic.Int64
 	left.Store(1 << 60)
 	kinds := map[string][]errorfs.OpKind{
-		"write": {errorfs.OpFileWrite}, "sync": {errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo},
+		"write": {errorfs.OpFileWrite}, "rotate": {errorfs.OpFileWrite}, "sync": {errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo},
 	}[os.Getenv("ODMR_TEST_FAIL_STOP_OP")]
 	opts := testOptions(t, errorfs.Wrap(vfs.Default, errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if !strings.HasSuffix(op.Path, ".log") {
@@ -220,9 +220,15 @@ func failStopChild(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	left.Store(10)
-	for range 1000 {
+	if os.Getenv("ODMR_TEST_FAIL_STOP_OP") != "rotate" {
+		left.Store(10)
+	}
+	for i := range 1000 {
 		fmt.Println(putTest(t, s, 100, "a.example"))
+		if i == 10 && left.Load() > 10 { // found by the simulator: the log fails as Pebble goes to its next file
+			left.Store(0)
+			_, _ = s.db.AsyncFlush()
+		}
 	}
 	t.Fatal("the log failed and nothing happened")
 }

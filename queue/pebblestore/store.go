@@ -158,7 +158,7 @@ func (s *Store) openEngine() error {
 	}
 	p := s.engineOptions()
 	p.Lock = s.lock
-	p.FS = vfs.OnDiskFull(unreserved{s.fs}, s.space.dropBallast)
+	p.FS = failStop{vfs.OnDiskFull(unreserved{s.fs}, s.space.dropBallast), s}
 	s.space.init(s)
 	if s.opts.FS == nil {
 		p.WithFSDefaults() // reports slow writes
