@@ -117,6 +117,10 @@ func (c *conn) finish() {
 		}
 	}
 	c.out.Reset()
+	if m, ok := c.sess.(*session.Reversed); ok {
+		f := m.Refusals()
+		c.h.refusals[c.account] = &f
+	}
 	c.answers, c.exchange = nil, nil
 	c.in.discard()
 	c.closeDrain()
@@ -129,7 +133,7 @@ func (c *conn) buried() {
 	c.queue.drop(c)
 	for handle, m := range c.drain.held {
 		delete(c.drain.held, handle)
-		m.leave()
+		c.unload(m)
 	}
 	if c.drain.lease != nil {
 		c.drain.lease.Release()
@@ -310,6 +314,16 @@ func (c *conn) perform(a *session.Action) {
 		c.writeBody(a)
 	case session.ActSettle:
 		c.settle(a)
+	case session.ActUnload:
+		if m := c.drain.held[a.Item]; m != nil {
+			c.unload(m)
+		}
+	case session.ActAlarm:
+		c.w.trace("%v: shield: %s", c.drain.visit, a.Reason)
+	case session.ActAwait:
+		c.await(a)
+	case session.ActRelease:
+		c.release()
 	case session.ActClose:
 		c.closing = true
 		c.w.trace("%v: %s", c, a.Reason)

@@ -32,6 +32,7 @@ type visit struct {
 	account  *account.Account
 	manner   *manner
 	era      int
+	shielded bool
 	domains  []string
 	cursor   map[string]int // into the ledger's queues: what was handed out
 	offered  map[*entry]bool
@@ -53,7 +54,7 @@ func (v *visit) last(r *recipient) *hand {
 func (s *Sim) newVisit(c *conn) *visit {
 	k := c.line.client.(*call)
 	s.visits++
-	return &visit{n: s.visits, account: k.c.account, manner: &k.manner, era: c.era, cursor: map[string]int{},
+	return &visit{n: s.visits, account: k.c.account, manner: &k.manner, era: c.era, shielded: c.h.reversed.ShieldRefusals > 0, cursor: map[string]int{},
 		offered: map[*entry]bool{}, furthest: map[string]int{}, refused: map[string]*recipient{}}
 }
 

@@ -136,6 +136,7 @@ func (s *Sim) clear() {
 	for !s.host.up && w.step() { // it starts again
 	}
 	s.host.full = false
+	s.host.policy.linger, s.host.policy.wait = 0, 0
 	s.host.housekeep()
 	for _, c := range s.customers {
 		c.dry, c.calls = false, 0

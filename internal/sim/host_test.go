@@ -47,6 +47,8 @@ type host struct {
 	lmtp     session.IngressConfig
 	provider session.ProviderConfig
 	reversed session.ReversedConfig
+	policy   policy
+	refusals map[string]*session.Refusals // by account
 }
 
 // job is a call of the store, or another that blocks.
@@ -76,6 +78,12 @@ func (h *host) configure() {
 		WindowBytes:      1 << w.between(9, 22),
 		MaxRefusals:      []int{-1, 5, 18}[w.rng.IntN(3)],
 	}
+	if w.chance(2) {
+		h.reversed.ShieldRefusals = w.between(1, 5)
+		h.reversed.ShieldWindow = h.reversed.ShieldRefusals + w.between(1, 6)
+	}
+	h.policy = w.newPolicy()
+	h.refusals = map[string]*session.Refusals{}
 }
 
 // storeEvents hears what the store says.
@@ -94,7 +102,7 @@ func (e storeEvents) Fatal(line string) {
 // start begins a life of the process.
 func (h *host) start() {
 	h.era++
-	h.fatal = make(chan string, 8)
+	h.fatal = make(chan string, 64)
 	opts := pebblestore.Options{
 		FS: h.disk.FS(), Now: func() time.Time { return time.Unix(0, h.w.now) }, Events: storeEvents{h: h, fatal: h.fatal},
 		MemTableSize: 4 << 20, CacheSize: 1, MinFreeSpace: 1, Ballast: -1, FreeSpace: func() (int64, error) {
@@ -182,6 +190,7 @@ func (h *host) bury(power bool) {
 		c.line.killed(power)
 	}
 	h.conns, h.jobs = nil, nil
+	clear(h.refusals)
 	h.w.after(h.w.within(10*time.Minute), h.start)
 }
 
@@ -289,6 +298,7 @@ func (h *host) housekeep() {
 		h.w.fail(RuleStore, "housekeep: %v", err)
 	}
 	h.w.trace("housekeeping, full=%v", h.full)
+	h.decide()
 }
 
 func (h *host) forget(c *conn) {

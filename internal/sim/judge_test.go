@@ -35,9 +35,9 @@ func (l *ledger) judge(v *visit, e *entry, a *session.Action) {
 			l.w.fail(RuleOutcome, "%v: %v was taken with %d and is recorded as %d, %q", v, r, h.code, o.Status, o.Reply)
 		case o.Status == mail.OutcomeDelivered && !(heard && h.code < 300):
 			l.w.fail(RuleOutcome, "%v: %v is recorded as delivered, and was not taken", v, r)
-		case heard && h.code >= 500 && o.Status != mail.OutcomeFailed:
+		case heard && h.code >= 500 && o.Status != mail.OutcomeFailed && !v.shielded:
 			l.w.fail(RuleOutcome, "%v: %v was refused with %d and is recorded as %d, %q", v, r, h.code, o.Status, o.Reply)
-		case o.Status == mail.OutcomeFailed && !v.hasRefused(r, o.Reply) && !unsendable(v, e, o):
+		case (o.Status == mail.OutcomeFailed || o.Status == mail.OutcomeHeld) && !v.hasRefused(r, o.Reply) && !unsendable(v, e, o):
 			l.w.fail(RuleOutcome, "%v: %v is recorded as failed, and was not refused: %q", v, r, o.Reply)
 		}
 		doubt = doubt || h != nil && !heard
@@ -110,6 +110,8 @@ func (l *ledger) mayCome(v *visit, r *recipient) {
 		l.w.fail(RuleDuplicate, "%v got %v, which was recorded as delivered", v, r)
 	case r.state == mail.Failed && !r.unsure:
 		l.w.fail(RuleDuplicate, "%v got %v, which was recorded as failed", v, r)
+	case r.state == mail.Held && !r.unsure:
+		l.w.fail(RuleDuplicate, "%v got %v, which an operator is to decide about", v, r)
 	}
 	for _, h := range r.hands {
 		if h.code == 0 || h.code >= 300 || h.failed || h.visit.manner.liar {
@@ -153,7 +155,7 @@ func (l *ledger) sameContent(v *visit, letter *letter, t *transaction) {
 // offered looks at the order in which a session offers messages: of each domain in the order of the queue.
 func (l *ledger) offered(v *visit, r *recipient) {
 	e := r.letter.entry(r.domain)
-	if e == nil || v.offered[e] {
+	if e == nil || v.offered[e] || e.back {
 		return
 	}
 	v.offered[e] = true
@@ -182,7 +184,7 @@ func (l *ledger) final(store queue.Store) {
 				l.w.fail(RuleLost, "%v is still queued though its customer takes everything", r)
 			case have.State != r.state && !r.unsure:
 				l.w.fail(RuleStore, "the store has %v as %d, settled was %d", r, have.State, r.state)
-			case have.State == mail.Failed:
+			case have.State == mail.Failed, have.State == mail.Held:
 				kept[r.String()]++
 			}
 		}
@@ -193,7 +195,7 @@ func (l *ledger) final(store queue.Store) {
 	}
 	for _, t := range l.letters {
 		for _, r := range t.rcpts {
-			if r.state == mail.Failed && !r.unsure && kept[r.String()] != 1 {
+			if (r.state == mail.Failed || r.state == mail.Held) && !r.unsure && kept[r.String()] != 1 {
 				l.w.fail(RuleLost, "%v failed, and is not kept for its bounce", r)
 			}
 		}
@@ -208,7 +210,7 @@ func (l *ledger) finalOf(r *recipient) {
 	taken := slices.ContainsFunc(r.hands, func(h *hand) bool { return h.code > 0 && h.code < 300 })
 	switch {
 	case taken:
-	case r.state == mail.Failed && (r.refusals > 0 || r.letter.utf8 || r.letter.large()):
+	case (r.state == mail.Failed || r.state == mail.Held) && (r.refusals > 0 || r.letter.utf8 || r.letter.large()):
 	default:
 		l.w.fail(RuleLost, "%v was acknowledged, and neither delivered nor refused: state %d, %d hands", r, r.state, len(r.hands))
 	}

@@ -115,7 +115,7 @@ func (l *ledger) handedOut(v *visit, key queue.Key, env *mail.Envelope) *entry {
 		return nil
 	}
 	q := l.queues[key.Domain]
-	for at := v.cursor[key.Domain]; ; at++ {
+	for at := v.cursor[key.Domain]; !e.back || at < e.place; at++ {
 		if at >= len(q) || at >= e.place {
 			l.w.fail(RuleOrder, "%v was handed %v after a later one", v, e)
 			return nil
@@ -126,7 +126,7 @@ func (l *ledger) handedOut(v *visit, key queue.Key, env *mail.Envelope) *entry {
 		}
 		l.passedOver(q[at])
 	}
-	if e.skipped {
+	if e.skipped && !e.back {
 		l.w.fail(RuleOrder, "%v was handed %v, which a later one had overtaken", v, e)
 	}
 	e.unsure = false
@@ -169,7 +169,7 @@ func (e *entry) doubtful() bool {
 // suppose takes a recipient whose settlement was torn as settled.
 func (l *ledger) suppose(r *recipient) {
 	if r.state == mail.Pending && r.unsure {
-		r.state, r.unsure = mail.Delivered, false
+		r.state = mail.Delivered // or what else it may be
 		if len(r.hands) == 0 && !r.excused {
 			r.state = mail.Failed
 		}
@@ -182,7 +182,7 @@ func (l *ledger) sameState(v *visit, r *recipient, have *mail.Recipient) {
 	}
 	switch {
 	case have.State == r.state:
-	case r.unsure && r.state == mail.Pending:
+	case r.unsure:
 		r.state = have.State
 	default:
 		l.w.fail(RuleStore, "%v: the store has %v as %d, settled was %d", v, r, have.State, r.state)
@@ -202,6 +202,8 @@ func (l *ledger) settled(e *entry, outcomes []mail.Outcome, unsure bool) {
 			state = mail.Delivered
 		case mail.OutcomeFailed:
 			state = mail.Failed
+		case mail.OutcomeHeld:
+			state = mail.Held
 		}
 		if unsure {
 			r.unsure = r.unsure || state != r.state

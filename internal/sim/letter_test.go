@@ -52,6 +52,7 @@ type entry struct {
 	unsure  bool // its commit was torn by a crash: it may be there or not
 	absent  bool // it was not there
 	skipped bool // a later one was handed out before it
+	back    bool // an operator released it, so that it is behind its place
 }
 
 // hand is a message in a customer's hands: it arrived whole, for this recipient.

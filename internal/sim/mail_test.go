@@ -1,8 +1,9 @@
 package sim
 
 import (
+	"time"
+
 	"odmr/engine/session"
-	"odmr/internal/account"
 	"odmr/internal/mail"
 	"odmr/queue"
 )
@@ -73,6 +74,7 @@ func (c *conn) commit(a *session.Action) {
 		told: func() {
 			if err == nil {
 				c.h.ledger.committed(envelopes, false)
+				c.w.after(0, c.h.poke)
 			}
 		},
 		torn: func() { c.h.ledger.committed(envelopes, true) },
@@ -98,14 +100,20 @@ func routeResult(domain string, ok bool, err error) session.Result {
 
 // drain is the lease of a connection and all that came out of it.
 type drain struct {
-	visit  *visit
-	lease  queue.Lease
-	busy   bool // calls on a lease must not overlap
-	want   *job
-	then   func()
-	queued []settlement
-	held   map[uint32]*message
-	handle uint32
+	visit     *visit
+	lease     queue.Lease
+	busy      bool  // calls on a lease do not overlap here
+	took      int64 // when others made way for it
+	linger    time.Duration
+	expects   uint32 // ticket of ActAwait
+	releasing bool
+	again     *request // came before the last lease was back
+	blocked   *request // waits for others to make way
+	want      *job
+	then      func()
+	queued    []settlement
+	held      map[uint32]*message
+	handle    uint32
 }
 
 // message is one that the machine may send.
@@ -114,6 +122,7 @@ type message struct {
 	delivery queue.Delivery
 	users    int  // the machine, and each piece of the output
 	read     bool // its body was begun
+	idle     bool // the machine does not want the body any more
 }
 
 func (m *message) leave() {
@@ -129,60 +138,18 @@ type settlement struct {
 	queue.Settlement
 }
 
-func (c *conn) acquire(a *session.Action) {
-	h, ticket, wanted := c.h, a.Ticket, append([]string{}, a.Domains...)
-	var lease queue.Lease
-	var waiting int64
-	var refusal *mail.Refusal
-	run := func() {
-		domains, err := h.authorize(c.account, wanted)
-		if err != nil {
-			refusal = account.AccessRefusal(err)
-			return
-		}
-		l, err := h.store.Acquire(domains)
-		if err != nil {
-			refusal = acquireRefusal(err)
-			return
-		}
-		if waiting = l.Waiting().Messages; waiting == 0 {
-			l.Release()
-			refusal = &mail.Refusal{Code: 453, Text: "You have no mail"}
-			return
-		}
-		lease = l
-	}
-	discard := func() {
-		if lease != nil {
-			lease.Release()
-		}
-	}
-	c.submit(&job{what: "ATRN", run: run, discard: discard}, func() {
-		if refusal != nil {
-			c.w.trace("%v: ATRN %d", c, refusal.Code)
-			c.answer(ticket, session.Result{Refusal: refusal})
-			return
-		}
-		c.leased(lease)
-		c.answer(ticket, session.Result{Domains: lease.Domains(), Waiting: waiting})
-	})
-}
-
-// leased begins the visit of a customer.
-func (c *conn) leased(lease queue.Lease) {
-	c.drain.lease = lease
-	v := c.h.s.newVisit(c)
-	c.drain.visit = v
-	c.h.ledger.leasedBy(v, lease.Domains())
-	c.w.trace("%v has the lease of %v", v, lease.Domains())
-}
-
 func (c *conn) turn() {
 	if c.drain.lease == nil {
 		c.w.fail(RuleProtocol, "%v: turn without a lease", c)
 		return
 	}
-	c.sess = session.NewReversed(&c.h.reversed, c.drain.lease.Domains())
+	cfg := c.h.reversed
+	cfg.Linger = c.drain.linger
+	m := session.NewReversed(&cfg, c.drain.lease.Domains())
+	if f := c.h.refusals[c.account]; f != nil {
+		m.Resume(f)
+	}
+	c.sess = m
 	c.turned, c.reversed = true, true
 }
 
@@ -206,12 +173,9 @@ func (c *conn) leaseStep() {
 		flying := d.queued[:n:n]
 		d.queued = d.queued[n:]
 		c.settleNow(flying)
-	case c.ended:
+	case c.ended || d.releasing:
 		d.busy = true
-		lease := d.lease
-		c.submit(&job{what: "Release", run: lease.Release, told: func() { c.h.ledger.released(d.visit) }}, func() {
-			d.lease, d.busy = nil, false
-		})
+		c.releaseNow()
 	}
 }
 
@@ -255,7 +219,7 @@ func (c *conn) settleNow(flying []settlement) {
 // fetchMore asks for messages, now and then for less than the machine would like, as when memory is short.
 func (c *conn) fetchMore(a *session.Action) {
 	d := &c.drain
-	if d.lease == nil || d.want != nil {
+	if d.lease == nil || d.want != nil || d.releasing {
 		c.w.fail(RuleProtocol, "%v: prefetch without a lease, or within a prefetch", c)
 		return
 	}
@@ -289,7 +253,7 @@ func (c *conn) hold(ds []queue.Delivery) []session.Item {
 	for i := range ds {
 		m := &message{delivery: ds[i], users: 1}
 		m.entry = c.h.ledger.handedOut(d.visit, ds[i].Key, &ds[i].Envelope)
-		if m.entry == nil || c.ended {
+		if m.entry == nil || c.ended || d.releasing {
 			m.leave()
 			continue
 		}
@@ -324,17 +288,29 @@ func (c *conn) settle(a *session.Action) {
 	delete(d.held, a.Item)
 	c.h.s.bug.settling(a)
 	c.h.ledger.judge(d.visit, m.entry, a)
+	if c.drain.lease == nil {
+		c.w.fail(RuleLease, "%v settles %v after its lease is gone", d.visit, m.entry)
+		return
+	}
 	d.queued = append(d.queued, settlement{a.Ticket, m.entry, queue.Settlement{Key: m.delivery.Key, Outcomes: a.Outcomes, InDoubt: a.InDoubt}})
-	m.leave()
+	c.unload(m)
 	c.leaseStep()
+}
+
+// unload gives up the body for the machine; the output may still have it.
+func (c *conn) unload(m *message) {
+	if !m.idle {
+		m.idle = true
+		m.leave()
+	}
 }
 
 // closeDrain gives back what the machine holds.
 func (c *conn) closeDrain() {
 	d := &c.drain
-	d.want = nil
+	d.want, d.expects, d.blocked, d.again = nil, 0, nil, nil
 	for handle, m := range d.held { // the order does not matter: nothing is said
 		delete(d.held, handle)
-		m.leave()
+		c.unload(m)
 	}
 }

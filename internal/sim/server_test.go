@@ -123,6 +123,8 @@ func (s *server) command(k *call, line string) {
 	case "RSET":
 		s.tx = nil
 		s.say(k, 250, "2.0.0 ok")
+	case "NOOP":
+		s.say(k, 250, "2.0.0 ok")
 	case "QUIT":
 		s.say(k, 221, "2.0.0 bye")
 		k.flush()
