@@ -27,6 +27,7 @@ type Limits struct {
 	SessionsPerAccount   int           // authenticated, at once
 	ConnectionsPerMinute int           // per address; so many may also come at once
 	LoginCommands        int           // commands before the login
+	SessionErrors        int           // refused commands of a session; 0: mail.MaxErrors
 	AuthFailures         int           // failed logins at one account from one address until that pair is locked
 	AuthLockout          time.Duration // for so long
 	AuthDelay            time.Duration // before the reply to the first failed login; doubled with each further one
@@ -40,7 +41,7 @@ func (l *Limits) validate(bad func(format string, args ...any)) {
 			}
 		}
 	}
-	if min(l.SessionsPerAddress, l.SessionsPerAccount, l.ConnectionsPerMinute, l.LoginCommands, l.AuthFailures) < 0 || min(l.AuthLockout, l.AuthDelay) < 0 {
+	if min(l.SessionsPerAddress, l.SessionsPerAccount, l.ConnectionsPerMinute, l.LoginCommands, l.SessionErrors, l.AuthFailures) < 0 || min(l.AuthLockout, l.AuthDelay) < 0 {
 		bad("Limits: must not be negative")
 	}
 	if l.AuthFailures > 0 && l.AuthLockout == 0 {
@@ -74,16 +75,35 @@ const (
 	LimitInterval              // Collecting.ATRNInterval
 	LimitQuota                 // Quota
 	LimitProxy                 // no PROXY header, or a bad one, from a network of ProxyNetworks
+	LimitErrors                // SessionErrors
+	LimitCommands              // LoginCommands
+	LimitLogins                // session.ProviderMaxAuthErrors
+	LimitLoginTime             // Timeouts.Login
 	NumLimits                  // not a limit: how many there are
 )
 
-var limitNames = [NumLimits]string{"none", "network", "rate", "address_sessions", "account_sessions", "lockout", "atrn_interval", "quota", "proxy"}
+var limitNames = [NumLimits]string{"none", "network", "rate", "address_sessions", "account_sessions", "lockout", "atrn_interval", "quota", "proxy", "errors", "login_commands", "failed_logins", "login_time"}
 
 func (l Limit) String() string {
 	if l < NumLimits {
 		return limitNames[l]
 	}
 	return "unknown"
+}
+
+// limitOf says which limit a machine's reason to close is.
+func limitOf(reason string) Limit {
+	switch reason {
+	case session.ReasonErrors:
+		return LimitErrors
+	case session.ReasonCommands:
+		return LimitCommands
+	case session.ReasonLogins:
+		return LimitLogins
+	case session.ReasonLoginTime:
+		return LimitLoginTime
+	}
+	return LimitNone
 }
 
 // limitTexts are what a client is told in place of a greeting, with the host name between code and text.

@@ -70,6 +70,9 @@ func (c *conn) perform(now session.Time, a *session.Action) {
 		c.release(now)
 	case session.ActClose:
 		c.because(a.Reason)
+		if l := limitOf(a.Reason); l != LimitNone {
+			c.lp.eng.cfg.Observer.LimitHit(l)
+		}
 		c.closing = true
 	default:
 		c.abandon("unknown action")

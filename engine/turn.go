@@ -12,6 +12,7 @@ func (e *Engine) machines() {
 		MaxMessageSize: e.cfg.MaxMessageSize,
 		StartTLS:       e.cfg.TLS.Certificate != nil,
 		MaxRecipients:  e.cfg.MaxRecipients,
+		MaxErrors:      e.cfg.Limits.SessionErrors,
 		CommandTimeout: t.Command,
 		DataTimeout:    t.DataBlock,
 	}.Defaults()
@@ -25,6 +26,7 @@ func (e *Engine) machines() {
 		LoginTimeout:   t.Login,
 		CommandTimeout: t.Command,
 		MaxCommands:    e.cfg.Limits.LoginCommands,
+		MaxErrors:      e.cfg.Limits.SessionErrors,
 	}
 	e.provider = e.provider.Defaults()
 	e.reversed = session.ReversedConfig{

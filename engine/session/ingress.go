@@ -244,7 +244,7 @@ func (s *Ingress) say(out *Output, r *reply) {
 // Temporary refusals are not the client's errors.
 func (s *Ingress) refuse(out *Output, r *reply) {
 	if s.isTooMany(r.Code) {
-		s.end(out, replyTooManyErrors, "too many errors")
+		s.end(out, replyTooManyErrors, ReasonErrors)
 		return
 	}
 	s.say(out, r)

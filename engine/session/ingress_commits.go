@@ -138,7 +138,7 @@ func (s *Ingress) answerCommit(c *ingressCommit, out *Output) {
 	case c.refusal == nil:
 		s.errors = 0
 	case s.isTooMany(c.refusal.Code):
-		s.end(out, replyTooManyErrors, "too many errors")
+		s.end(out, replyTooManyErrors, ReasonErrors)
 		return
 	}
 	out.Reply = append(out.Reply, c.behind...)

@@ -322,7 +322,7 @@ func (s *Ingress) refuseContent(why *reply, out *Output) {
 	}
 	s.drop(out)
 	if s.isTooMany(refusal.Code) {
-		s.end(out, replyTooManyErrors, "too many errors")
+		s.end(out, replyTooManyErrors, ReasonErrors)
 	}
 }
 

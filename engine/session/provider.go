@@ -160,7 +160,7 @@ func (p *Provider) line(now Time, b []byte, out *Output) int {
 func (p *Provider) command(line []byte, out *Output) {
 	if p.state == providerLogin && p.cfg.MaxCommands > 0 {
 		if p.commands++; p.commands > p.cfg.MaxCommands {
-			p.end(replyTooManyCommands, "too many commands without a login", out)
+			p.end(replyTooManyCommands, ReasonCommands, out)
 			return
 		}
 	}
@@ -267,7 +267,7 @@ func (p *Provider) refuse(r *reply, out *Output) {
 
 func (p *Provider) countError(out *Output) {
 	if p.errors++; p.errors >= p.cfg.MaxErrors {
-		p.end(replyTooManyErrors, "too many errors", out)
+		p.end(replyTooManyErrors, ReasonErrors, out)
 	}
 }
 
@@ -336,7 +336,7 @@ func (p *Provider) Tick(now Time, out *Output) {
 	case p.state == providerCustomer:
 		p.end(replyTimeout, "no command in time", out)
 	default:
-		p.end(replyLoginTimeout, "no login in time", out)
+		p.end(replyLoginTimeout, ReasonLoginTime, out)
 	}
 }
 

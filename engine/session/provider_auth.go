@@ -101,7 +101,7 @@ func (p *Provider) authRefused(r *mail.Refusal, out *Output) {
 	}
 	if r.Code == 535 {
 		if p.authErrors++; p.authErrors >= p.cfg.MaxAuthErrors {
-			p.end(replyAuthFailures, "too many failed logins", out)
+			p.end(replyAuthFailures, ReasonLogins, out)
 			return
 		}
 	}

@@ -74,6 +74,14 @@ const (
 	TLSForAll                    // NOOP, EHLO (LHLO), STARTTLS and QUIT only (RFC 3207 4)
 )
 
+// Reasons of an ActClose that are limits of a session, for a driver that counts them.
+const (
+	ReasonErrors    = "too many errors"
+	ReasonCommands  = "too many commands without a login"
+	ReasonLogins    = "too many failed logins"
+	ReasonLoginTime = "no login in time"
+)
+
 // Output is what a machine wants done. The driver empties and reuses it.
 type Output struct {
 	Reply []byte   // octets for the peer, in order

@@ -138,6 +138,7 @@ func newLoader(src Source) (*loader, error) {
 func defaults() kong.Vars {
 	return kong.Vars{
 		"max_recipients":     fmt.Sprint(mail.MaxRecipients),
+		"session_errors":     fmt.Sprint(mail.MaxErrors),
 		"max_sessions":       "20000",
 		"keep_alive":         units.FormatDuration(session.ReversedKeepAlive),
 		"max_noops":          fmt.Sprint(session.ReversedMaxJunk),

@@ -31,7 +31,7 @@ const (
 	MaxRecipients = 1000
 	// MaxReceived is how many Received fields a message may bear before it counts as looping (RFC 5321 6.3).
 	MaxReceived = 50
-	// MaxErrors is how many refused commands a session may collect before it is ended with 421.
+	// MaxErrors is how many refused commands a session may collect before it is ended with 421, unless the operator says otherwise.
 	MaxErrors = 20
 	// MaxReturned is how many octets of a message go back to its sender with a report (RFC 3461 4.3 lets a RET=FULL be
 	// cut down to the header); what a stranger sent to many must not come back as a flood.
