@@ -58,7 +58,7 @@ var ingressTable = [codec.NumVerbs]ingressCommand{
 	codec.VerbATRN:     {states: ingressAnywhere, check: refuseNotOffered},
 	codec.VerbETRN:     {states: ingressAnywhere, check: refuseNotOffered},
 	codec.VerbTURN:     {states: ingressAnywhere, check: refuseNotOffered},
-	codec.VerbXFORWARD: {states: ingressIn(ingressReady), check: checkXForward, apply: applyXForward},
+	codec.VerbXFORWARD: {states: ingressIn(ingressReady), ahead: true, check: checkXForward, apply: applyXForward},
 }
 
 // command handles one command. It reports false, and does nothing, where that has to wait for its turn.
