@@ -113,6 +113,7 @@ type reversedRcpt struct {
 	state reversedRcptState
 	code  int
 	reply string
+	says  mail.RcptVerdict
 }
 
 type reversedRcptState uint8

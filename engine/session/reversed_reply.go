@@ -133,13 +133,17 @@ func (r *Reversed) answerRcpt(t *reversedTx, i int32, rep *codec.Reply) {
 	t.answered++
 	switch {
 	case rep.Code < 300:
-		c.state = rcptAccepted
+		c.state, c.says = rcptAccepted, mail.RcptAccepted
 		t.accepted++
 		return
 	case t.mailRefused(): // follows from that: 503, "need MAIL"
 		return
 	}
 	c.state, c.code, c.reply = rcptRefused, rep.Code, r.text(rep)
+	// Some servers refuse bounces and call-outs where they would take mail.
+	if class, subject, detail, ok := rep.Enhanced(); ok && rep.Code == 550 && class == 5 && subject == 1 && detail == 1 && t.msg.env.ReversePath != "" {
+		c.says = mail.RcptUnknown // RFC 3463 3.2
+	}
 	if rep.Code != 452 && rep.Code != 552 {
 		return
 	}
@@ -267,6 +271,9 @@ func (r *Reversed) record(t *reversedTx, last *codec.Reply) {
 		}
 		if last.Code == 421 && o.Status == mail.OutcomeFailed { // a server that goes down fails nobody
 			o.Status = mail.OutcomeDeferred
+		}
+		if o.Rcpt = c.says; c.says == mail.RcptUnknown && o.Status != mail.OutcomeFailed {
+			o.Rcpt = mail.RcptUnsaid
 		}
 	}
 	// For those that were to follow in a further transaction too; not if the peer took this one within another.

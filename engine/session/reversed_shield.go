@@ -97,7 +97,13 @@ func (r *Reversed) Refusals() Refusals {
 // keepBack looks at a message that is about to be settled, and says whether it is to wait.
 func (r *Reversed) keepBack(m *reversedMsg, out *Output, reason string) bool {
 	s := &r.shield
-	if r.cfg.ShieldRefusals == 0 || m.judged {
+	if m.judged {
+		return false
+	}
+	if r.cfg.ShieldRefusals == 0 { // nobody judges the session: more must have been taken than refused
+		if r.stats.Delivered <= r.stats.Failed {
+			m.forgetUnknown()
+		}
 		return false
 	}
 	m.judged = true
@@ -236,6 +242,18 @@ func (m *reversedMsg) become(status mail.OutcomeStatus) {
 	for i := range m.outcomes {
 		if o := &m.outcomes[i]; o.Status == mail.OutcomeFailed {
 			o.Status = status
+		}
+	}
+	if status != mail.OutcomeFailed { // nothing is to be learned from it
+		m.forgetUnknown()
+	}
+}
+
+// forgetUnknown takes back that recipients are not known.
+func (m *reversedMsg) forgetUnknown() {
+	for i := range m.outcomes {
+		if o := &m.outcomes[i]; o.Rcpt == mail.RcptUnknown {
+			o.Rcpt = mail.RcptUnsaid
 		}
 	}
 }

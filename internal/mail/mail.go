@@ -94,8 +94,18 @@ const (
 // Outcome is what one delivery attempt brought for one recipient.
 type Outcome struct {
 	Status OutcomeStatus
-	Reply  string // the reply that decided, "550 5.1.1 no such user", at most MaxReplyKept octets
+	Rcpt   RcptVerdict // what was said to RCPT alone
+	Reply  string      // the reply that decided, "550 5.1.1 no such user", at most MaxReplyKept octets
 }
+
+// RcptVerdict is what a server says of a recipient, whatever becomes of the message.
+type RcptVerdict uint8
+
+const (
+	RcptUnsaid   RcptVerdict = iota
+	RcptAccepted             // 2xx to RCPT
+	RcptUnknown              // 550 5.1.1 to RCPT, in an ordinary session: it has no such mailbox
+)
 
 // OutcomeStatus classifies an Outcome.
 type OutcomeStatus uint8

@@ -1,0 +1,72 @@
+package recipients
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+const dom = "example.org"
+
+func TestLearned(t *testing.T) {
+	table := NewTable(Limits{Lifetime: time.Hour, PerDomain: 3})
+	unknown := func(address string, now time.Duration) bool {
+		return table.Unknown(dom, []byte(address), int64(now))
+	}
+	if table.Learn(dom, "gone@example.org", 0); !unknown("gone@EXAMPLE.org", time.Minute) || !table.Any(dom) {
+		t.Error("not learned")
+	}
+	for _, other := range []string{"Gone@example.org", "gone+tag@example.org", "gon@example.org", "@example.org", "gone@example.org@example.org"} {
+		if unknown(other, 0) {
+			t.Errorf("%s is refused", other)
+		}
+	}
+	if table.Unknown("example.com", []byte("gone@example.com"), 0) {
+		t.Error("refused in another domain")
+	}
+	// Its customer is there, and then away again.
+	if table.Online([]string{dom, "example.com"}); unknown("gone@example.org", 0) {
+		t.Error("refused while the customer is there")
+	}
+	if table.Offline([]string{dom, "example.com"}); !unknown("gone@example.org", 0) {
+		t.Error("forgotten with the session")
+	}
+	// One acceptance, exactly of that one.
+	if table.Accept(dom, "Gone@example.org"); !unknown("gone@example.org", 0) {
+		t.Error("forgotten for another")
+	}
+	if table.Accept(dom, "gone@example.org"); unknown("gone@example.org", 0) || table.Any(dom) {
+		t.Error("not forgotten")
+	}
+	// Time.
+	table.Learn(dom, "gone@example.org", 0)
+	if !unknown("gone@example.org", time.Hour-1) || unknown("gone@example.org", time.Hour) || table.Any(dom) || len(table.domains) != 0 {
+		t.Error("the lifetime is not kept")
+	}
+	// What is never learned.
+	for _, address := range []string{"postmaster@example.org", "PostMaster@example.org", "list-return-7-a=b.example@example.org",
+		"prvs=123=a@example.org", "SRS0+abc=12=x.example=u@example.org", "srs1-x@example.org", "@example.org"} {
+		if table.Learn(dom, address, 0); table.Any(dom) {
+			t.Errorf("%s was learned", address)
+		}
+	}
+	// The bound: the oldest goes.
+	for i := range 4 {
+		table.Learn(dom, fmt.Sprintf("u%d@example.org", i), int64(i))
+	}
+	if unknown("u0@example.org", 0) || !unknown("u1@example.org", 0) || !unknown("u3@example.org", 0) || len(table.domains[dom].until) != 3 {
+		t.Error("the bound of a domain is not kept")
+	}
+}
+
+func TestLearnedDomains(t *testing.T) {
+	table := NewTable(Limits{Lifetime: time.Hour, Domains: 2})
+	table.Learn("a.example", "x@a.example", 0)
+	table.Learn("b.example", "x@b.example", int64(time.Minute))
+	if table.Learn("c.example", "x@c.example", int64(time.Minute)); table.Any("c.example") {
+		t.Error("more domains than there may be")
+	}
+	if table.Learn("c.example", "x@c.example", int64(time.Hour)); !table.Any("c.example") || table.Any("a.example") {
+		t.Error("what is over does not make room")
+	}
+}
