@@ -50,7 +50,7 @@ type Store interface {
 	Acquire(domains []string) (Lease, error)
 
 	// Reopen reads once more the body of the entry that key names, which must be in the queue still
-	// (else ErrNotFound): leased, or waiting, or kept for its bounce. The caller closes it. It blocks.
+	// (else ErrNotFound): leased, or waiting, or kept for the report on it. The caller closes it. It blocks.
 	Reopen(key Key) (Body, error)
 
 	// Counts says what waits for domain (deliverable messages only). It does not scan and does not block.
@@ -95,7 +95,7 @@ type Admin interface {
 type Counts struct {
 	Messages int64 // deliverable entries: at least one recipient is pending
 	Bytes    int64 // sum of WireSize over them
-	Failed   int64 // entries with nothing left to deliver that are kept for their bounce
+	Failed   int64 // entries with nothing left to deliver that are kept for the report on them
 	Held     int64 // entries with nothing left to deliver until an operator decides about them: see Admin.Release
 }
 

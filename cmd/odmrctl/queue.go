@@ -202,6 +202,8 @@ func stateText(s mail.RecipientState) string {
 		return "failed"
 	case mail.Held:
 		return "held"
+	case mail.Relayed:
+		return "delivered, report to be sent"
 	}
 	return "unknown"
 }

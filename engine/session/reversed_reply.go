@@ -261,7 +261,7 @@ func (r *Reversed) record(t *reversedTx, last *codec.Reply) {
 		o := &m.outcomes[c.index]
 		switch {
 		case c.state == rcptAccepted && (!t.mailRefused() || last.Code < 300):
-			*o = mail.Outcome{Status: reversedStatus(last.Code), Reply: final}
+			*o = mail.Outcome{Status: reversedStatus(last.Code), Reply: final, Relayed: last.Code < 300 && r.relays(m.env, c.index)}
 		case t.mailCode == 503:
 			*o = mail.Outcome{Status: mail.OutcomeDeferred, Reply: t.mailReply}
 		case t.mailRefused():
@@ -284,6 +284,12 @@ func (r *Reversed) record(t *reversedTx, last *codec.Reply) {
 		m.todo = m.todo[:0]
 		r.ready.drop(m)
 	}
+}
+
+// relays says whether the sender of a message wants to hear that its i-th recipient was delivered, and will not hear it from
+// the customer's server, which was not told (RFC 3461 5.2.2).
+func (r *Reversed) relays(env *mail.Envelope, i int32) bool {
+	return !r.caps.dsn && env.ReversePath != "" && env.Recipients[i].Notify&mail.NotifySuccess != 0
 }
 
 func reversedStatus(code int) mail.OutcomeStatus {

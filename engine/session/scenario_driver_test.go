@@ -521,6 +521,9 @@ func (h *scenarioDriver) note(a *Action) {
 		}
 		for _, o := range a.Outcomes {
 			s += " " + [...]string{"delivered", "deferred", "failed", "held", "untouched"}[o.Status]
+			if o.Relayed {
+				s += ",relayed"
+			}
 			if o.Reply != "" {
 				s += fmt.Sprintf("=%q", o.Reply)
 			}

@@ -65,7 +65,7 @@ type DomainCounts struct {
 var (
 	bodyNames  = []string{"7BIT", "8BITMIME"}
 	retNames   = []string{"", "FULL", "HDRS"}
-	stateNames = []string{"pending", "delivered", "failed", "held"}
+	stateNames = []string{"pending", "delivered", "failed", "held", "relayed"}
 	notifyBits = []struct {
 		bit  mail.Notify
 		name string

@@ -353,6 +353,28 @@ func TestHold(t *testing.T) {
 	w.wantReports([]string{"Status: 4.4.7"})
 }
 
+// Who wanted to hear of success hears of it from us, where the customer's server will not tell; with what failed in one report.
+func TestRelayed(t *testing.T) {
+	w := newWorld(t)
+	w.put("one.example", "ann@elsewhere.example", fmt.Sprint("a ", mail.NotifySuccess), "b")
+	l, err := w.store.Acquire([]string{"one.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ds, err := l.Next(nil, queue.Limit{Messages: 1, Bytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ds[0].Body.Close()
+	outcomes := []mail.Outcome{{Reply: "250 ok", Relayed: true}, {Status: failed, Reply: "550 no"}}
+	if err := l.Settle([]queue.Settlement{{Key: ds[0].Key, Outcomes: outcomes}}); err != nil {
+		t.Fatal(err)
+	}
+	l.Release()
+	w.work()
+	w.wantReports([]string{"Final-Recipient: rfc822; a@one.example\r\nAction: relayed", "Final-Recipient: rfc822; b@one.example\r\nAction: failed"})
+}
+
 // Mail of a domain that is being collected is the session's.
 func TestLeasedIsLeftAlone(t *testing.T) {
 	w := newWorld(t)

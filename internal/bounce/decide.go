@@ -47,6 +47,8 @@ func ended(env *mail.Envelope) (about []dsn.Recipient) {
 		d := dsn.Recipient{Address: r.Address, ORcpt: r.ORcpt, Reply: r.Reply}
 		switch r.State {
 		case mail.Failed:
+		case mail.Relayed:
+			d.Action = dsn.Relayed
 		case mail.Pending:
 			d.Expired = true
 		default:
@@ -121,12 +123,14 @@ func original(e *queue.Reviewed) (content []byte, whole bool, err error) {
 // told logs and counts what was decided of an entry, when it is called.
 func (r *Reporter) told(e *queue.Reviewed, d queue.Decision) func() {
 	env := e.Envelope
-	kind := "failed"
+	kind := "relayed"
 	switch {
 	case d.Verdict == queue.Update:
 		kind = "delayed"
-	case hasPending(env):
+	case has(env, mail.Pending):
 		kind = "expired"
+	case has(env, mail.Failed):
+		kind = "failed"
 	}
 	id, domain, from, n := env.ID, env.Domain, env.ReversePath, len(env.Recipients)
 	why := ""
@@ -152,9 +156,9 @@ func (r *Reporter) told(e *queue.Reviewed, d queue.Decision) func() {
 	}
 }
 
-func hasPending(env *mail.Envelope) bool {
+func has(env *mail.Envelope, state mail.RecipientState) bool {
 	for i := range env.Recipients {
-		if env.Recipients[i].State == mail.Pending {
+		if env.Recipients[i].State == state {
 			return true
 		}
 	}

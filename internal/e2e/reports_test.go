@@ -209,12 +209,21 @@ func TestReports(t *testing.T) {
 	}
 	r = readReport(t, string(inside.Messages()[0].Content))
 	r.wants(t, "Final-Recipient: rfc822; nobody@example.org", "X-Test-Id: inside")
+	// Success is told by us where the customer's server does not, and left to it where it does (RFC 3461 5.2).
+	success := mail.Recipient{Address: "tim@example.org", Notify: mail.NotifySuccess}
+	for _, offer := range []client.Offer{client.FullOffer(), {Pipelining: true}} {
+		handIn(t, s.SMTP, client.SenderOptions{}, letter("success", "bob@elsewhere.example", success))
+		collectAs(t, s, tim, offer, &client.Recorder{})
+	}
+	until(t, "the report of success", func() bool { return host.count() == 2 })
+	r = readReport(t, host.got[1])
+	r.wants(t, "Final-Recipient: rfc822; tim@example.org", "Action: relayed", "Status: 2.1.9")
 	if out, err := s.odmrctl("queue", "list"); err != nil || !strings.HasPrefix(out, "0 messages") {
 		t.Errorf("left in the queue: %v\n%s", err, out)
 	}
 	s.Check()
-	if host.count() != 1 {
-		t.Errorf("%d reports left, want 1", host.count())
+	if host.count() != 2 {
+		t.Errorf("%d reports left, want 2", host.count())
 	}
 }
 

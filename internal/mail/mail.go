@@ -80,7 +80,7 @@ type Recipient struct {
 }
 
 // RecipientState says what became of a recipient. Legal transitions:
-// Pending -> Pending (deferred), Pending -> Delivered, Pending -> Failed, Pending -> Held, and by an
+// Pending -> Pending (deferred), Pending -> Delivered, Pending -> Relayed, Pending -> Failed, Pending -> Held, and by an
 // operator's decision Held -> Pending and Held -> Failed.
 type RecipientState uint8
 
@@ -89,6 +89,7 @@ const (
 	Delivered                       // the customer took responsibility (2xx)
 	Failed                          // the customer refused for good (5xx); kept for its bounce
 	Held                            // refused for good by a server that refuses nearly everything: an operator decides
+	Relayed                         // delivered, and its sender is to be told so, as the customer's server will not (RFC 3461 5.2.2)
 )
 
 // Outcome is what one delivery attempt brought for one recipient.
@@ -96,6 +97,9 @@ type Outcome struct {
 	Status OutcomeStatus
 	Rcpt   RcptVerdict // what was said to RCPT alone
 	Reply  string      // the reply that decided, "550 5.1.1 no such user", at most MaxReplyKept octets
+	// Relayed says of a delivered recipient that its sender wants to hear of it (NOTIFY=SUCCESS), and that the customer's
+	// server sends no reports: so we have to (RFC 3461 5.2.2).
+	Relayed bool
 }
 
 // RcptVerdict is what a server says of a recipient, whatever becomes of the message.

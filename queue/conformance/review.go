@@ -19,6 +19,7 @@ var reviewScenarios = []scenario{
 	{"one body for several domains is reviewed", reviewShared},
 	{"entries are walked in order", reviewWalks},
 	{"reports for the outside have a queue of their own", reviewOutbound},
+	{"what was delivered to who sends no reports is kept for one", reviewRelayed},
 	{"bad messages change nothing", reviewBadMessage},
 }
 
@@ -320,5 +321,44 @@ func reviewBadMessage(t *testing.T, s *suite) {
 			t.Errorf("%s: taken", name)
 		}
 		wantCounts(t, name, s.Store.Totals(), queue.Counts{Failed: 1})
+	}
+}
+
+func reviewRelayed(t *testing.T, s *suite) {
+	body := content(1, 80)
+	s.putEnvelopes(t, body, envelope("a.example", len(body), "r0", "r1"))
+	s.put(t, content(2, 80), "a.example")
+	settle := func(l queue.Lease, d queue.Delivery, outcomes ...mail.Outcome) {
+		t.Helper()
+		d.Body.Close()
+		if err := l.Settle([]queue.Settlement{{Key: d.Key, Outcomes: outcomes}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	relayed := mail.Outcome{Status: mail.OutcomeDelivered, Reply: "250 ok", Relayed: true}
+	l := s.acquire(t, "a.example")
+	ds := next(t, l, many)
+	settle(l, ds[0], relayed, mail.Outcome{Status: mail.OutcomeDeferred})
+	settle(l, ds[1], relayed)
+	l.Release()
+	wantCounts(t, "counts", s.Store.Counts("a.example"), queue.Counts{Messages: 1, Bytes: 80, Failed: 1})
+	s.restart(t)
+	l = s.acquire(t, "a.example")
+	ds = next(t, l, many)
+	if len(ds) != 1 || ds[0].Envelope.Recipients[0].State != mail.Relayed {
+		t.Fatalf("the deferred one: %+v", ds)
+	}
+	settle(l, ds[0], mail.Outcome{}, mail.Outcome{Status: mail.OutcomeDelivered})
+	l.Release()
+	n := 0
+	s.review(t, "a.example", queue.Settled, func(r *queue.Reviewed) queue.Decision {
+		if r.Envelope.Recipients[0].State != mail.Relayed {
+			t.Errorf("%+v", r.Envelope.Recipients)
+		}
+		n++
+		return queue.Decision{Verdict: queue.Drop}
+	})
+	if c := Clean(t, s.Store); n != 2 || c != (queue.Checked{}) {
+		t.Fatalf("%d were reviewed, left behind: %+v", n, c)
 	}
 }

@@ -16,7 +16,7 @@ import (
 //	c ID CHUNK           one piece of a large body (CHUNK: 4 octets from 0)
 //	d DOMAIN 00 SEQ      own body: the body of a message for one domain that needs no chunks (nearly all are)
 //	e DOMAIN 00 SEQ      entry: the envelope of a message that has a pending recipient
-//	f DOMAIN 00 SEQ      entry with nothing left to deliver, kept for its bounce
+//	f DOMAIN 00 SEQ      entry with nothing left to deliver, kept for the report on it: failed, or delivered to who sends none
 //	h DOMAIN 00 SEQ      entry with nothing left to deliver, and a held recipient that an operator decides about
 //	m NAME               facts about the store: format, sequence
 //

@@ -24,7 +24,7 @@ func sampleEntries() []mail.Envelope {
 	for i := range 1000 {
 		full.Recipients = append(full.Recipients, mail.Recipient{
 			Address: fmt.Sprintf("user%d@a.example", i), Notify: mail.Notify(i % 16), ORcpt: strings.Repeat("o", i%300),
-			State: mail.RecipientState(i % 4), Reply: strings.Repeat("x", i%513),
+			State: mail.RecipientState(i % 5), Reply: strings.Repeat("x", i%513),
 		})
 	}
 	least := mail.Envelope{Domain: "a.example", Recipients: make([]mail.Recipient, 1)}

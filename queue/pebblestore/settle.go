@@ -16,7 +16,7 @@ type verdict uint8
 const (
 	verdictLeave  verdict = iota // nothing is to be written
 	verdictUpdate                // stays deliverable, changed
-	verdictFail                  // nothing left to deliver, kept for its bounce
+	verdictFail                  // nothing left to deliver, kept for the report on it
 	verdictHold                  // nothing left to deliver until an operator decides
 	verdictRemove                // leaves the queue
 )
@@ -153,7 +153,7 @@ func (s *Store) settle(b *pebble.Batch, w *settling, t *queue.Settlement) error 
 
 func allDelivered(outcomes []mail.Outcome) bool {
 	for i := range outcomes {
-		if outcomes[i].Status != mail.OutcomeDelivered {
+		if outcomes[i].Status != mail.OutcomeDelivered || outcomes[i].Relayed {
 			return false
 		}
 	}
@@ -171,7 +171,9 @@ func judge(env *mail.Envelope, t *queue.Settlement) verdict {
 			r.Reply = o.Reply[:min(len(o.Reply), mail.MaxReplyKept)]
 			switch o.Status {
 			case mail.OutcomeDelivered:
-				r.State = mail.Delivered
+				if r.State = mail.Delivered; o.Relayed {
+					r.State = mail.Relayed
+				}
 			case mail.OutcomeFailed:
 				r.State = mail.Failed
 			case mail.OutcomeHeld:
@@ -203,7 +205,7 @@ func judge(env *mail.Envelope, t *queue.Settlement) verdict {
 // standing is what becomes of an entry whose recipients are as in env. The bounce of a failed recipient waits as
 // long as another one is held, so that its sender hears once.
 func standing(env *mail.Envelope) verdict {
-	var n [mail.Held + 1]int
+	var n [mail.Relayed + 1]int
 	for i := range env.Recipients {
 		n[env.Recipients[i].State]++
 	}
@@ -212,7 +214,7 @@ func standing(env *mail.Envelope) verdict {
 		return verdictUpdate
 	case n[mail.Held] > 0:
 		return verdictHold
-	case n[mail.Failed] > 0:
+	case n[mail.Failed]+n[mail.Relayed] > 0:
 		return verdictFail
 	}
 	return verdictRemove
