@@ -63,6 +63,13 @@ func (c *conn) notTaken(err error) *mail.Refusal {
 	return r
 }
 
+// contentRefused counts and logs a message whose content the machine refuses.
+func (c *conn) contentRefused(reason string) {
+	c.stats.refused++
+	c.lp.eng.cfg.Observer.MessageIn(Refused, 0)
+	c.log(c.lp.eng.sparse.Info()).Str("reason", reason).Msg("content refused")
+}
+
 // grew counts n octets from the peer. Who announced less than it sends is charged for what it can
 // hold at the most.
 func (m *incoming) grew(e *Engine, n int64) {

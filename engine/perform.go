@@ -44,6 +44,9 @@ func (c *conn) perform(now session.Time, a *session.Action) {
 		c.commit(a)
 	case session.ActDiscard:
 		c.in.discard(c.lp.eng)
+		if a.Reason != "" {
+			c.contentRefused(a.Reason)
+		}
 	case session.ActAuth:
 		c.auth(now, a)
 	case session.ActAuthAbort:

@@ -35,6 +35,9 @@ type Ingress struct {
 	chunk  ingressChunk
 	ticket uint32 // the last one used
 	errors int    // 5xx replies since the last accepted message
+	// orphans is how many commands behind a MAIL that was refused may still be out of sequence without being
+	// errors: a client that pipelines (RFC 2920) had to send them before it knew.
+	orphans int
 
 	state    ingressState
 	wait     ingressWait

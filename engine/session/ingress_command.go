@@ -30,11 +30,12 @@ type ingressCommand struct {
 	// follows, what follows was content: the session ends, lest a line of it be taken for a
 	// command. The other commands that RFC 2920 wants last (EHLO, VRFY, NOOP, QUIT) do no
 	// harm elsewhere, and are answered in order.
-	last  bool
-	ahead bool                                // may be carried out while messages are being committed
-	clear bool                                // allowed in clear text even where everything else needs TLS (RFC 3207 4)
-	check func(s *Ingress, arg []byte) *reply // nil: nothing to refuse
-	apply func(s *Ingress, arg []byte, out *Output)
+	last   bool
+	ahead  bool                                // may be carried out while messages are being committed
+	orphan bool                                // follows a MAIL in its group
+	clear  bool                                // allowed in clear text even where everything else needs TLS (RFC 3207 4)
+	check  func(s *Ingress, arg []byte) *reply // nil: nothing to refuse
+	apply  func(s *Ingress, arg []byte, out *Output)
 }
 
 // ingressTable has a row for every verb that is known; a verb without apply is refused by its check.
@@ -44,8 +45,8 @@ var ingressTable = [codec.NumVerbs]ingressCommand{
 	codec.VerbHELO:     {states: ingressAnywhere, check: checkHelloSMTP, apply: applyHELO},
 	codec.VerbLHLO:     {states: ingressAnywhere, clear: true, check: checkHelloLMTP, apply: applyLHLO},
 	codec.VerbMAIL:     {states: ingressIn(ingressReady), ahead: true, check: checkMail, apply: applyMail},
-	codec.VerbRCPT:     {states: ingressIn(ingressMail, ingressRcpt), ahead: true, check: checkRcpt, apply: applyRcpt},
-	codec.VerbDATA:     {states: ingressIn(ingressMail, ingressRcpt), ahead: true, check: checkData, apply: applyData, last: true},
+	codec.VerbRCPT:     {states: ingressIn(ingressMail, ingressRcpt), ahead: true, orphan: true, check: checkRcpt, apply: applyRcpt},
+	codec.VerbDATA:     {states: ingressIn(ingressMail, ingressRcpt), ahead: true, orphan: true, check: checkData, apply: applyData, last: true},
 	codec.VerbBDAT:     {states: ingressIn(ingressRcpt, ingressBdat), ahead: true, apply: applyBdat},
 	codec.VerbRSET:     {states: ingressAnywhere, ahead: true, check: checkNoArgument, apply: applyRset},
 	codec.VerbNOOP:     {states: ingressAnywhere, ahead: true, clear: true, apply: applyNoop}, // RFC 5321 4.1.1.9: an argument is ignored
@@ -76,7 +77,16 @@ func (s *Ingress) command(verb codec.Verb, arg []byte, out *Output) bool {
 		return false
 	}
 	s.early = false
-	if refusal != nil {
+	switch {
+	case refusal == replyBadSequence && s.orphans > 0 && row.orphan:
+		s.orphans--
+		s.early = row.last
+		s.say(out, refusal)
+		return true
+	case refusal != nil:
+		if verb == codec.VerbMAIL && refusal != replyBadSequence && refusal != replyUntrusted {
+			s.orphans = s.cfg.MaxRecipients + 1
+		}
 		s.early = row.last
 		s.refuse(out, refusal)
 		return true

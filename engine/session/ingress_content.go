@@ -25,6 +25,8 @@ type ingressContent struct {
 	eightBit  bool   // that field is not ASCII
 	wire      int64  // octets taken from the client, in wire form
 	refusal   reply
+	told      bool   // by the store: the driver knows
+	why       string // for ActDiscard
 	scan      codec.DataScanner
 	stuff     codec.Stuffer
 	header    codec.HeaderScanner
@@ -208,6 +210,9 @@ func (s *Ingress) breakOff(why *reply, out *Output) {
 	}
 	tx.broken = true
 	tx.refusal = *why
+	if !tx.told {
+		tx.why = why.Text
+	}
 	tx.filling, tx.free = nil, nil
 	s.discardBroken(out)
 }
@@ -216,7 +221,7 @@ func (s *Ingress) breakOff(why *reply, out *Output) {
 func (s *Ingress) discardBroken(out *Output) {
 	if tx := s.tx; tx.begun && tx.lent == nil {
 		tx.begun = false
-		out.Acts = append(out.Acts, Action{Kind: ActDiscard})
+		out.Acts = append(out.Acts, Action{Kind: ActDiscard, Reason: tx.why})
 	}
 }
 
@@ -238,6 +243,7 @@ func (s *Ingress) doneAppend(r *Result, out *Output) {
 	}
 	if r.Refusal != nil && !tx.broken {
 		refusal := replyRefusal(r.Refusal)
+		tx.told = true
 		s.breakOff(&refusal, out)
 	}
 	if tx.broken {
@@ -319,6 +325,9 @@ func (s *Ingress) refuseContent(why *reply, out *Output) {
 	refusal := *why // it may be the transaction's
 	for range s.contentReplies() {
 		s.say(out, &refusal)
+	}
+	if !s.tx.told {
+		s.tx.why = refusal.Text
 	}
 	s.drop(out)
 	if s.isTooMany(refusal.Code) {

@@ -83,7 +83,7 @@ func (s *Ingress) drop(out *Output) {
 		return
 	}
 	if tx.begun {
-		out.Acts = append(out.Acts, Action{Kind: ActDiscard})
+		out.Acts = append(out.Acts, Action{Kind: ActDiscard, Reason: tx.why})
 	}
 	s.tx = nil
 	s.release(tx)
@@ -201,11 +201,13 @@ func (s *Ingress) doneBegin(r *Result, out *Output) {
 		refusal := replyRefusal(r.Refusal)
 		s.inOrder(out, func(out *Output) {
 			s.drop(out)
+			s.orphans = s.cfg.MaxRecipients + 1
 			s.refuse(out, &refusal)
 		})
 		return
 	}
 	s.tx.begun = true
+	s.orphans = 0
 	s.tx.id = r.ID
 	s.state = ingressMail
 	s.say(out, replyMailOK)

@@ -112,7 +112,7 @@ const (
 	// ActCommit makes the message durable: Data is the last piece of the body, Envelopes has one
 	// entry per customer domain. Both must stay untouched until Done. Result: Refusal or nil.
 	ActCommit
-	// ActDiscard forgets the message begun. It has no ticket. From End it may come while an
+	// ActDiscard forgets the message begun. Reason says why its content is refused, if the machine did that. It has no ticket. From End it may come while an
 	// ActBegin or ActAppend is still under way (never an ActCommit): it takes effect after that.
 	ActDiscard
 
@@ -178,7 +178,7 @@ type Action struct {
 	InDoubt   bool   // ActSettle
 	Domain    string // ActRoute
 	Mechanism string // ActAuth
-	Reason    string // ActClose, ActSettle, ActAlarm
+	Reason    string // ActClose, ActSettle, ActDiscard, ActAlarm
 	Data      []byte // ActAppend, ActCommit, ActAuth
 	Domains   []string
 	Envelopes []mail.Envelope // ActCommit

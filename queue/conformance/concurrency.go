@@ -19,6 +19,7 @@ var concurrencyScenarios = []scenario{
 	{"one of many gets the lease", oneGetsLease},
 	{"commits in parallel keep their order", parallelCommits},
 	{"the last two entries of a body go at once", lastTwoAtOnce},
+	{"submitted messages keep their order", submitted},
 	{"settling while reading on", settleBesideNext},
 	{"everything at once", everythingAtOnce},
 }
@@ -116,6 +117,77 @@ func parallelCommits(t *testing.T, s *suite) {
 		t.Fatalf("%d deliveries, want %d", total, want)
 	}
 	wantCounts(t, "totals", s.Store.Totals(), queue.Counts{})
+}
+
+// verdicts gathers what became of submitted messages.
+type verdicts struct {
+	wg   sync.WaitGroup
+	good atomic.Int64
+	bad  atomic.Int64
+}
+
+func (v *verdicts) Committed(err error) {
+	if err != nil {
+		v.bad.Add(1)
+	} else {
+		v.good.Add(1)
+	}
+	v.wg.Done()
+}
+
+// submitted hands messages in without waiting for any of them: they come out in the order of the calls, one told as durable
+// is handed out at once, and every call has one outcome.
+func submitted(t *testing.T, s *suite) {
+	const each = 300
+	domains := []string{"a.example", "b.example"}
+	var v verdicts
+	for i := range each {
+		body := fmt.Appendf(nil, "%d", i)
+		in, err := s.Store.Begin(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		envs := []mail.Envelope{envelope(domains[0], len(body)), envelope(domains[1], len(body))}
+		v.wg.Add(1)
+		in.Submit(body, envs[:1+i%2], &v)
+		if i%10 == 0 {
+			v.wg.Add(1)
+			in.Submit(body, envs, &v) // it has ended
+			v.wg.Add(1)
+			if in, err = s.Store.Begin(0); err != nil {
+				t.Fatal(err)
+			}
+			in.Submit(body, nil, &v) // nobody's
+		}
+	}
+	v.wg.Wait()
+	if v.good.Load() != each || v.bad.Load() != 2*each/10 {
+		t.Fatalf("%d messages are durable, %d are not; want %d and %d", v.good.Load(), v.bad.Load(), each, 2*each/10)
+	}
+	l := s.acquire(t, domains...)
+	defer l.Release()
+	last := map[string]int{domains[0]: -1, domains[1]: -1}
+	for total := 0; ; {
+		ds := next(t, l, many)
+		if len(ds) == 0 {
+			if total != each+each/2 {
+				t.Fatalf("%d deliveries, want %d", total, each+each/2)
+			}
+			return
+		}
+		for _, d := range ds {
+			got, err := ReadBody(d.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var i int
+			if _, err := fmt.Sscanf(string(got), "%d", &i); err != nil || i <= last[d.Key.Domain] {
+				t.Fatalf("%s: %q after %d (%v)", d.Key.Domain, got, last[d.Key.Domain], err)
+			}
+			last[d.Key.Domain] = i
+			total++
+		}
+	}
 }
 
 // settleBesideNext reads on while what was read before is settled: every third message is deferred, and

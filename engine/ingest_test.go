@@ -1,0 +1,60 @@
+package engine
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// A client that pipelines has several messages on their way to the disk at once; whatever is over first, replies
+// come in the order of the messages.
+func TestCommitsOfOneSessionSideBySide(t *testing.T) {
+	const messages = 5
+	s := newServer(t, withAccount("a", "a.example"))
+	mx := s.feed(SMTP)
+	s.gate.commits.close()
+	var all strings.Builder
+	for i := range messages {
+		fmt.Fprintf(&all, "MAIL FROM:<s%d@b.example>\r\nRCPT TO:<u@a.example>\r\nBDAT 3 LAST\r\n%d\r\n", i, i)
+	}
+	mx.send(all.String() + "QUIT")
+	eventually(t, "all are under way", func() bool { return s.gate.commits.waiters() == messages })
+	s.gate.commits.open()
+	var ids []string
+	for range messages {
+		mx.expect("250 2.1.0")
+		mx.expect("250 2.1.5")
+		_, id, _ := strings.Cut(mx.expect("250 2.0.0"), "queued as ")
+		ids = append(ids, id)
+	}
+	mx.expect("221")
+	for i := 1; i < len(ids); i++ {
+		if ids[i] <= ids[i-1] {
+			t.Errorf("ids %v are not in order", ids)
+		}
+	}
+	if n := s.store.Counts("a.example").Messages; n != messages {
+		t.Errorf("%d messages in the queue, want %d", n, messages)
+	}
+	if n := s.ingest.used; n != 0 {
+		t.Errorf("%d octets of ingest memory are still charged", n)
+	}
+}
+
+// Content that the protocol refuses counts as a message refused, once.
+func TestRefusedContentIsCounted(t *testing.T) {
+	s := newServer(t, withAccount("a", "a.example"), func(_ *server, c *Config) { c.MaxMessageSize = 1000 })
+	mx := s.feed(SMTP)
+	for i, body := range []string{"bare\nLF\r\n", strings.Repeat("too large\r\n", 100)} {
+		mx.ask("MAIL FROM:<>", "250")
+		mx.ask("RCPT TO:<u@a.example>", "250")
+		mx.ask("DATA", "354")
+		mx.send(body + ".")
+		mx.expect("55")
+		eventually(t, "it is counted", func() bool { return s.seen.get(func(r *recorder) int { return r.in[Refused] }) == i+1 })
+	}
+	mx.deliver("", "u@a.example", "good\r\n")
+	if n := s.seen.get(func(r *recorder) int { return r.in[Refused] }); n != 2 {
+		t.Errorf("%d messages were refused, want 2", n)
+	}
+}
