@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"database/sql"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/xdg-go/scram"
+	_ "modernc.org/sqlite"
 
 	"odmr/internal/client"
 )
@@ -219,6 +221,66 @@ func TestInteropSlapdTLS(t *testing.T) {
 	want(t, "ldaps", loginCRAM(t, s, "tim", password), 0)
 	want(t, "ldaps", rcpt(t, s, "example.org"), 250)
 	want(t, "ldaps", rcpt(t, s, "example.net"), 550)
+}
+
+// startSQLite makes a file with no accounts.
+func startSQLite(t *testing.T) *place {
+	t.Helper()
+	e := &elsewhere{t: t, dir: t.TempDir()}
+	db, err := sql.Open("sqlite", e.path("accounts.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	run := func(text string) {
+		t.Helper()
+		if _, err := db.Exec(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	schema, err := runProgram("", "odmrctl", "account", "schema", "sqlite")
+	if err != nil {
+		t.Fatal(err, schema)
+	}
+	run(schema)
+	p := inSQL(e, run)
+	p.url = "sqlite:" + e.path("accounts.db")
+	return p
+}
+
+// A file of SQLite needs no server: where it is not, its accounts are out of reach, and nobody is told that they do not exist.
+func TestSQLite(t *testing.T) {
+	p := startSQLite(t)
+	p.add("tim", secretsOf(t, password), "example.org")
+	s := newServer(t, nil, directoryFlags...)
+	s.Accounts = p.url
+	s.Start()
+	checkReady(t, s, 200, "")
+	want(t, "a domain", rcpt(t, s, "example.org"), 250)
+	want(t, "a domain of nobody", rcpt(t, s, "eve.example"), 550)
+	p.clear("eve", "in clear", "eve.example")
+	until(t, "the new domain", func() bool { return rcpt(t, s, "eve.example") == 250 })
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte(password+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	handIn(t, s.SMTP, client.SenderOptions{}, message("one", 0, 2000, "a@example.org"))
+	if out, err := runProgram("", "odmrget", "--server", s.ODMR, "--user", "tim", "--password-file", secret, "--maildir", filepath.Join(t.TempDir(), "m")); err != nil {
+		t.Errorf("odmrget: %v\n%s", err, out)
+	}
+	s.Stop()
+	moved := p.path("elsewhere.db")
+	if err := os.Rename(p.path("accounts.db"), moved); err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	checkReady(t, s, 503, `"directory":"accounts cannot be looked up`)
+	want(t, "login without the file", loginCRAM(t, s, "tim", password), 454)
+	want(t, "RCPT without the file", rcpt(t, s, "eve.example"), 451)
+	if err := os.Rename(moved, p.path("accounts.db")); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the file to be found", func() bool { return loginCRAM(t, s, "tim", password) == 0 })
 }
 
 // testDirectory is what accounts in p must do. It leaves p running with the accounts tim and eve.

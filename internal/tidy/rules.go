@@ -87,7 +87,7 @@ var owners = map[string][]string{
 	"github.com/mjl-/mox":            {"internal/dsn"}, // its parser judges our reports in tests
 	"github.com/jackc/pgx":           {"internal/account/sqldir"},
 	"github.com/go-sql-driver":       {"internal/account/sqldir"},
-	"modernc.org/sqlite":             {"internal/account/sqldir"},
+	"modernc.org/sqlite":             {"internal/account/sqldir", "internal/e2e"},
 	"github.com/go-ldap":             {"internal/account/ldapdir"},
 }
 

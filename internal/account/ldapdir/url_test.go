@@ -1,6 +1,7 @@
 package ldapdir
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -68,5 +69,30 @@ func TestOpenRefuses(t *testing.T) {
 	}
 	if err := a.Set("password", "userPassword"); err != nil || a.Password != "userPassword" {
 		t.Error(err)
+	}
+}
+
+// Both files of the schema say the same.
+func TestSchemasAgree(t *testing.T) {
+	definitions := func(text string, begin ...string) (out []string) {
+		text = strings.ReplaceAll(text, "\n ", "") // LDIF's folding, and what slapd.conf does with lines that begin with a blank
+		for _, line := range strings.Split(text, "\n") {
+			for _, b := range begin {
+				if rest, ok := strings.CutPrefix(line, b+" "); ok {
+					out = append(out, strings.Join(strings.Fields(rest), " "))
+				}
+			}
+		}
+		return out
+	}
+	file := definitions(Schema(), "objectIdentifier", "attributetype", "objectclass")
+	ldif := definitions(SchemaLDIF(), "olcObjectIdentifier:", "olcAttributeTypes:", "olcObjectClasses:")
+	if len(file) != 6 || !slices.Equal(file, ldif) {
+		t.Errorf("%q\n%q", file, ldif)
+	}
+	for _, a := range []string{Defaults.Domain, Defaults.Secret, Defaults.Setting, "odmrIdentity"} {
+		if !strings.Contains(Schema(), "NAME '"+a+"'") {
+			t.Errorf("%s is not in the schema", a)
+		}
 	}
 }
