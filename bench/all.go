@@ -27,6 +27,7 @@ func All(root string) []Scenario {
 		&Drain{Customers: 20, Each: 8000, Size: fixed, Offer: traffic.OfferChunking},
 		&Drain{Customers: 20, Each: 4000, Size: fixed, Offer: traffic.OfferPipelining},
 		&Drain{Customers: 20, Each: 200, Size: letters.Fixed(256 << 10), Offer: traffic.OfferChunking},
+		&Drain{Customers: 20, Each: 100, Size: letters.Fixed(256 << 10), Offer: traffic.OfferChunking, TLS: true},
 		&Turn{Backlogs: []int{1000, 100_000, 1_000_000}, Others: 10000, Probes: 1000, Size: letters.Fixed(512)},
 		&Idle{Sessions: 10000, Rest: 3 * time.Second, TLS: "too"},
 		&WAN{RTTs: []time.Duration{10 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond}, Messages: 1000, Size: fixed, Limit: 52 * time.Second},

@@ -252,7 +252,8 @@ func TestDrainReportsCutSessions(t *testing.T) {
 // Raw loopback carries something in both directions, and a part says what is wrong with it.
 func TestParts(t *testing.T) {
 	e := testEnv(t)
-	for _, l := range []loopback{{connections: 2, piece: 4096, toPart: true}, {connections: 2, piece: 4096}, {connections: 1, piece: 4096, look: true}} {
+	for _, l := range []loopback{{connections: 2, piece: 4096, toPart: true}, {connections: 2, piece: 4096}, {connections: 1, piece: 4096, look: true},
+		{connections: 2, piece: 4096, tls: true}, {connections: 1, piece: 40_000, toPart: true, tls: true}} {
 		rate, err := e.loopbackRate(t.Context(), l)
 		if err != nil || rate <= 0 {
 			t.Errorf("%+v: %v octets per second, %v", l, rate, err)

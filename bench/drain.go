@@ -18,6 +18,7 @@ type Drain struct {
 	Customers int           `default:"20" help:"Customers at once."`
 	Each      int           `default:"10000" help:"Messages for each."`
 	Size      letters.Sizes `default:"4KiB" help:"Message sizes."`
+	TLS       bool          `name:"tls" help:"Customers collect in TLS (by STARTTLS), beside raw TLS over loopback."`
 	Offer     traffic.Offer `default:"chunking" help:"What the customers offer: data (lock-step), pipelining (PIPELINING), chunking (PIPELINING and CHUNKING)."`
 }
 
@@ -29,6 +30,9 @@ func (s *Drain) id() string {
 	if s.Customers != 20 {
 		id += fmt.Sprintf("-%d", s.Customers)
 	}
+	if s.TLS {
+		id += "-tls"
+	}
 	return id
 }
 
@@ -38,7 +42,15 @@ func (s *Drain) Run(ctx context.Context, e *Env) ([]*result.Result, error) {
 	r.Param("size", s.Size.String())
 	r.Param("customers", strconv.Itoa(s.Customers))
 	r.Param("messages each", strconv.Itoa(s.Each))
-	srv, stop, err := e.start(ctx, s.Customers)
+	var flags []string
+	if s.TLS {
+		var err error
+		r.Title += ", in TLS"
+		if flags, err = e.certificate(); err != nil {
+			return nil, err
+		}
+	}
+	srv, stop, err := e.start(ctx, s.Customers, flags...)
 	if err != nil {
 		return nil, err
 	}
@@ -89,6 +101,9 @@ func checkCollected(r *result.Result, ledger *letters.Ledger, met *collected) {
 // collect lets all customers collect, measured.
 func (s *Drain) collect(ctx context.Context, e *Env, srv *server.Process, serve traffic.ServeOptions, turns *sharedHistogram) (*phase, *collected, error) {
 	c := crowd{customers: s.Customers, addr: srv.ODMR[0], serve: serve, onTurn: turns.add}
+	if s.TLS {
+		c.connect = traffic.CustomerOptions{TLS: anyServer(), StartTLS: true}
+	}
 	var p *phase
 	var measureErr error
 	met, err := c.gather(ctx, func(collect func()) {
@@ -104,6 +119,9 @@ func (s *Drain) collect(ctx context.Context, e *Env, srv *server.Process, serve 
 const ceilingMessages = 200_000
 
 func (s *Drain) ceilings(ctx context.Context, e *Env, r *result.Result) error {
+	if s.TLS {
+		return s.loopbacks(ctx, e, r)
+	}
 	mean := s.Size.Mean()
 	each := max(1, min(s.Each, ceilingMessages/s.Customers))
 	standIn, err := e.startPart(ctx, PartSpec{Kind: "provider", Messages: each, Sizes: s.Size})
@@ -125,17 +143,8 @@ func (s *Drain) ceilings(ctx context.Context, e *Env, r *result.Result) error {
 		return fmt.Errorf("these customers from a stand-in: %w", met.first)
 	}
 	r.Ceiling("standin", "these customers from a stand-in for the server", p.perSecond())
-	piece := max(int(mean), 64<<10)
-	for _, look := range []bool{false, true} {
-		rate, err := e.loopbackRate(ctx, loopback{connections: s.Customers, piece: piece, look: look})
-		if err != nil {
-			return err
-		}
-		key, name := "loopback", fmt.Sprintf("raw loopback, writes of %s", result.Octets(float64(piece)))
-		if look {
-			key, name = "loopback_look", name+", the reader hashing as ours does"
-		}
-		r.Ceiling(key, name, rate/(mean+envelopeOctets))
+	if err := s.loopbacks(ctx, e, r); err != nil {
+		return err
 	}
 	if e.StoreDrain != nil && mean <= 64<<10 {
 		rate, err := e.storeRate(ctx, "store-drain", StoreLoad{Writers: s.Customers, Size: int(mean), Each: each})
@@ -143,6 +152,27 @@ func (s *Drain) ceilings(ctx context.Context, e *Env, r *result.Result) error {
 			return err
 		}
 		r.Ceiling("store", fmt.Sprintf("the bare store, %d leases, read and settled", s.Customers), rate)
+	}
+	return nil
+}
+
+// loopbacks adds what raw loopback carries, in TLS where the customers are.
+func (s *Drain) loopbacks(ctx context.Context, e *Env, r *result.Result) error {
+	mean := s.Size.Mean()
+	piece := max(int(mean), 64<<10)
+	for _, look := range []bool{false, true} {
+		rate, err := e.loopbackRate(ctx, loopback{connections: s.Customers, piece: piece, look: look, tls: s.TLS})
+		if err != nil {
+			return err
+		}
+		key, name := "loopback", fmt.Sprintf("raw loopback, writes of %s", result.Octets(float64(piece)))
+		if s.TLS {
+			name = fmt.Sprintf("raw TLS over loopback (crypto/tls, full records), writes of %s", result.Octets(float64(piece)))
+		}
+		if look {
+			key, name = "loopback_look", name+", the reader hashing as ours does"
+		}
+		r.Ceiling(key, name, rate/(mean+envelopeOctets))
 	}
 	return nil
 }

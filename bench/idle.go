@@ -46,7 +46,7 @@ func (s *Idle) Run(ctx context.Context, e *Env) ([]*result.Result, error) {
 	if s.TLS == "off" {
 		return out, nil
 	}
-	r, err := s.run(ctx, e, &tls.Config{InsecureSkipVerify: true}) // the certificate is not what is measured
+	r, err := s.run(ctx, e, anyServer())
 	if errors.Is(err, errNoTLS) && len(out) > 0 {
 		out[0].Notes = append(out[0].Notes, "sessions in TLS are not measured: "+err.Error())
 		return out, nil

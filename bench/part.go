@@ -3,6 +3,7 @@ package bench
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -28,6 +29,7 @@ type PartSpec struct {
 	Messages int           // provider: in each session
 	Sizes    letters.Sizes `json:"-"`
 	SizeText string        // Sizes in JSON
+	TLS      bool          // loopback: in TLS
 	Dir      string        // store-*
 	Load     StoreLoad     // store-*
 }
@@ -92,7 +94,14 @@ func serveKind(ctx context.Context, l net.Listener, spec PartSpec) error {
 	case "provider":
 		return traffic.Provider(ctx, l, traffic.Plan{Messages: spec.Messages, Sizes: spec.Sizes, Stock: letters.NewStock()})
 	case "loopback":
-		return serveLoopback(ctx, l)
+		if !spec.TLS {
+			return serveLoopback(ctx, l)
+		}
+		config, err := loopbackTLS()
+		if err != nil {
+			return err
+		}
+		return serveLoopback(ctx, tls.NewListener(l, config))
 	}
 	return fmt.Errorf("no part of kind %q", spec.Kind)
 }
@@ -234,6 +243,7 @@ type loopback struct {
 	piece       int  // octets of each write
 	toPart      bool // the harness writes; otherwise the part does
 	look        bool // the harness hashes what it reads
+	tls         bool // in TLS
 }
 
 // loopbackFor is how long raw loopback is measured.
@@ -241,7 +251,7 @@ const loopbackFor = time.Second
 
 // loopbackRate is octets per second over raw loopback connections between two processes.
 func (e *Env) loopbackRate(ctx context.Context, l loopback) (rate float64, err error) {
-	p, err := e.startPart(ctx, PartSpec{Kind: "loopback"})
+	p, err := e.startPart(ctx, PartSpec{Kind: "loopback", TLS: l.tls})
 	if err != nil {
 		return 0, err
 	}
@@ -254,8 +264,18 @@ func (e *Env) loopbackRate(ctx context.Context, l loopback) (rate float64, err e
 		if err != nil {
 			return 0, err
 		}
+		if l.tls {
+			conn = tls.Client(conn, anyServer())
+		}
 		defer discard(conn)
 		conns = append(conns, conn)
+	}
+	for _, conn := range conns {
+		if c, ok := conn.(*tls.Conn); ok {
+			if err := c.Handshake(); err != nil {
+				return 0, err
+			}
+		}
 	}
 	began := time.Now()
 	for _, conn := range conns {
