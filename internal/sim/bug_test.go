@@ -21,11 +21,13 @@ const (
 	BugWrongBody          // a message with the body of another
 	BugTruncate           // a body without its last octets
 	BugStateless          // failed recipients are kept nowhere
-	bugs
+	BugTwoReports         // each report comes into being twice
+	BugNoReport           // or not at all
+	BugBounced            // what the shield holds is bounced
 )
 
 var bugNames = [...]string{"none", "early ack", "settle drops", "settle neighbour", "foreign lease", "forget doubt",
-	"defer accepted", "swap", "wrong body", "truncate", "failed removed"}
+	"defer accepted", "swap", "wrong body", "truncate", "failed removed", "two reports", "no report", "held bounced"}
 
 func (b Bug) String() string { return bugNames[b] }
 
@@ -42,6 +44,12 @@ func (b Bug) settling(a *session.Action) {
 	switch b {
 	case BugForgetDoubt:
 		a.InDoubt = false
+	case BugBounced:
+		for i := range a.Outcomes {
+			if a.Outcomes[i].Status == mail.OutcomeHeld {
+				a.Outcomes[i].Status = mail.OutcomeFailed
+			}
+		}
 	case BugDeferAccepted:
 		for i := range a.Outcomes {
 			if a.Outcomes[i].Status == mail.OutcomeDelivered {

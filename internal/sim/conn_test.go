@@ -319,6 +319,8 @@ func (c *conn) perform(a *session.Action) {
 			c.unload(m)
 		}
 	case session.ActAlarm:
+		c.drain.visit.alarmed = true
+		c.w.meet("the shield")
 		c.w.trace("%v: shield: %s", c.drain.visit, a.Reason)
 	case session.ActAwait:
 		c.await(a)

@@ -33,6 +33,7 @@ type visit struct {
 	manner   *manner
 	era      int
 	shielded bool
+	alarmed  bool // the shield has fired
 	domains  []string
 	cursor   map[string]int // into the ledger's queues: what was handed out
 	offered  map[*entry]bool
@@ -298,8 +299,8 @@ func (k *call) turn() {
 	switch {
 	case k.manner.trespasses:
 		k.w.fail(RuleForeign, "ATRN for another's domain was taken")
-	case k.manner.hasty:
-		k.w.fail(RuleProtocol, "ATRN with octets behind it was taken")
+	case k.manner.hasty: // what it wrote came only after the reply had gone out, and is taken for its greeting
+		k.manner.liar = true
 	case k.manner.wrong:
 		k.w.fail(RuleForeign, "a wrong password was taken")
 	case len(k.line.down.inbox) > 0 && !k.manner.calm:

@@ -22,6 +22,7 @@ type Sim struct {
 	faulty    bool // reads fail now and then
 	mortal    bool // writes of the log, too
 	calm      bool // the weather has cleared: nothing fails any more, and customers are good
+	over      bool // nobody collects any more
 	mxs       []*mx
 	customers []*customer
 }
@@ -36,6 +37,7 @@ type Result struct {
 	Visits    int
 	Lives     int // of the server
 	Took      time.Duration
+	Met       map[string]int // what went wrong, and what was made of it
 }
 
 // Bounds of one simulation, so that a mistake in it ends.
@@ -58,10 +60,11 @@ func Run(seed uint64, bug Bug, log io.Writer) Result {
 	if w.found == nil {
 		s.host.check()
 		s.ledger.final(s.host.raw)
+		s.reportAll()
 	}
 	s.end()
 	return Result{Seed: seed, Hash: w.hash, Violation: w.found, Steps: w.steps, Letters: len(s.ledger.letters),
-		Visits: s.visits, Lives: s.host.era, Took: time.Duration(w.now - epoch)}
+		Visits: s.visits, Lives: s.host.era, Took: time.Duration(w.now - epoch), Met: w.met}
 }
 
 // build makes the host, its accounts and all who talk to it.

@@ -1,6 +1,7 @@
 // Package sim runs the whole server but the kernel in virtual time, from one seed: MXs that hand mail in, customers
-// that collect it, the session machines of engine/session, the directory and the logins of internal/account, and the
-// store of queue/pebblestore on a disk that loses power and fails (queue/pebblestore/crashfs).
+// that collect it and take over from each other, the session machines of engine/session, the directory and the logins
+// of internal/account, the reporter of internal/bounce with a smarthost behind it, an operator who decides about held
+// mail, and the store of queue/pebblestore on a disk that loses power and fails (queue/pebblestore/crashfs).
 //
 // Contract: one seed takes one course. Everything runs on one goroutine, in the order of one queue of events, and every
 // decision comes from one source of random numbers; calls of the store are waited for. Result.Hash is a hash over the

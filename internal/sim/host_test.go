@@ -9,6 +9,7 @@ import (
 
 	"odmr/engine/session"
 	"odmr/internal/account"
+	"odmr/internal/bounce"
 	"odmr/internal/mail"
 	"odmr/queue"
 	"odmr/queue/pebblestore"
@@ -48,6 +49,10 @@ type host struct {
 	provider session.ProviderConfig
 	reversed session.ReversedConfig
 	policy   policy
+	keeping  bounce.Policy
+	reporter *bounce.Reporter
+	torn     bool                         // and was
+	tearing  bool                         // the log is torn while the reporter works
 	refusals map[string]*session.Refusals // by account
 }
 
@@ -83,6 +88,7 @@ func (h *host) configure() {
 		h.reversed.ShieldWindow = h.reversed.ShieldRefusals + w.between(1, 6)
 	}
 	h.policy = w.newPolicy()
+	h.keeping = w.newKeeping()
 	h.refusals = map[string]*session.Refusals{}
 }
 
@@ -119,6 +125,7 @@ func (h *host) start() {
 	}
 	h.raw = s
 	h.store = h.s.bug.wrap(h, s)
+	h.reporter = h.newReporter()
 	h.up = true
 	h.check()
 	h.w.trace("server starts, era %d, %d messages", h.era, s.Totals().Messages)
@@ -142,12 +149,14 @@ func (h *host) crash(power bool) {
 	}
 	h.up = false
 	h.w.trace("server dies, power=%v", power)
-	if j := h.halfway(); j != nil {
+	h.w.meet(map[bool]string{true: "a loss of power", false: "a kill"}[power])
+	if j := h.halfway(); j != nil && !h.torn {
 		if err := h.raw.Sync(); err != nil {
 			h.w.fail(RuleStore, "sync: %v", err)
 		}
 		h.disk.TearLog(int64(h.w.rng.IntN(1 << h.w.between(4, 14))))
 		h.w.trace("in the middle of %s", j.what)
+		h.w.meet("a torn " + j.what)
 		j.torn()
 		j.run()
 	}
@@ -160,7 +169,7 @@ func (h *host) crash(power bool) {
 	if err := h.raw.Close(); err != nil {
 		h.w.fail(RuleStore, "close: %v", err)
 	}
-	h.disk = left
+	h.disk, h.torn = left, false
 	h.ledger.crashed()
 }
 
@@ -197,6 +206,7 @@ func (h *host) bury(power bool) {
 // storageFailed is the end that a store chooses itself when its log cannot be written: nothing is closed after that.
 func (h *host) storageFailed() {
 	h.w.trace("storage failed")
+	h.w.meet("a log that failed")
 	h.up = false
 	h.disk = h.disk.Killed()
 	h.bury(false)
@@ -257,6 +267,7 @@ func (h *host) carryOut(j *job) {
 	switch {
 	case !h.s.calm && h.s.faulty && h.w.chance(60):
 		h.w.trace("reads fail during %s", j.what)
+		h.w.meet("reads failing during " + j.what)
 		h.disk.FailReads()
 		j.run()
 		h.disk.MendReads()
@@ -299,6 +310,8 @@ func (h *host) housekeep() {
 	}
 	h.w.trace("housekeeping, full=%v", h.full)
 	h.decide()
+	h.smarthost()
+	h.report()
 }
 
 func (h *host) forget(c *conn) {

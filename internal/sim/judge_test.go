@@ -29,6 +29,9 @@ func (l *ledger) judge(v *visit, e *entry, a *session.Action) {
 			continue
 		}
 		h := v.last(r)
+		if a.InDoubt {
+			l.w.meet("a message in doubt")
+		}
 		heard := h != nil && h.code > 0 && v.heard >= h.ends
 		switch {
 		case heard && h.code < 300 && o.Status != mail.OutcomeDelivered:
@@ -37,6 +40,8 @@ func (l *ledger) judge(v *visit, e *entry, a *session.Action) {
 			l.w.fail(RuleOutcome, "%v: %v is recorded as delivered, and was not taken", v, r)
 		case heard && h.code >= 500 && o.Status != mail.OutcomeFailed && !v.shielded:
 			l.w.fail(RuleOutcome, "%v: %v was refused with %d and is recorded as %d, %q", v, r, h.code, o.Status, o.Reply)
+		case v.alarmed && o.Status == mail.OutcomeFailed && !unsendable(v, e, o):
+			l.w.fail(RuleShield, "%v: %v is recorded as failed although the shield has fired: %q", v, r, o.Reply)
 		case (o.Status == mail.OutcomeFailed || o.Status == mail.OutcomeHeld) && !v.hasRefused(r, o.Reply) && !unsendable(v, e, o):
 			l.w.fail(RuleOutcome, "%v: %v is recorded as failed, and was not refused: %q", v, r, o.Reply)
 		}
@@ -85,6 +90,9 @@ func (l *ledger) received(v *visit, t *transaction, code int, ends int64) {
 		if r.letter != letter {
 			l.w.fail(RuleEnvelope, "%v: one message for recipients of %v and %v", v, letter, r.letter)
 			return
+		}
+		if len(r.hands) > 0 {
+			l.w.meet("a message that came again")
 		}
 		l.mayCome(v, r)
 		r.hands = append(r.hands, &hand{visit: v, code: code, ends: ends, era: v.era})
@@ -178,6 +186,7 @@ func (l *ledger) final(store queue.Store) {
 			have := &q.Envelope.Recipients[i]
 			r := l.find(have.Address)
 			switch {
+			case q.Envelope.Domain == mail.OutboundDomain:
 			case r == nil:
 				l.w.fail(RuleStore, "the store has %q, which nobody sent", have.Address)
 			case have.State == mail.Pending:
@@ -195,7 +204,7 @@ func (l *ledger) final(store queue.Store) {
 	}
 	for _, t := range l.letters {
 		for _, r := range t.rcpts {
-			if (r.state == mail.Failed || r.state == mail.Held) && !r.unsure && kept[r.String()] != 1 {
+			if (r.state == mail.Failed || r.state == mail.Held) && !r.unsure && kept[r.String()] != 1 && !r.ended() {
 				l.w.fail(RuleLost, "%v failed, and is not kept for its bounce", r)
 			}
 		}
@@ -210,10 +219,16 @@ func (l *ledger) finalOf(r *recipient) {
 	taken := slices.ContainsFunc(r.hands, func(h *hand) bool { return h.code > 0 && h.code < 300 })
 	switch {
 	case taken:
-	case (r.state == mail.Failed || r.state == mail.Held) && (r.refusals > 0 || r.letter.utf8 || r.letter.large()):
+	case (r.state == mail.Failed || r.state == mail.Held) && (r.expired || r.refusals > 0 || r.letter.utf8 || r.letter.large()):
 	default:
 		l.w.fail(RuleLost, "%v was acknowledged, and neither delivered nor refused: state %d, %d hands", r, r.state, len(r.hands))
 	}
+}
+
+// ended says whether the reporter may have ended the recipient's entry.
+func (r *recipient) ended() bool {
+	e := r.letter.entry(r.domain)
+	return e.left || e.maybeLeft
 }
 
 // large says whether a customer may have announced a limit below the letter's size.

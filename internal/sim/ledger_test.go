@@ -22,6 +22,7 @@ const (
 	RuleDuplicate Rule = "duplicate" // nothing comes twice, unless it was in doubt
 	RuleOutcome   Rule = "outcome"   // what is recorded is what the customer said
 	RuleDoubt     Rule = "doubt"     // what is in doubt is recorded so
+	RuleShield    Rule = "shield"    // once the bounce shield has fired nothing fails
 	RuleLease     Rule = "lease"     // a domain is drained by one session at a time
 	RuleStore     Rule = "store"     // the store's own invariants
 	RuleProtocol  Rule = "protocol"  // what the server says to an honest peer is proper SMTP

@@ -39,20 +39,23 @@ type recipient struct {
 
 	hands    []*hand // how often a customer got it whole
 	state    mail.RecipientState
-	unsure   bool // a settlement of it was torn by a crash, or made in a session with a liar
-	refusals int  // final refusals (5xx) by the customer
-	excused  bool // by a session with a liar
+	unsure   bool                 // a settlement of it was torn by a crash, or made in a session with a liar
+	refusals int                  // final refusals (5xx) by the customer
+	excused  bool                 // by a session with a liar
+	expired  bool                 // waited too long
+	reports  map[string][]mail.ID // to its sender, by action
 }
 
 // entry is a letter in the queue of one domain.
 type entry struct {
-	letter  *letter
-	domain  string
-	place   int  // in the queue of the domain, from 1
-	unsure  bool // its commit was torn by a crash: it may be there or not
-	absent  bool // it was not there
-	skipped bool // a later one was handed out before it
-	back    bool // an operator released it, so that it is behind its place
+	letter          *letter
+	domain          string
+	place           int  // in the queue of the domain, from 1
+	unsure          bool // its commit was torn by a crash: it may be there or not
+	absent          bool // it was not there
+	skipped         bool // a later one was handed out before it
+	back            bool // an operator released it, so that it is behind its place
+	left, maybeLeft bool // the reporter ended it, perhaps
 }
 
 // hand is a message in a customer's hands: it arrived whole, for this recipient.

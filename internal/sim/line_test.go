@@ -156,6 +156,7 @@ func (l *line) strike(kind breach) {
 	l.broken = true
 	l.cut.on = nil
 	l.w.trace("%v breaks by %v", l, kind)
+	l.w.meet("a line broken by " + kind.String())
 	l.down.dead = true
 	switch kind {
 	case breakFIN:

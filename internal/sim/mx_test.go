@@ -146,6 +146,10 @@ func (d *delivery) answer(code int) {
 			hello = "LHLO mx.far.example\r\n"
 		}
 		d.plan = []step{{kind: stepHello, octets: []byte(hello), wait: true}}
+	case stepMail:
+		if code >= 400 {
+			d.w.meet(fmt.Sprintf("MAIL answered %d", code))
+		}
 	case stepRcpt:
 		if code < 300 {
 			s.rcpt.mayTake = true
@@ -180,6 +184,7 @@ func (d *delivery) final(code int) {
 		ours = d.finals[d.replies-1 : d.replies]
 	}
 	d.w.trace("%v is answered %d", l, code)
+	d.w.meet(fmt.Sprintf("a letter answered %d", code))
 	for _, r := range ours {
 		r.acked = code < 300
 	}

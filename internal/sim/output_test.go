@@ -130,6 +130,7 @@ func (c *conn) use(p *piece, seg queue.Segment, err error) bool {
 	p.seg = seg
 	p.octets = seg.Data
 	if p.plain {
+		c.w.meet("a body without its stuffing")
 		p.octets = p.un.Append(nil, seg.Data)
 	}
 	if len(p.octets) == 0 {

@@ -66,6 +66,7 @@ func (s *server) work(k *call) bool {
 	}
 	if k.w.once(k.manner.leaves) {
 		s.say(k, 421, "4.3.2 going down")
+		k.w.meet("a 421")
 		k.flush()
 		k.line.hangUp()
 		k.lost(false)
@@ -85,6 +86,7 @@ func (s *server) work(k *call) bool {
 
 // lie says something that no server should.
 func (s *server) lie(k *call) {
+	k.w.meet("a lie")
 	k.unsent = append(k.unsent, []string{
 		"250 yes\r\n250 yes\r\n", "354 go on\r\n", "what?\r\n", "250-a\r\n251 b\r\n", "220 hello again\r\n",
 		"999 no\r\n", "250 half a line", "\x00\r\n", "550 no\r\n", "250 " + strings.Repeat("x", 5000) + "\r\n",
@@ -219,6 +221,7 @@ func (s *server) rcpt(k *call, arg string) {
 	}
 	if k.manner.tooMany > 0 && len(s.tx.rcpts) >= k.manner.tooMany {
 		s.say(k, 452, "4.5.3 too many recipients")
+		k.w.meet("too many recipients")
 		return
 	}
 	s.tx.rcpts = append(s.tx.rcpts, r)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
 )
 
@@ -35,10 +36,30 @@ func seeds(t *testing.T, n int) (from, to uint64) {
 	return from, from + uint64(n) - 1
 }
 
+// sights are what 300 days must have met, or they prove little.
+var sights = []string{
+	"a line broken by FIN", "a line broken by RST", "a line broken by silence", "a 421", "a lie", "too many recipients",
+	"a loss of power", "a kill", "a torn Commit", "a torn Settle", "a torn review", "a log that failed",
+	"reads failing during Next", "reads failing during Settle", "reads failing during body",
+	"a letter answered 250", "MAIL answered 452", "a message in doubt", "a message that came again", "a body without its stuffing",
+	"a takeover", "mail for a session that stayed", "mail for an ATRN that waited",
+	"the shield", "held mail released", "held mail bounced", "expired mail", "a report: failed", "a report: delayed",
+}
+
 // TestSim runs many days, each from its seed, and no promise is broken. With ODMR_SIM_SEED the course of that one is shown.
 func TestSim(t *testing.T) {
 	from, to := seeds(t, 300)
 	const shards = 4
+	met := map[string]int{}
+	var mu sync.Mutex
+	t.Cleanup(func() {
+		for _, what := range sights {
+			if met[what] == 0 && to-from+1 >= 300 {
+				t.Errorf("never met: %s", what)
+			}
+		}
+		t.Logf("met: %v", met)
+	})
 	for shard := range uint64(shards) {
 		t.Run(fmt.Sprint("shard", shard), func(t *testing.T) {
 			t.Parallel()
@@ -52,6 +73,11 @@ func TestSim(t *testing.T) {
 				} else {
 					r = Run(seed, NoBug, nil)
 				}
+				mu.Lock()
+				for what, n := range r.Met {
+					met[what] += n
+				}
+				mu.Unlock()
 				letters, visits, lives, steps = letters+r.Letters, visits+r.Visits, lives+r.Lives, steps+r.Steps
 				if shown {
 					t.Logf("%s", log.Bytes())
@@ -91,6 +117,9 @@ func TestSimNotices(t *testing.T) {
 		{BugWrongBody, []Rule{RuleContent}},
 		{BugTruncate, []Rule{RuleContent}},
 		{BugStateless, []Rule{RuleStore, RuleLost}},
+		{BugTwoReports, []Rule{RuleReport}},
+		{BugNoReport, []Rule{RuleReport}},
+		{BugBounced, []Rule{RuleShield}},
 	} {
 		t.Run(c.bug.String(), func(t *testing.T) {
 			t.Parallel()

@@ -175,6 +175,7 @@ func (c *conn) yield() {
 		return
 	}
 	c.w.trace("%v makes way", c)
+	c.w.meet("a takeover")
 	y, ok := c.sess.(session.Yielder)
 	if !ok || c.turned {
 		c.abandon("taken over")
@@ -211,6 +212,7 @@ func (h *host) poke() {
 			continue
 		}
 		ticket := d.expects
+		h.w.meet(map[bool]string{true: "mail for a session that stayed", false: "mail for an ATRN that waited"}[c.reversed])
 		d.expects = 0
 		c.answer(ticket, session.Result{})
 		c.run()
@@ -270,7 +272,7 @@ func (h *host) decide() {
 		if !h.s.calm && h.w.chance(3) {
 			continue
 		}
-		release := h.w.chance(2)
+		release := h.w.chance(2) && !h.s.over
 		do, state := h.raw.Bounce, mail.Failed
 		if release {
 			do, state = h.raw.Release, mail.Pending
@@ -295,6 +297,7 @@ func (l *ledger) decided(env *mail.Envelope, state mail.RecipientState) {
 		}
 		if env.Recipients[i].State == mail.Held {
 			l.w.trace("%v is decided upon: %d", r, state)
+			l.w.meet(map[bool]string{true: "held mail released", false: "held mail bounced"}[state == mail.Pending])
 			if r.state != mail.Held && !r.unsure {
 				l.w.fail(RuleStore, "%v is held, settled was %d", r, r.state)
 			}

@@ -23,6 +23,7 @@ type world struct {
 	hash  uint64
 	log   io.Writer // the trace for people, or nil
 	found *Violation
+	met   map[string]int // what happened how often: a day on which nothing goes wrong proves nothing
 }
 
 // Violation is a promise that was broken.
@@ -61,7 +62,7 @@ func (e *events) Pop() any {
 }
 
 func newWorld(seed uint64, log io.Writer) *world {
-	return &world{rng: rand.New(rand.NewPCG(seed, 0x0d312)), now: epoch, log: log, hash: fnv64(nil, 0)}
+	return &world{rng: rand.New(rand.NewPCG(seed, 0x0d312)), now: epoch, log: log, hash: fnv64(nil, 0), met: map[string]int{}}
 }
 
 func fnv64(b []byte, h uint64) uint64 {
@@ -111,6 +112,9 @@ func (w *world) fail(rule Rule, format string, args ...any) {
 	w.found = &Violation{Rule: rule, Text: fmt.Sprintf(format, args...), At: time.Duration(w.now - epoch), Step: w.steps}
 	w.trace("VIOLATION %v", w.found)
 }
+
+// meet counts something that a simulation is to have met.
+func (w *world) meet(what string) { w.met[what]++ }
 
 // chance is true once in n times.
 func (w *world) chance(n int) bool { return w.rng.IntN(n) == 0 }
