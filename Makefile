@@ -1,6 +1,6 @@
 # The commands of the house. `make help` lists them.
 #
-#   ODMR_INTEROP   required: a missing fetchmail, postfix, swaks, promtool, database or slapd fails the tests;
+#   ODMR_INTEROP   required: a missing fetchmail, mail server, swaks, promtool, database or slapd fails the tests;
 #                  otherwise what is missing is skipped by name
 #   CRASH_SEEDS    for the crash test of the store (default 300; 3000 in `make crash`)
 #   SEEDS, FROM    how many seeds `make sim` runs, and the first of them
@@ -62,7 +62,7 @@ test: interop-packages
 	fi
 	@$(MAKE) --no-print-directory interop
 
-## interop: only the tests against fetchmail, postfix, swaks, promtool, PostgreSQL, MariaDB and slapd
+## interop: only the tests against fetchmail, Postfix, Exim, Sendmail, OpenSMTPD, databases and other programs
 .PHONY: interop
 interop: interop-packages
 	@echo "# tests against other programs"; \
@@ -76,26 +76,46 @@ interop: interop-packages
 		echo "nothing was skipped"; \
 	fi
 
-# As root on Debian the interop tests' programs are installed, without starting any service.
+# Debian's mail servers exclude one another as packages: Postfix is installed, these are unpacked in bin/peers, for
+# the tests and for bench.
+PEERS      := exim4-daemon-light opensmtpd sendmail-bin sendmail-cf
+PEER_USERS := Debian-exim opensmtpd opensmtpq smmta smmsp
+
+# As root on Debian the interop tests' programs are installed, without starting any service. What is there
+# already is not touched.
 .PHONY: interop-packages
 interop-packages:
-	@missing=""; \
+	@missing=""; peers=""; \
 	path="$$PATH:/usr/sbin"; for d in /usr/lib/postgresql/*/bin; do path="$$path:$$d"; done; \
 	for p in fetchmail:fetchmail postfix:postfix swaks:swaks openssl:openssl gsasl:gsasl systemd-analyze:systemd promtool:prometheus gcc:gcc \
-		initdb:postgresql mariadbd:mariadb-server slapd:slapd ldapadd:ldap-utils; do \
+		initdb:postgresql mariadbd:mariadb-server slapd:slapd ldapadd:ldap-utils m4:m4 adduser:adduser unshare:util-linux; do \
 		PATH="$$path" command -v "$${p%%:*}" >/dev/null || missing="$$missing $${p##*:}"; \
 	done; \
-	if [ -z "$$missing" ]; then exit 0; fi; \
+	[ "$$(cat bin/peers/.unpacked 2>/dev/null)" = "$(PEERS)" ] || peers="$(PEERS)"; \
+	if [ -z "$$missing$$peers" ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
-		echo "not installed:$$missing (needs root on Debian); the tests that need them are skipped"; exit 0; \
+		echo "not installed: $$missing $$peers (needs root on Debian); the tests that need them are skipped"; exit 0; \
 	fi; \
-	echo "installing$$missing"; \
+	echo "installing$$missing, unpacking $$peers"; \
 	policy=/usr/sbin/policy-rc.d; own=""; \
 	if [ ! -e $$policy ]; then own=1; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; fi; \
 	trap '[ -z "$$own" ] || rm -f '$$policy EXIT; \
 	export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1; \
 	apt-get -qq -o DPkg::Lock::Timeout=600 update; \
-	apt-get -qq -o DPkg::Lock::Timeout=600 install --no-install-recommends -y $$missing >/dev/null
+	if [ -n "$$peers" ]; then \
+		missing="$$missing $$(apt-cache depends exim4-base $$peers | sed -n 's/^ *|\{0,1\}\(Pre\)\{0,1\}Depends: \(lib[^ ]*\)$$/\2/p' | sort -u | tr '\n' ' ')"; \
+	fi; \
+	apt-get -qq -o DPkg::Lock::Timeout=600 install --no-install-recommends -y $$missing >/dev/null; \
+	if [ -z "$$peers" ]; then exit 0; fi; \
+	rm -rf bin/peers; mkdir -p bin/peers; cd bin/peers; \
+	apt-get -qq -o APT::Sandbox::User=root download $$peers; \
+	for d in *.deb; do dpkg -x "$$d" .; rm "$$d"; done; \
+	for u in $(PEER_USERS); do \
+		getent passwd $$u >/dev/null || adduser --system --group --quiet --no-create-home --home /nonexistent --force-badname $$u; \
+	done; \
+	chgrp opensmtpq usr/sbin/smtpctl; chmod 2755 usr/sbin/smtpctl; \
+	mkdir -p /var/spool/smtpd /var/lib/opensmtpd/empty /usr/libexec/opensmtpd /var/lib/exim4; \
+	echo "$(PEERS)" >.unpacked
 
 ## check: gofmt, go vet, staticcheck, go mod tidy -diff, the rules of the house
 .PHONY: check
@@ -138,24 +158,9 @@ bench: build
 
 ## bench-peers: install or unpack the mail servers that make bench measures beside ours (root on Debian)
 .PHONY: bench-peers
-bench-peers:
-	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then echo "bench-peers needs root on Debian"; exit 1; fi; \
-	policy=/usr/sbin/policy-rc.d; own=""; \
-	if [ ! -e $$policy ]; then own=1; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; fi; \
-	trap '[ -z "$$own" ] || rm -f '$$policy EXIT; \
-	export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1; \
-	apt-get -qq -o DPkg::Lock::Timeout=600 update; \
-	libs="$$(apt-cache depends exim4-daemon-light exim4-base opensmtpd | sed -n 's/^ *|\{0,1\}Depends: \(lib[^ ]*\)$$/\1/p' | sort -u)"; \
-	apt-get -qq -o DPkg::Lock::Timeout=600 install --no-install-recommends -y postfix adduser util-linux $$libs >/dev/null; \
-	rm -rf bin/peers; mkdir -p bin/peers; cd bin/peers; \
-	apt-get -qq -o APT::Sandbox::User=root download exim4-daemon-light opensmtpd; \
-	for d in *.deb; do dpkg -x "$$d" .; rm "$$d"; done; \
-	for u in Debian-exim opensmtpd opensmtpq; do \
-		getent passwd $$u >/dev/null || adduser --system --group --quiet --no-create-home --home /nonexistent --force-badname $$u; \
-	done; \
-	chgrp opensmtpq usr/sbin/smtpctl; chmod 2755 usr/sbin/smtpctl; \
-	mkdir -p /var/spool/smtpd /var/lib/opensmtpd/empty /usr/libexec/opensmtpd; \
-	echo "Debian's mail servers conflict with one another: Postfix is installed, Exim and OpenSMTPD are unpacked in bin/peers"
+bench-peers: interop-packages
+	@if [ ! -e bin/peers/.unpacked ]; then echo "bench-peers needs root on Debian"; exit 1; fi; \
+	echo "Debian's mail servers conflict with one another: Postfix is installed, the others are unpacked in bin/peers"
 
 ## clean: remove what the build made
 .PHONY: clean

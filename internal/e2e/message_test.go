@@ -23,6 +23,7 @@ const (
 	kindBlank         // a body of empty lines
 	kindBinary        // base64, as attachments are
 	kinds
+	kindFull = kinds // lines of 998 octets, the longest that RFC 5321 4.5.3.1.6 lets every relay pass
 )
 
 // content makes message id of about size octets, the same for the same arguments. Its first
@@ -70,6 +71,8 @@ func line(b *bytes.Buffer, r *rand.Rand, kind int) {
 		b.WriteString("\r\n")
 	case kindLong:
 		letters(b, r, 1+r.IntN(20000))
+	case kindFull:
+		letters(b, r, 998)
 	case kindBlank:
 		b.WriteString("\r\n")
 	case kindBinary:

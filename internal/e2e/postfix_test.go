@@ -4,24 +4,17 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
-	"os/user"
-	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 )
 
 // Postfix is a private instance of postfix: its configuration, queue and log are in a directory
 // of its own, and it listens on one loopback port. Debian's own instance is never touched.
 type Postfix struct {
-	t    *testing.T
+	*mta
 	Dir  string
 	Addr string
-	cmd  *exec.Cmd
 }
 
 // postfixServices is master.cf without anything that this instance must not do.
@@ -98,88 +91,21 @@ func startPostfix(t *testing.T, name string, mainCF string) *Postfix {
 	if master == "" {
 		unavailable(t, "postfix' master is not where it usually is")
 	}
-	if os.Geteuid() != 0 {
-		unavailable(t, "postfix runs as root only")
-	}
-	owner, err := user.Lookup("postfix")
-	if err != nil {
-		unavailable(t, "there is no user postfix")
-	}
-	// t.TempDir is closed to other users, and postfix' processes are other users.
-	dir, err := os.MkdirTemp("", "odmr-postfix-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	p := &Postfix{t: t, Dir: dir, Addr: freePort(t)}
-	uid, _ := strconv.Atoi(owner.Uid)
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	must(os.Chmod(dir, 0o755))
-	must(os.Mkdir(dir+"/spool", 0o755))
-	must(os.Mkdir(dir+"/lib", 0o700))
-	must(os.Chown(dir+"/lib", uid, -1))
-	must(os.WriteFile(dir+"/main.cf", fmt.Appendf(nil, postfixCommon+"%[3]s", dir, name, mainCF), 0o644))
-	must(os.WriteFile(dir+"/master.cf", fmt.Appendf(nil, postfixServices, p.Addr), 0o644))
-	if out, err := exec.Command(postfix, "-c", dir, "check").CombinedOutput(); err != nil {
-		t.Fatalf("postfix check: %v\n%s", err, out)
-	}
-	p.cmd = exec.Command(master, "-c", dir, "-s")
-	p.cmd.Env = append(os.Environ(), "MAIL_CONFIG="+dir)
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM} // its children are found by their group
-	must(p.cmd.Start())
-	t.Cleanup(p.stop)
-	until(t, name+" to listen", func() bool {
-		conn, err := net.Dial("tcp", p.Addr)
-		if err == nil {
-			_ = conn.Close()
-		}
-		return err == nil
-	})
+	m := newMTA(t)
+	p := &Postfix{mta: m, Dir: m.dir, Addr: m.addr}
+	m.mkdir("spool", "root", 0o755)
+	m.mkdir("lib", "postfix", 0o700)
+	m.write("main.cf", fmt.Sprintf(postfixCommon+"%[3]s", m.dir, name, mainCF))
+	m.write("master.cf", fmt.Sprintf(postfixServices, m.addr))
+	m.run(postfix, "-c", m.dir, "check")
+	m.start(master, "-c", m.dir, "-s")
 	return p
-}
-
-// stop ends master and waits until its children are gone.
-func (p *Postfix) stop() {
-	pid := p.cmd.Process.Pid
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
-	_ = p.cmd.Wait()
-	for end := time.Now().Add(patience); syscall.Kill(-pid, 0) == nil; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			_ = syscall.Kill(-pid, syscall.SIGKILL)
-			break
-		}
-	}
-	if p.t.Failed() {
-		p.t.Logf("end of postfix' log:\n%s", tail(p.Log(), 4000))
-	}
-}
-
-// Log is what this instance has logged.
-func (p *Postfix) Log() string {
-	b, _ := os.ReadFile(p.Dir + "/mail.log")
-	return string(b)
 }
 
 // waitEmpty waits until nothing is in the queue any more.
 func (p *Postfix) waitEmpty() {
 	p.t.Helper()
-	until(p.t, "postfix' queue to be empty", func() bool {
-		n := 0
-		for _, q := range []string{"maildrop", "incoming", "active", "deferred"} {
-			_ = filepath.WalkDir(filepath.Join(p.Dir, "spool", q), func(_ string, d os.DirEntry, err error) error {
-				if err == nil && d.Type().IsRegular() {
-					n++
-				}
-				return nil
-			})
-		}
-		return n == 0
-	})
+	p.mta.waitEmpty("spool/maildrop", "spool/incoming", "spool/active", "spool/deferred")
 }
 
 var bounced = regexp.MustCompile(`status=(bounced|deferred|undeliverable)[^\n]*`)
