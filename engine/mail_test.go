@@ -571,3 +571,24 @@ func TestClientLeavesDuringCommit(t *testing.T) {
 	s.gate.commits.open()
 	eventually(t, "the message is there", func() bool { return s.store.Counts("a.example").Messages == 1 })
 }
+
+// A client that closes its half behind the final dot and QUIT, as Exim does, hears the replies: else it would hand
+// the message in again and again.
+func TestClientClosesItsHalfDuringCommit(t *testing.T) {
+	s := newServer(t, withAccount("a", "a.example"))
+	mx := s.feed(SMTP)
+	s.gate.commits.close()
+	mx.ask("MAIL FROM:<>", "250")
+	mx.ask("RCPT TO:<u@a.example>", "250")
+	mx.ask("DATA", "354")
+	mx.data("x\r\n")
+	mx.send("QUIT")
+	if err := socket(mx.Conn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the commit is under way", func() bool { return s.gate.commits.waiters() == 1 })
+	s.gate.commits.open()
+	mx.expect("250")
+	mx.expect("221")
+	mx.eof()
+}

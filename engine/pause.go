@@ -7,6 +7,8 @@ import (
 
 	"github.com/panjf2000/gnet/v2"
 	"golang.org/x/sys/unix"
+
+	"odmr/engine/session"
 )
 
 const (
@@ -49,13 +51,17 @@ func watchReads(epfd, fd int, events uint32) error {
 	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(epfd, unix.EPOLL_CTL_MOD, fd, &ev))
 }
 
-// throttle pauses or resumes reading from c's socket after what it left unread.
+// throttle pauses or resumes reading from c's socket after what it left unread. Nor is anything read while a command waits
+// for commits: gnet takes the end of the input for the end of the connection, and a client that closes its half behind
+// the final dot and QUIT (Exim, by default) would never hear the 250, and hand the message in again and again.
 func (c *conn) throttle() {
 	unread := c.gc.InboundBuffered()
+	ingress, _ := c.sess.(*session.Ingress)
+	ordering := ingress != nil && ingress.Ordering()
 	switch {
-	case c.paused && unread <= resumeUnread:
+	case c.paused && unread <= resumeUnread && !ordering:
 		c.setPaused(false)
-	case !c.paused && unread > maxUnread && c.lp.epfd >= 0:
+	case !c.paused && (unread > maxUnread || ordering) && c.lp.epfd >= 0:
 		c.setPaused(true)
 	case unread > capUnread && c.lp.epfd < 0:
 		c.because("too much unread input")

@@ -225,7 +225,8 @@ func TestUnderTLS(t *testing.T) {
 			"MailInAndOut": TestMailInAndOut, "ATRNRefusals": TestATRNRefusals, "CustomersDoNotMix": TestCustomersDoNotMix,
 			"SlowReader": TestSlowReaderOfALargeMessage, "LineLost": TestLineLost, "CutAt421": TestMessageIsCutAt421,
 			"MailArrives": TestMailArrivesWhileDraining, "Shutdown": TestShutdownFinishesTransactions, "IngestMemory": TestIngestMemory,
-			"ClientLeaves": TestClientLeavesDuringCommit, "Echo": TestEcho, "Panic": TestPanicEndsOneSession, "Timer": TestTimer,
+			"ClientLeaves": TestClientLeavesDuringCommit, "ClientCloses": TestClientClosesItsHalfDuringCommit,
+			"Echo": TestEcho, "Panic": TestPanicEndsOneSession, "Timer": TestTimer,
 			"Paused": TestStuckSessionIsPaused, "UnreadReplies": TestUnreadRepliesAreBounded, "LastReply": TestLastReplyArrives,
 			"Many": TestManyConnections, "BodyTwice": TestBodyTwice, "ShutdownStops": TestShutdownStopsSessions,
 		} {

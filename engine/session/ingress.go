@@ -202,6 +202,10 @@ func (s *Ingress) Deadline() Time {
 	return s.due
 }
 
+// Ordering reports whether the machine takes no input until the commits in flight are done: what came behind them, QUIT
+// perhaps, must not overtake them.
+func (s *Ingress) Ordering() bool { return s.wait == ingressWaitOrder }
+
 // busy reports whether it is the store that has to move.
 func (s *Ingress) busy() bool { return s.wait != ingressNoWait || len(s.commits.list) > 0 }
 
