@@ -62,21 +62,21 @@ func TestInteropMTAs(t *testing.T) {
 	}
 }
 
-// letter is a message and its envelope.
-type letter struct {
+// parcel is a message and its envelope.
+type parcel struct {
 	env     mail.Envelope
 	content []byte
 }
 
 // oddLetters are one of each kind, for recipients in both domains, with every odd envelope.
-func oddLetters() []letter {
-	var all []letter
+func oddLetters() []parcel {
+	var all []parcel
 	for i, kind := range []int{kindText, kindDots, kindEight, kindFull, kindEmpty, kindBlank, kindBinary, kindDots} {
 		id, size := fmt.Sprintf("odd%d", i), 3000
 		if kind == kindBinary {
 			size = 400_000
 		}
-		l := letter{content: content(id, kind, size), env: envelope("sender+"+id+"=v@mx.example", "a@example.org", "b.c+d@example.com", "Mixed.Case@example.org")}
+		l := parcel{content: content(id, kind, size), env: envelope("sender+"+id+"=v@mx.example", "a@example.org", "b.c+d@example.com", "Mixed.Case@example.org")}
 		if kind == kindEight {
 			l.env.Body = mail.Body8BitMIME
 		}
@@ -101,8 +101,8 @@ func oddLetters() []letter {
 	return all
 }
 
-// in are the recipients of a letter in domain, sorted.
-func (l *letter) in(domain string) []string {
+// in are the recipients of a parcel in domain, sorted.
+func (l *parcel) in(domain string) []string {
 	var to []string
 	for _, a := range addresses(&l.env) {
 		if strings.HasSuffix(a, "@"+domain) {
@@ -114,7 +114,7 @@ func (l *letter) in(domain string) []string {
 }
 
 // checkSunk compares what the sink got for example.org: contents octet by octet, envelopes with all parameters.
-func checkSunk(t *testing.T, last *sink, letters []letter) {
+func checkSunk(t *testing.T, last *sink, letters []parcel) {
 	t.Helper()
 	got := map[string][]*client.Received{}
 	for _, m := range last.Messages() {
@@ -171,7 +171,7 @@ type delivered struct {
 }
 
 // checkBox compares what an MTA delivered for example.com.
-func checkBox(t *testing.T, b *box, letters []letter) {
+func checkBox(t *testing.T, b *box, letters []parcel) {
 	t.Helper()
 	b.wait()
 	type got struct {
