@@ -30,6 +30,7 @@ func All(root string) []Scenario {
 		&Drain{Customers: 20, Each: 100, Size: letters.Fixed(256 << 10), Offer: traffic.OfferChunking, TLS: true},
 		&Turn{Backlogs: []int{1000, 100_000, 1_000_000}, Others: 10000, Probes: 1000, Size: letters.Fixed(512)},
 		&Idle{Sessions: 10000, Rest: 3 * time.Second, TLS: "too"},
+		&Linger{Sessions: 2000, Rate: 200, For: 6 * time.Second, Connections: 16, Rest: 2 * time.Second, Size: fixed, Offer: traffic.OfferChunking},
 		&WAN{RTTs: []time.Duration{10 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond}, Messages: 1000, Size: fixed, Limit: 52 * time.Second},
 		&Mixed{Share: 0.3, PeakFor: 3 * time.Second, For: 12 * time.Second, Connections: 125, Customers: 2000, Queued: 5,
 			Think: 500 * time.Millisecond, Size: fixed, Offer: traffic.OfferChunking},

@@ -31,6 +31,7 @@ type cli struct {
 	Drain  bench.Drain  `cmd:"" help:"Mail out: customers that collect at the same time."`
 	Turn   bench.Turn   `cmd:"" help:"From ATRN to the first MAIL FROM, with the mail of others queued."`
 	Idle   bench.Idle   `cmd:"" help:"Memory of authenticated sessions at rest."`
+	Linger bench.Linger `cmd:"" help:"Mail that arrives for customers whose sessions wait for it."`
 	WAN    bench.WAN    `cmd:"" name:"wan" help:"Round trips per message over long lines."`
 	Mixed  bench.Mixed  `cmd:"" help:"Mail in at a fixed rate while customers dial in and out."`
 	Slow   bench.Slow   `cmd:"" help:"Thousands of customers on slow lines."`

@@ -60,6 +60,7 @@ func TestScenarios(t *testing.T) {
 		{"--no-ceilings drain --each 20 --offer pipelining --size mail", "drain-pipelining-mail/rate"},
 		{"--no-ceilings drain --each 5 --offer data", "drain-data/rate"},
 		{"--no-ceilings turn --backlogs 20,200 --others 20 --probes 10", "turn/p99_ratio turn/p99_20 turn/p99_200"},
+		{"linger --sessions 50 --rate 100 --for 500ms --rest 100ms", "linger/p50 linger/rss_per_session"},
 		{"--no-ceilings idle --sessions 50 --rest 100ms", "idle-plain/rss idle-plain/logins"},
 		{"wan --rtt 5ms --messages 20", "wan/rt_5ms_pipelining wan/rt_5ms_chunking wan/standin_5ms_chunking"},
 		{"mixed --rate 200 --for 1s --customers 20 --connections 4 --think 50ms", "mixed/p99 mixed/fdatasync mixed/p99_fdatasyncs mixed/arrived mixed/collected"},
