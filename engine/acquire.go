@@ -43,6 +43,7 @@ type acquireJob struct {
 	blocked bool // others have to make way first
 	linger  time.Duration
 	wait    time.Duration
+	small   bool // small messages go first
 	waiting int64
 	refusal *mail.Refusal
 }
@@ -78,6 +79,9 @@ func (j *acquireJob) run() {
 		j.refusal = acquireRefusal(err)
 		return
 	}
+	if j.small {
+		t.SmallFirst(smallMessage)
+	}
 	if j.waiting = t.Waiting().Messages; j.waiting == 0 && !patient {
 		t.Release()
 		t.Lease = nil
@@ -95,6 +99,7 @@ func (j *acquireJob) policy() *mail.Refusal {
 	if a.Policy.Hold == account.On {
 		return &mail.Refusal{Code: 450, Text: "ATRN request refused: collecting is paused for this account"}
 	}
+	j.small = a.Policy.SmallFirst == account.On
 	j.linger, j.wait = over(a.Policy.Linger, c.Linger), c.ATRNWait
 	if j.tries == 0 && e.intervals.tooSoon(j.account, now(), over(a.Policy.ATRNInterval, c.ATRNInterval)) {
 		e.cfg.Observer.LimitHit(LimitInterval)

@@ -31,6 +31,9 @@ type Collecting struct {
 
 // Bounds that are not an operator's business.
 const (
+	// smallMessage is how large a message may be on the wire, in octets, to go first where an account wants small ones
+	// first: what a modem takes in about ten seconds.
+	smallMessage = 64 << 10
 	// takeoverTime is how long a session waits for those that make way. They wait for the store and for nothing else.
 	takeoverTime = 10 * time.Second
 	// maxTakeovers is how often a session tries to take over where others are faster.

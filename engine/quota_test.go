@@ -106,3 +106,23 @@ func TestHold(t *testing.T) {
 	s.dir.mu.Unlock()
 	(&customer{peer: p}).collect("ATRN")
 }
+
+// An account that wants small messages first gets them first, and no other does.
+func TestSmallFirst(t *testing.T) {
+	for _, policy := range []account.Policy{{}, {SmallFirst: account.On}} {
+		s := newServer(t, withAccount("a", "a.example"), withPolicy("a", policy))
+		p := s.mx()
+		large := strings.Repeat("0123456789\r\n", smallMessage/10)
+		for _, m := range [][2]string{{"ann", large}, {"bob", "small\r\n"}} {
+			p.ask("MAIL FROM:<"+m[0]+"@elsewhere.example>", "250 ")
+			p.ask("RCPT TO:<x@a.example>", "250 ")
+			p.ask("DATA", "354 ")
+			p.ask(m[1]+".", "250 ")
+		}
+		c := &customer{peer: s.login("a")}
+		c.collect("ATRN")
+		if len(c.got) != 2 || (c.got[0].body == "small\r\n") != (policy.SmallFirst == account.On) {
+			t.Errorf("policy %+v: %d messages, the first of %d octets", policy, len(c.got), len(c.got[0].body))
+		}
+	}
+}

@@ -158,6 +158,10 @@ type Lease interface {
 	// Release, take it back, though a call that is under way by then still comes. It does not block, and costs
 	// nothing while it waits.
 	Notify(fn func())
+	// SmallFirst lets messages of at most that many octets on the wire go before larger ones that came earlier, as far
+	// as the store can see ahead within reason; but never before one of the same reverse-path, so that each
+	// sender's order stays. It is called before Next, if at all. It does not block.
+	SmallFirst(octets int64)
 	// Next appends deliveries to dst: messages that this lease has not handed out before, in
 	// order within each domain, with their first body segment loaded. Nothing appended means
 	// that the queue is dry for now; mail that arrives later is found by a later call. It blocks.

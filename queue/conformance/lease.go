@@ -11,6 +11,7 @@ import (
 )
 
 var leaseScenarios = []scenario{
+	{"small messages first, in each sender's order", leaseSmallFirst},
 	{"a lease is exclusive, all or nothing", exclusive},
 	{"an empty queue can be leased", emptyLease},
 	{"order within each domain", order},
@@ -490,4 +491,87 @@ func reopen(t *testing.T, s *suite) {
 		}
 	}
 	Clean(t, s.Store)
+}
+
+// leaseSmallFirst compares what comes out with what may: the places of large messages are free, but no message goes before an
+// earlier one of the same sender, and no small one whose sender has nothing large before it waits for a large one.
+func leaseSmallFirst(t *testing.T, s *suite) {
+	const small = 1000
+	put := func(sender string, size int) mail.ID {
+		env := envelope("a.example", size)
+		env.ReversePath = sender
+		return s.putEnvelopes(t, content(size, size), env)
+	}
+	large0 := put("ann@x.example", 5000)
+	one, large1 := put("bob@x.example", 100), put("cid@x.example", mail.ChunkSize+7)
+	behind0 := put("ann@x.example", 50) // not before ann's large one
+	two, behind1 := put("bob@x.example", small), put("cid@x.example", 9)
+	three := put("", 10)
+	want := []mail.ID{one, two, three, large0, large1, behind0, behind1}
+	for _, limit := range []queue.Limit{many, {Messages: 1, Bytes: 1 << 20}, {Messages: 2, Bytes: 1 << 20}} {
+		l := s.acquire(t, "a.example")
+		l.SmallFirst(small)
+		var got []mail.ID
+		for {
+			ds := next(t, l, limit)
+			if len(ds) == 0 {
+				break
+			}
+			got = append(got, ids(ds)...)
+			settle(t, l, ds, mail.OutcomeDeferred) // so that the next lease finds what this one left
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("limit %+v: got %v, want %v", limit, got, want)
+		}
+		l.Release()
+		s.restart(t)
+	}
+	// A session that ends before its large ones: nothing is forgotten. What comes meanwhile may still overtake.
+	l := s.acquire(t, "a.example")
+	l.SmallFirst(small)
+	settle(t, l, next(t, l, queue.Limit{Messages: 4, Bytes: 1 << 20}), mail.OutcomeDelivered) // the small ones and large0
+	late, lateBehind := put("dan@x.example", 11), put("cid@x.example", 12)
+	ds := next(t, l, many)
+	if want := []mail.ID{late, large1, behind0, behind1, lateBehind}; !slices.Equal(ids(ds), want) {
+		t.Fatalf("then %v, want %v", ids(ds), want)
+	}
+	settle(t, l, ds[:1], mail.OutcomeDelivered)
+	closeBodies(ds[1:])
+	l.Release()
+	l = s.acquire(t, "a.example") // and without it, in the order of arrival
+	ds = next(t, l, many)
+	if want := []mail.ID{large1, behind0, behind1, lateBehind}; !slices.Equal(ids(ds), want) {
+		t.Fatalf("afterwards %v, want %v", ids(ds), want)
+	}
+	settle(t, l, ds, mail.OutcomeDelivered)
+	l.Release()
+	if n := Clean(t, s.Store); n != (queue.Checked{}) {
+		t.Fatalf("left behind: %+v", n)
+	}
+
+	// More large ones than anybody looks over: they go on in order, and nothing is lost or sent twice.
+	for i := range 1200 {
+		put(fmt.Sprintf("s%d@x.example", i), small+1)
+	}
+	last := put("zoe@x.example", 1)
+	l = s.acquire(t, "a.example")
+	l.SmallFirst(small)
+	seen, at := map[mail.ID]bool{}, 0
+	for len(seen) < 1201 {
+		ds := next(t, l, queue.Limit{Messages: 100, Bytes: 1 << 20})
+		if len(ds) == 0 {
+			break
+		}
+		for _, d := range ds {
+			if d.Envelope.ID == last {
+				at = len(seen)
+			}
+			seen[d.Envelope.ID] = true
+		}
+		settle(t, l, ds, mail.OutcomeDelivered)
+	}
+	l.Release()
+	if len(seen) != 1201 || at == 1200 || s.Store.Totals() != (queue.Counts{}) {
+		t.Fatalf("%d were handed out, the small one as number %d; left %+v", len(seen), at, s.Store.Totals())
+	}
 }

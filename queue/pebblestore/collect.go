@@ -34,10 +34,13 @@ type found struct {
 	peek  entryPeek
 	env   mail.Envelope
 	err   error // it cannot be read, and is passed over
+	later bool  // smaller ones go before it
 }
 
 // small says whether the body is copied into a slab.
-func (f *found) small() bool { return f.err == nil && f.peek.own && f.peek.size < pinnedFrom }
+func (f *found) small() bool {
+	return f.err == nil && !f.later && f.peek.own && f.peek.size < pinnedFrom
+}
 
 func (c *collector) full() bool { return c.messages <= 0 || c.taken > 0 && c.bytes <= 0 }
 
@@ -45,15 +48,39 @@ func (c *collector) full() bool { return c.messages <= 0 || c.taken > 0 && c.byt
 // to where the next call begins, so that nobody walks over what was deleted in between.
 func (c *collector) drain(g *ledger, waiting int64, durable uint64) error {
 	defer c.tell(g)
-	for len(g.kept) > 0 && !c.full() {
-		if seq := g.kept[0]; !g.seen(seq) {
+	for {
+		if err := c.drainPlaces(g, &g.kept); err != nil {
+			return err
+		}
+		if err := c.drainNew(g, waiting, durable); err != nil || c.full() || len(g.overtaken) == 0 {
+			return err
+		}
+		// No smaller one is left that may go before these, or so many wait already that it is their turn.
+		if err := c.drainPlaces(g, &g.overtaken); err != nil {
+			return err
+		}
+		if len(g.overtaken) == 0 {
+			clear(g.behind)
+		}
+	}
+}
+
+// drainPlaces takes deliveries of the entries at known places, which leave the list.
+func (c *collector) drainPlaces(g *ledger, places *[]uint64) error {
+	for len(*places) > 0 && !c.full() {
+		if seq := (*places)[0]; !g.seen(seq) {
 			if err := c.takeKept(g, seq); err != nil {
 				return err
 			}
 		}
-		g.kept = g.kept[1:]
+		*places = (*places)[1:]
 	}
-	if c.full() || g.cursor > durable {
+	return nil
+}
+
+// drainNew takes deliveries from the cursor on.
+func (c *collector) drainNew(g *ledger, waiting int64, durable uint64) error {
+	if c.full() || g.cursor > durable || len(g.overtaken) >= maxOvertaken {
 		return nil
 	}
 	it, err := c.lease.store.db.NewIter(&pebble.IterOptions{
@@ -65,7 +92,7 @@ func (c *collector) drain(g *ledger, waiting int64, durable uint64) error {
 	}
 	defer it.Close()
 	c.run = make([]found, 0, min(int64(c.messages), waiting, 256))
-	for first := true; g.cursor <= durable && !c.full(); first = false {
+	for first := true; g.cursor <= durable && !c.full() && len(g.overtaken) < maxOvertaken; first = false {
 		if !first { // what was found could not be read
 			it.SetBounds(appendEntryKey(nil, spaceEntry, g.domain.name, g.cursor), appendEntryKey(nil, spaceEntry, g.domain.name, durable+1))
 		}
@@ -86,9 +113,9 @@ func (c *collector) drain(g *ledger, waiting int64, durable uint64) error {
 // search fills run with the next entries, as many as the limit allows, and says whether there are no more.
 func (c *collector) search(it *pebble.Iterator, g *ledger) (dry bool, err error) {
 	c.run = c.run[:0]
-	bytes, some := c.bytes, c.taken > 0
+	bytes, some, later := c.bytes, c.taken > 0, 0
 	for ok := it.First(); ok; ok = it.Next() {
-		if len(c.run) >= c.messages || some && bytes <= 0 {
+		if len(c.run)-later >= c.messages || some && bytes <= 0 || later >= maxOvertaken-len(g.overtaken) {
 			return false, nil
 		}
 		name, seq, good := parseEntryKey(it.Key(), spaceEntry)
@@ -100,7 +127,10 @@ func (c *collector) search(it *pebble.Iterator, g *ledger) (dry bool, err error)
 			return false, err
 		}
 		f := read(g, seq, rec)
-		if f.err == nil {
+		if f.later = c.lease.waits(g, &f); f.later {
+			f.env = mail.Envelope{}
+			later++
+		} else if f.err == nil {
 			bytes -= min(f.peek.size, mail.ChunkSize)
 			some = true
 		}
@@ -143,6 +173,11 @@ func (c *collector) fetch(it *pebble.Iterator, g *ledger) error {
 	for i := range c.run {
 		f, b := &c.run[i], &bodies[i]
 		b.store = c.lease.store
+		if f.later {
+			g.overtaken = append(g.overtaken, f.seq)
+			g.cursor = f.seq + 1
+			continue
+		}
 		ok := false
 		if f.small() {
 			ok = c.copyBody(it, b, f, g.domain.name)

@@ -18,6 +18,7 @@ type lease struct {
 	ledgers  []*ledger
 	turn     int // ledger from which Next goes on
 	released bool
+	small    int64  // Next: up to so many octets a message may overtake larger ones; 0: none may
 	notify   func() // see Notify. It belongs to Store.mu.
 
 	mu sync.Mutex // short: for out and left of the ledgers. Taken before Store.mu
@@ -30,7 +31,11 @@ type ledger struct {
 	cursor  uint64                 // Next: entries from here were not looked at yet
 	claimed uint64                 // Settle: last place that the one at hand names
 	out     map[uint64]outstanding // lease.mu: handed out and not settled
-	left    []uint64               // lease.mu: stay in the queue though handed out; see leave
+	// Next: large messages that smaller ones go before, in order, at most maxOvertaken, and whose senders' they are.
+	overtaken []uint64
+	behind    map[string]struct{}
+
+	left []uint64 // lease.mu: stay in the queue though handed out; see leave
 
 	// handed counts what was handed out (or passed over) and still is in the domain's counts.
 	// It belongs to Store.mu.
@@ -201,8 +206,38 @@ func (l *lease) Release() {
 		if d.head = g.cursor; d.passed != 0 {
 			d.head = min(d.head, d.passed)
 		}
-		d.keep(append(g.left, g.kept...))
+		d.keep(slices.Concat(g.left, g.kept, g.overtaken))
 		d.lease, d.passed = nil, 0
 		s.drop(d)
 	}
+}
+
+// maxOvertaken bounds ledger.overtaken, and so the senders that are remembered: 140 KiB a domain at the most.
+const maxOvertaken = 512
+
+// SmallFirst implements queue.Lease. What earlier sessions left is looked at once more, in order: it may be large.
+func (l *lease) SmallFirst(octets int64) {
+	l.small = octets
+	for _, g := range l.ledgers {
+		if len(g.kept) > 0 {
+			g.cursor, g.kept = min(g.cursor, g.kept[0]), nil
+		}
+	}
+}
+
+// waits says whether f is to be overtaken by smaller messages, and notes its sender.
+func (l *lease) waits(g *ledger, f *found) bool {
+	if l.small == 0 || f.err != nil {
+		return false
+	}
+	if _, behind := g.behind[f.env.ReversePath]; !behind {
+		if f.env.WireSize <= l.small {
+			return false
+		}
+		if g.behind == nil {
+			g.behind = make(map[string]struct{})
+		}
+		g.behind[strings.Clone(f.env.ReversePath)] = struct{}{}
+	}
+	return true
 }
