@@ -36,6 +36,8 @@ func (l *ledger) judge(v *visit, e *entry, a *session.Action) {
 		switch {
 		case heard && h.code < 300 && o.Status != mail.OutcomeDelivered:
 			l.w.fail(RuleOutcome, "%v: %v was taken with %d and is recorded as %d, %q", v, r, h.code, o.Status, o.Reply)
+		case o.Relayed != (o.Status == mail.OutcomeDelivered && r.notify&mail.NotifySuccess != 0 && !v.manner.dsn && e.letter.from != ""):
+			l.w.fail(RuleReport, "%v: %v, notify %d, DSN offered %v, is recorded as %d, relayed %v", v, r, r.notify, v.manner.dsn, o.Status, o.Relayed)
 		case o.Status == mail.OutcomeDelivered && !(heard && h.code < 300):
 			l.w.fail(RuleOutcome, "%v: %v is recorded as delivered, and was not taken", v, r)
 		case heard && h.code >= 500 && o.Status != mail.OutcomeFailed && !v.shielded:
@@ -114,7 +116,7 @@ func (l *ledger) mayCome(v *visit, r *recipient) {
 	case !r.queued:
 		l.w.fail(RulePhantom, "%v got %v, which was not queued for it", v, r)
 	case v.manner.liar: // it may have answered before it was asked
-	case r.state == mail.Delivered && !r.unsure:
+	case (r.state == mail.Delivered || r.state == mail.Relayed) && !r.unsure:
 		l.w.fail(RuleDuplicate, "%v got %v, which was recorded as delivered", v, r)
 	case r.state == mail.Failed && !r.unsure:
 		l.w.fail(RuleDuplicate, "%v got %v, which was recorded as failed", v, r)
@@ -193,7 +195,7 @@ func (l *ledger) final(store queue.Store) {
 				l.w.fail(RuleLost, "%v is still queued though its customer takes everything", r)
 			case have.State != r.state && !r.unsure:
 				l.w.fail(RuleStore, "the store has %v as %d, settled was %d", r, have.State, r.state)
-			case have.State == mail.Failed, have.State == mail.Held:
+			case have.State == mail.Failed, have.State == mail.Held, have.State == mail.Relayed:
 				kept[r.String()]++
 			}
 		}
@@ -218,7 +220,7 @@ func (l *ledger) finalOf(r *recipient) {
 	}
 	taken := slices.ContainsFunc(r.hands, func(h *hand) bool { return h.code > 0 && h.code < 300 })
 	switch {
-	case taken:
+	case taken, r.unsure && r.expired: // in a review that a crash tore: had it not been done, it would be queued
 	case (r.state == mail.Failed || r.state == mail.Held) && (r.expired || r.refusals > 0 || r.letter.utf8 || r.letter.large()):
 	default:
 		l.w.fail(RuleLost, "%v was acknowledged, and neither delivered nor refused: state %d, %d hands", r, r.state, len(r.hands))

@@ -200,7 +200,9 @@ func (l *ledger) settled(e *entry, outcomes []mail.Outcome, unsure bool) {
 		state := r.state
 		switch outcomes[i].Status {
 		case mail.OutcomeDelivered:
-			state = mail.Delivered
+			if state = mail.Delivered; outcomes[i].Relayed {
+				state = mail.Relayed
+			}
 		case mail.OutcomeFailed:
 			state = mail.Failed
 		case mail.OutcomeHeld:

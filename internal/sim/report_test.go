@@ -226,11 +226,17 @@ func (l *ledger) finalReports(r *recipient) {
 	if r.state == mail.Failed && r.letter.from != "" && dsn.Due(r.notify, dsn.Failed) {
 		due = 1
 	}
+	relayed := 0
+	if r.state == mail.Relayed && r.letter.from != "" {
+		relayed = 1
+	}
 	failed, delayed := len(r.reports["failed"]), len(r.reports["delayed"])
 	switch {
 	case r.unsure:
 	case failed != due:
 		l.w.fail(RuleReport, "%v, state %d, expired %v, notify %d: %d reports on its failure, %d are due", r, r.state, r.expired, r.notify, failed, due)
+	case len(r.reports["relayed"]) != relayed:
+		l.w.fail(RuleReport, "%v, state %d, notify %d: %d reports on its delivery, %d are due", r, r.state, r.notify, len(r.reports["relayed"]), relayed)
 	case delayed > 1, delayed == 1 && (r.letter.from == "" || !dsn.Due(r.notify, dsn.Delayed)):
 		l.w.fail(RuleReport, "%v, notify %d: %d reports on its delay", r, r.notify, delayed)
 	}
