@@ -28,6 +28,11 @@ const (
 // Listening and accepting are done here and not by gnet: gnet's accept ends the whole server when
 // the process is out of descriptors, cannot stop accepting while connections live, and does not tell
 // which port was chosen. Accepted connections are enrolled in gnet's loops.
+//
+// There is one socket for each address, and a connection goes to the loop that has the fewest. SO_REUSEPORT with a socket for each loop was weighed
+// and not taken: the kernel deals connections out by a hash, which leaves loops uneven where there are few (MXs keep theirs
+// for hours, and a session never moves), and closing one of the sockets resets whatever waits in its backlog. What it would save is
+// small: with 3,000 logins a second (odmrbench mixed) accepting and enrolling took 4 % of the profile.
 
 // listener is one listening socket.
 type listener struct {
