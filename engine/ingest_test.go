@@ -36,7 +36,10 @@ func TestCommitsOfOneSessionSideBySide(t *testing.T) {
 	if n := s.store.Counts("a.example").Messages; n != messages {
 		t.Errorf("%d messages in the queue, want %d", n, messages)
 	}
-	if n := s.ingest.used; n != 0 {
+	s.ingest.mu.Lock()
+	n := s.ingest.used
+	s.ingest.mu.Unlock()
+	if n != 0 {
 		t.Errorf("%d octets of ingest memory are still charged", n)
 	}
 }

@@ -13,6 +13,10 @@ import (
 
 var errBodyClosed = errors.New("pebblestore: body was closed")
 
+// smallTail is the size up to which the second and last piece of a body is loaded along with the first, so that its reader
+// need not come back for it: in a drain of messages a little over a chunk that was one more wait for each.
+const smallTail = 64 << 10
+
 // body reads a message's content. A body in one piece is one segment that is held from the
 // start; of a large one a piece is pinned from Next until its Release.
 //
@@ -28,6 +32,8 @@ type body struct {
 	next   uint32 // piece to be loaded next
 	first  pin    // the first segment, until it was taken
 	loaded bool   // first is there
+	tail   pin    // the last piece, where it is small and follows first; until it was taken
+	tailed bool   // tail is there
 	skip   int64  // octets of the next piece that are not wanted: see Rewind
 	again  bool   // a small body is to be loaded once more
 	sought bool   // Rewind was called: places of pieces are reckoned
@@ -55,6 +61,13 @@ func (s *Store) openBody(b *body, id mail.ID) (bodyShape, error) {
 			return bodyShape{}, err
 		}
 		b.loaded = true
+		if b.next == b.chunks-1 && b.left <= smallTail {
+			if b.tail, err = b.load(); err != nil {
+				b.Close()
+				return bodyShape{}, err
+			}
+			b.tailed = true
+		}
 	case shape.size > 0:
 		b.first, b.loaded = s.lend(data, closer), true
 	default:
@@ -160,6 +173,9 @@ func (b *body) Ready() (queue.Segment, bool, error) {
 	case b.loaded:
 		b.loaded = false
 		return b.first.segment(), true, nil
+	case b.tailed:
+		b.tailed = false
+		return b.tail.segment(), true, nil
 	case b.next >= b.chunks && !b.again:
 		return queue.Segment{}, true, io.EOF
 	}
@@ -183,10 +199,7 @@ func (b *body) Next() (queue.Segment, error) {
 
 // Rewind implements queue.LeasedBody.
 func (b *body) Rewind(offset int64) {
-	if b.loaded {
-		b.loaded = false
-		b.first.Release()
-	}
+	b.drop()
 	b.sought, b.again, b.skip = true, false, 0
 	switch {
 	case offset >= b.size:
@@ -201,8 +214,17 @@ func (b *body) Rewind(offset int64) {
 
 func (b *body) Close() {
 	b.closed = true
+	b.drop()
+}
+
+// drop gives back what is loaded and was not taken.
+func (b *body) drop() {
 	if b.loaded {
 		b.loaded = false
 		b.first.Release()
+	}
+	if b.tailed {
+		b.tailed = false
+		b.tail.Release()
 	}
 }
