@@ -304,6 +304,7 @@ func (c *conn) release(now session.Time) {
 func (c *conn) released(now session.Time) {
 	d := &c.drain
 	c.called(callRelease)
+	c.offline()
 	d.lease, d.tenure, d.releasing = nil, nil, false
 	if d.again.Kind != 0 && !c.ended {
 		a := d.again

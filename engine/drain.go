@@ -22,7 +22,8 @@ type drain struct {
 	flying  []settlement        // in flight
 	calls   leaseCalls          // in flight
 	held    map[uint32]*held
-	handle  uint32 // the last one given out
+	handle  uint32   // the last one given out
+	online  []string // domains whose customer answers for itself; see recipients.go
 	tenancy
 }
 
@@ -280,6 +281,7 @@ func (c *conn) settled(now session.Time, j *settleJob) {
 	for i := range d.flying {
 		s := &d.flying[i]
 		if j.err == nil {
+			c.learn(now, s)
 			c.logSettled(s, time.Duration(now-s.msg.taken))
 		}
 		c.answer(s.ticket, session.Result{Refusal: refusal})

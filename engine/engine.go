@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"odmr/engine/session"
+	"odmr/internal/recipients"
 )
 
 // cutTime bounds how long Shutdown waits, once the sessions were cut, for the store to come back
@@ -58,6 +59,7 @@ type Engine struct {
 	shakes handshakes
 
 	histories histories
+	learned   *recipients.Table // nil: nothing is learned
 
 	writes, reads, lookups, passwords lane
 
@@ -84,6 +86,9 @@ func New(cfg Config) (*Engine, error) {
 	}
 	cfg.EnsureDefaults()
 	e := &Engine{cfg: cfg, log: cfg.Logger, stopping: make(chan struct{}), tickless: make(chan struct{})}
+	if r := &cfg.Recipients; r.Learn {
+		e.learned = recipients.NewTable(recipients.Limits{Lifetime: r.Lifetime, PerDomain: r.PerDomain})
+	}
 	e.histories.lru = newLRU[string, session.Refusals](maxHistories)
 	e.sparse = e.log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
 	e.newSession = e.newMachine

@@ -38,13 +38,12 @@ func (j *authJob) discard()       {}
 type routeJob struct {
 	ticket uint32
 	eng    *Engine
-	domain string
-	size   int64 // declared
+	rcpt   routing
 	result session.Result
 }
 
-func (j *routeJob) run()           { j.result = j.eng.takes(j.domain, j.size) }
-func (j *routeJob) fail(err error) { j.result = routeResult(j.domain, false, err) }
+func (j *routeJob) run()           { j.result = j.eng.takes(&j.rcpt) }
+func (j *routeJob) fail(err error) { j.result = routeResult(j.rcpt.domain, false, err) }
 func (j *routeJob) discard()       {}
 
 // appendJob stores a piece of an incoming message.

@@ -76,6 +76,7 @@ type customer struct {
 	got     []message
 	raw     *strings.Builder        // gets every body as it came; nil: not
 	verdict func(m *message) string // the reply to the final dot; nil: 250
+	gone    string                  // the recipient that there is not
 }
 
 // collect sends ATRN and takes mail until QUIT.
@@ -108,6 +109,10 @@ func (c *customer) command() bool {
 		c.send("250 2.1.0 ok")
 	case strings.HasPrefix(line, "RCPT TO:<"):
 		m := &c.got[len(c.got)-1]
+		if to := between(line); to == c.gone {
+			c.send("550 5.1.1 no such user")
+			break
+		}
 		m.to = append(m.to, between(line))
 		c.send("250 2.1.5 ok")
 	case verb == "DATA":

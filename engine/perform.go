@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"errors"
 
 	"odmr/engine/session"
@@ -37,7 +38,7 @@ func (c *conn) perform(now session.Time, a *session.Action) {
 	case session.ActBegin:
 		c.begin(now, a)
 	case session.ActRoute:
-		c.route(a)
+		c.route(now, a)
 	case session.ActAppend:
 		c.append(a)
 	case session.ActCommit:
@@ -196,16 +197,17 @@ func (c *conn) authRefused(now session.Time, ticket uint32, err error) {
 }
 
 // route asks the directory whether mail for a domain is held here.
-func (c *conn) route(a *session.Action) {
+func (c *conn) route(now session.Time, a *session.Action) {
 	domain, err := account.ParseDomain(a.Domain)
 	if err != nil {
 		c.answer(a.Ticket, routeResult(a.Domain, false, nil))
 		return
 	}
-	dir := c.lp.eng.cfg.Directory
-	if !dir.NonBlocking() {
-		c.submit(&c.lp.eng.lookups, &routeJob{ticket: a.Ticket, eng: c.lp.eng, domain: domain, size: a.Size})
+	rcpt := routing{domain: domain, address: a.Data, null: a.Null, size: a.Size, now: now}
+	if !c.lp.eng.cfg.Directory.NonBlocking() {
+		rcpt.address = bytes.Clone(a.Data)
+		c.submit(&c.lp.eng.lookups, &routeJob{ticket: a.Ticket, eng: c.lp.eng, rcpt: rcpt})
 		return
 	}
-	c.answer(a.Ticket, c.lp.eng.takes(domain, a.Size))
+	c.answer(a.Ticket, c.lp.eng.takes(&rcpt))
 }

@@ -27,9 +27,10 @@ func (q *Quota) validate(bad func(format string, args ...any)) {
 	}
 }
 
-// takes says whether mail for domain is held here, and whether a message that declares size octets (0: nothing) is taken
-// for it. It blocks as far as the directory does.
-func (e *Engine) takes(domain string, size int64) session.Result {
+// takes says whether mail for the recipient's domain is held here, and whether this message is taken for it. It blocks
+// as far as the directory does.
+func (e *Engine) takes(rt *routing) session.Result {
+	domain, size := rt.domain, rt.size
 	dir := e.cfg.Directory
 	ok, err := dir.Collectable(domain)
 	if err != nil || !ok {
@@ -43,7 +44,10 @@ func (e *Engine) takes(domain string, size int64) session.Result {
 		return routeResult(domain, false, err)
 	}
 	r := routeResult(domain, true, nil)
-	r.MaxSize = a.Policy.MaxMessageSize
+	if refusal := e.unknown(a, rt); refusal != nil {
+		return session.Result{Refusal: refusal}
+	}
+	r.MaxSize, r.Each = a.Policy.MaxMessageSize, e.each(a, domain)
 	if r.MaxSize > 0 && size > r.MaxSize { // RFC 1870 6.1
 		return session.Result{Refusal: &mail.Refusal{Code: 552, Enhanced: "5.3.4", Text: "Message exceeds the size limit of this recipient"}}
 	}

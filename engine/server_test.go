@@ -266,6 +266,7 @@ type testDirectory struct {
 	mu       sync.Mutex
 	accounts map[string][]string
 	policies map[string]account.Policy
+	listed   []string
 	blocking bool
 	machine  func(*conn) session.Session
 }
@@ -300,7 +301,7 @@ func (d *testDirectory) Lookup(name string) (*account.Account, error) {
 	if !ok {
 		return nil, account.ErrUnknown
 	}
-	return &account.Account{Name: name, Domains: domains, Policy: d.policies[name]}, nil
+	return &account.Account{Name: name, Domains: domains, Policy: d.policies[name], Recipients: d.listed}, nil
 }
 
 func (d *testDirectory) Authorize(name string, wanted []string) ([]string, error) {

@@ -76,6 +76,7 @@ func (c *conn) turn() {
 	cfg.Linger = c.drain.linger
 	m := session.NewReversed(&cfg, c.drain.lease.Domains())
 	e.histories.resume(c.account, m)
+	c.online()
 	c.sess = m
 	c.turned, c.everTurned = true, true
 	c.drain.joined = true

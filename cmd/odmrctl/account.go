@@ -65,6 +65,7 @@ type accountAdd struct {
 	Name        string   `arg:"" help:"Account name, which the customer logs in with; case matters. Any of the account's domains does as well."`
 	Domain      []string `required:"" sep:"none" placeholder:"DOMAIN" help:"Domain whose mail the customer may collect; may be repeated."`
 	OwnHostname bool     `help:"Take a host name of the customer's own as ATRN's argument for all domains (fetchmail without fetchdomains sends one)."`
+	recipientFlags
 	policyFlags
 	identityFlags
 	passwordFlags
@@ -83,6 +84,9 @@ Examples:
 
 func (a *accountAdd) Run(c *cli, s *surroundings) error {
 	draft := &account.Account{Name: a.Name, Domains: a.Domain, OwnHostname: a.OwnHostname}
+	if err := a.recipientFlags.apply(draft); err != nil {
+		return err
+	}
 	if err := a.policyFlags.apply(&draft.Policy); err != nil {
 		return err
 	}
@@ -173,6 +177,7 @@ func (c *cli) change(name string, fn func(*account.Account) error) error {
 type accountSet struct {
 	Name        string `arg:"" help:"Account name."`
 	OwnHostname *bool  `negatable:"" help:"Take, or no longer take, a host name of the customer's own as ATRN's argument for all domains."`
+	recipientFlags
 	policyFlags
 }
 
@@ -187,12 +192,15 @@ Examples:
 }
 
 func (a *accountSet) Run(c *cli) error {
-	if a.OwnHostname == nil && !a.policyFlags.any() {
+	if a.OwnHostname == nil && a.Recipients == nil && !a.policyFlags.any() {
 		return usageError("account set needs a setting, such as --own-hostname or --retention 5d")
 	}
 	return c.change(a.Name, func(b *account.Account) error {
 		if a.OwnHostname != nil {
 			b.OwnHostname = *a.OwnHostname
+		}
+		if err := a.recipientFlags.apply(b); err != nil {
+			return err
 		}
 		return a.policyFlags.apply(&b.Policy)
 	})
@@ -291,6 +299,8 @@ type accountView struct {
 	// How the account logs in with EXTERNAL; absent where it does not.
 	Certificates []string `json:"certificates,omitempty"` // kind:value
 	Networks     []string `json:"networks,omitempty"`
+	// Recipients is how many recipients are listed; absent where mail for all is taken.
+	Recipients int `json:"recipients,omitempty"`
 	// Settings are those that the account has otherwise than the server, by name.
 	Settings map[string]string `json:"settings,omitempty"`
 }
@@ -309,6 +319,7 @@ func viewAccount(a *account.Account) accountView {
 	for _, n := range a.Networks {
 		v.Networks = append(v.Networks, n.String())
 	}
+	v.Recipients = len(a.Recipients)
 	for _, s := range a.Policy.Settings() {
 		if v.Settings == nil {
 			v.Settings = map[string]string{}

@@ -172,6 +172,9 @@ func (s *server) startEngine() error {
 		MaxMessageSize: int64(c.MaxMessageSize), MaxSessions: c.MaxSessions, Workers: c.Workers,
 		PrefetchMemory: int64(c.PrefetchMemory), IngestMemory: int64(c.IngestMemory),
 		MaxRecipients: c.MaxRecipients, WindowMessages: c.WindowMessages, WindowBytes: int64(c.WindowBytes),
+		Recipients: engine.Recipients{
+			Learn: c.LearnRecipients == "on", Lifetime: c.LearnedLifetime, PerDomain: c.LearnedPerDomain, Delimiters: c.RecipientDelimiters,
+		},
 		Shield: engine.Shield{Refusals: c.ShieldRefusals, Window: c.ShieldWindow},
 		Timeouts: engine.Timeouts{
 			Handshake: c.TLSHandshakeTimeout,

@@ -52,6 +52,7 @@ type ingressRoute struct {
 	asked    string // as in the RCPT command, ASCII in lower case
 	customer string // the customer domain, lower-case A-labels
 	envelope int    // its number among the customer domains of this message
+	each     bool   // each of its recipients is asked for, and has a route of its own
 }
 
 const (
@@ -271,7 +272,7 @@ func applyRcpt(s *Ingress, _ []byte, out *Output) {
 	asked := tx.intern(domain)
 	rcpt.route = -1
 	for i := range tx.routes {
-		if tx.routes[i].asked == asked {
+		if tx.routes[i].asked == asked && !tx.routes[i].each {
 			rcpt.route = int32(i)
 		}
 	}
@@ -283,7 +284,8 @@ func applyRcpt(s *Ingress, _ []byte, out *Output) {
 	}
 	tx.routes = append(tx.routes, ingressRoute{asked: asked})
 	s.wait = ingressWaitRoute
-	out.Acts = append(out.Acts, Action{Kind: ActRoute, Ticket: s.nextTicket(), Domain: asked, Size: tx.declared})
+	out.Acts = append(out.Acts, Action{Kind: ActRoute, Ticket: s.nextTicket(), Domain: asked, Size: tx.declared,
+		Data: tx.text[rcpt.address.from:rcpt.address.to], Null: tx.sender.from == tx.sender.to})
 }
 
 // intern returns the domain in lower case as a string, the same one each time.
@@ -321,7 +323,7 @@ func (s *Ingress) doneRoute(r *Result, out *Output) {
 	if r.MaxSize > 0 && (tx.maxSize == 0 || r.MaxSize < tx.maxSize) {
 		tx.maxSize = r.MaxSize
 	}
-	route.customer = route.asked
+	route.customer, route.each = route.asked, r.Each
 	if r.Domain != "" {
 		route.customer = r.Domain
 	}

@@ -340,6 +340,8 @@ func (h *scenarioDriver) okResult(act Action, r *Result, keys string) {
 			h.lastID = r.ID
 		case "domain":
 			r.Domain = v
+		case "each":
+			r.Each = v == "yes"
 		case "domains":
 			r.Domains = strings.Split(v, ",")
 		case "wait":

@@ -105,6 +105,8 @@ const (
 	// ASCII; it may hold U-labels, which the driver turns into A-labels. Size is what MAIL declared (0: nothing). Result:
 	// Refusal (550 5.1.2, 451 4.4.3, 552 5.3.4, over a quota 452 4.2.2 or 552 5.2.2) or nil with Domain, the customer
 	// domain in lower-case A-labels (empty: as asked), and MaxSize.
+	// Data is the recipient's address as written, Null says that the reverse-path is null. A recipient may be
+	// refused, too (550 5.1.1), and Each asks to be asked for every further one of the domain.
 	ActRoute
 	// ActAppend stores Data (mail.ChunkSize octets of body in wire form), not yet durable.
 	// The machine must not touch Data until Done. Result: Refusal or nil.
@@ -174,12 +176,13 @@ type Action struct {
 	Messages  int    // ActPrefetch
 	Size      int64  // ActBegin, ActRoute, ActPrefetch: octets
 	Plain     bool   // ActBody
+	Null      bool   // ActRoute
 	HasData   bool   // ActAuth
 	InDoubt   bool   // ActSettle
 	Domain    string // ActRoute
 	Mechanism string // ActAuth
 	Reason    string // ActClose, ActSettle, ActDiscard, ActAlarm
-	Data      []byte // ActAppend, ActCommit, ActAuth
+	Data      []byte // ActAppend, ActCommit, ActAuth, ActRoute
 	Domains   []string
 	Envelopes []mail.Envelope // ActCommit
 	Outcomes  []mail.Outcome  // ActSettle
@@ -193,6 +196,7 @@ type Result struct {
 	AuthDone  bool          // ActAuth: the exchange succeeded
 	Account   string        // ActAuth: the authenticated account
 	Domain    string        // ActRoute: the customer domain; empty: as asked
+	Each      bool          // ActRoute: ask again for the next recipient of this domain
 	MaxSize   int64         // ActRoute: octets of content that are taken for Domain; 0: as for all
 	Domains   []string      // ActAcquire: the leased domains
 	Waiting   int64         // ActAcquire: messages waiting

@@ -62,6 +62,9 @@ type Account struct {
 	// fetchmail without fetchdomains sends its own host name.
 	OwnHostname bool
 	Policy      Policy
+	// Recipients are the only ones that mail is taken for in the domains that they are in, sorted, as recipients.Entry
+	// writes them; a domain of which none is there is open to all.
+	Recipients  []string
 	CRAMMD5     *CRAMMD5Context // nil: CRAM-MD5 is not possible for this account
 	SCRAMSHA256 *SCRAMKeys      // nil: SCRAM-SHA-256, PLAIN and LOGIN are not possible for this account
 	// Certificates and Networks say which peers are this customer without a password (EXTERNAL). Both are

@@ -132,6 +132,7 @@ func (d *Document) claim(b *block, a *Account) error {
 	for _, n := range c.Networks {
 		d.nets[n] = b
 	}
+	c.Recipients = slices.Clone(c.Recipients)
 	b.account = &c
 	return nil
 }
@@ -214,6 +215,7 @@ func (b *block) append(dst []byte) []byte {
 	for _, n := range a.Networks {
 		dst = append(n.AppendTo(append(dst, "  network "...)), '\n')
 	}
+	dst = appendRecipients(dst, a.Recipients)
 	for line := range bytes.Lines(a.AppendSecrets(nil)) {
 		dst = append(append(dst, "  "...), line...)
 	}

@@ -24,6 +24,7 @@ import (
 //	  cert-cn Example GmbH
 //	  cert-sha256 FINGERPRINT
 //	  network 192.0.2.32/29
+//	  recipient tim@example.org anna@example.org
 //	  cram-md5 INNER OUTER
 //	  scram-sha-256 ITERATIONS SALT STORED-KEY SERVER-KEY
 //
@@ -169,6 +170,8 @@ func (p *parser) finish() {
 	}
 	slices.Sort(p.cur.account.Domains)
 	p.cur.account.sortIdentities()
+	slices.Sort(p.cur.account.Recipients)
+	p.cur.account.Recipients = slices.Compact(p.cur.account.Recipients)
 	p.doc.blocks = append(p.doc.blocks, p.cur)
 }
 
@@ -179,6 +182,7 @@ var fields = map[string]func(*parser, []string) error{
 	"cram-md5":      (*parser).cramMD5,
 	"scram-sha-256": (*parser).scramSHA256,
 	"network":       (*parser).network,
+	"recipient":     (*parser).recipient,
 	"cert-email":    certificateField(CertEmail),
 	"cert-dns":      certificateField(CertDNS),
 	"cert-cn":       certificateField(CertCN),
@@ -238,6 +242,23 @@ func (p *parser) network(values []string) error {
 		}
 		p.doc.nets[n] = p.cur
 		p.cur.account.Networks = append(p.cur.account.Networks, n)
+	}
+	return nil
+}
+
+func (p *parser) recipient(values []string) error {
+	if len(values) == 0 {
+		return errors.New("recipient needs a value")
+	}
+	for _, v := range values {
+		entry, err := ParseRecipient(v)
+		if err != nil {
+			return err
+		}
+		if len(p.cur.account.Recipients) >= MaxRecipients {
+			return fmt.Errorf("more than %d recipients", MaxRecipients)
+		}
+		p.cur.account.Recipients = append(p.cur.account.Recipients, entry)
 	}
 	return nil
 }

@@ -72,6 +72,11 @@ type Config struct {
 
 	SASLMechanisms []string `group:"login" name:"sasl-mechanisms" default:"${mechanisms}" placeholder:"NAME" help:"SASL mechanisms offered to customers, in this order. RFC 2645 makes CRAM-MD5 mandatory and fetchmail uses nothing else; leave it out only where every customer has something stronger. PLAIN, LOGIN and SCRAM-SHA-256-PLUS are offered under TLS only, EXTERNAL to those whose certificate or network stands in an account."`
 
+	LearnRecipients     string        `group:"mail" default:"on" placeholder:"ON" choices:"on,off" help:"Whether recipients that a customer's own server does not know (550 5.1.1 to RCPT) are refused here too while it is away. One acceptance clears them. Accounts with a list of recipients go by that."`
+	LearnedLifetime     time.Duration `group:"mail" default:"7d" min:"1h" max:"365d" help:"How long such a recipient is remembered."`
+	LearnedPerDomain    int           `group:"mail" default:"1000" min:"1" max:"100000" help:"How many of them for one domain; the oldest make way. About 60 octets each."`
+	RecipientDelimiters string        `group:"mail" default:"+" placeholder:"CHARACTERS" help:"Characters behind which a local part is a detail, so that user+tag is taken where user is listed. Empty: none."`
+
 	ShieldRefusals    int           `group:"shield" default:"${shield_refusals}" min:"0" max:"1000" help:"The bounce shield: when a customer's server refuses more than so many of its last --shield-window messages for good (5xx), the session ends, and what it refused is held until odmrctl queue release or bounce. 0 switches it off. A server that knows nobody is broken rather than right, and a bounce cannot be taken back."`
 	ShieldWindow      int           `group:"shield" default:"${shield_window}" min:"2" max:"1000" help:"Messages that this share is taken of. So many refused ones are kept back at a time until they are known to be in order."`
 	OnBusy            string        `group:"collect" default:"takeover" placeholder:"WHAT" choices:"takeover,refuse" help:"What becomes of ATRN for a domain that another session of the customer is draining. takeover: that session ends, for its line is most likely gone without TCP having noticed. refuse: 451."`

@@ -216,3 +216,13 @@ func (t *Table) Offline(names []string) {
 		}
 	}
 }
+
+// Sessions is how many sessions of the domain's customer there are.
+func (t *Table) Sessions(name string) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if d := t.domains[name]; d != nil {
+		return d.sessions
+	}
+	return 0
+}

@@ -1,0 +1,45 @@
+package account
+
+import (
+	"fmt"
+	"strings"
+
+	"odmr/internal/recipients"
+)
+
+// MaxRecipients is how many recipients an account may list: some 10 MB of memory.
+const MaxRecipients = 200_000
+
+// maxRecipient is the longest address of a recipient, in octets (RFC 5321 4.5.3.1.3).
+const maxRecipient = 254
+
+// perLine is how many recipients are written in a line.
+const perLine = 5
+
+// ParseRecipient reads an address of a list, "local@domain", or "@domain" for every recipient of the domain, and
+// returns it as Account.Recipients has it. Quoted local parts with blanks cannot be listed.
+func ParseRecipient(address string) (entry string, err error) {
+	at := strings.LastIndexByte(address, '@')
+	if at < 0 || len(address) > maxRecipient || strings.ContainsAny(address, " \t\r\n\x00") {
+		return "", fmt.Errorf("%q is not an address", clip(address))
+	}
+	domain, err := ParseDomain(address[at+1:])
+	if err != nil {
+		return "", err
+	}
+	return recipients.Entry(address[:at], domain), nil
+}
+
+// appendRecipients writes a list as lines of the accounts file.
+func appendRecipients(dst []byte, list []string) []byte {
+	for i, entry := range list {
+		if i%perLine == 0 {
+			dst = append(dst, "  recipient"...)
+		}
+		dst = append(append(dst, ' '), recipients.Address(entry)...)
+		if i%perLine == perLine-1 || i == len(list)-1 {
+			dst = append(dst, '\n')
+		}
+	}
+	return dst
+}
