@@ -1,5 +1,5 @@
 // Command odmrctl is the operator's tool of the On-Demand Mail Relay: it keeps the accounts file,
-// and shows, prunes and verifies the queue.
+// and shows, prunes, verifies and copies the queue.
 //
 // It never needs the server to be stopped: the accounts file is replaced atomically under a lock,
 // and a running server picks the change up by itself; the queue is reached through the server's
@@ -46,6 +46,7 @@ type cli struct {
 
 	Account accountCommands `cmd:"" help:"Show and change the customers' accounts."`
 	Queue   queueCommands   `cmd:"" help:"Look into the queue, remove messages, verify the store."`
+	Export  exportCommand   `cmd:"" help:"Copy queued messages into a Maildir."`
 }
 
 // surroundings are what a command may touch besides its flags.

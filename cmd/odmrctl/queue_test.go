@@ -85,9 +85,15 @@ func failOne(t *testing.T, store queue.Store, domain string) {
 
 func ctl(t *testing.T, data string, args ...string) (int, string, string) {
 	t.Helper()
+	return command(t, data, append([]string{"queue"}, args...)...)
+}
+
+// command runs odmrctl on data and returns its status and what it wrote.
+func command(t *testing.T, data string, args ...string) (int, string, string) {
+	t.Helper()
 	var out, errs strings.Builder
 	s := &surroundings{stdout: &out, stderr: &errs, now: func() time.Time { return looked }}
-	code := run(append([]string{"--data=" + data, "queue"}, args...), s)
+	code := run(append([]string{"--data=" + data}, args...), s)
 	return code, out.String(), errs.String()
 }
 

@@ -60,12 +60,17 @@ func (m *Maildir) Close() error { return m.new.Close() }
 // Begin implements Receiver.
 func (m *Maildir) Begin(env *mail.Envelope) (Sink, error) {
 	now := time.Now()
-	name := fmt.Sprintf("%d.M%dP%dQ%d.%s", now.Unix(), now.Nanosecond()/1000, os.Getpid(), m.seq.Add(1), m.host)
-	f, err := os.OpenFile(filepath.Join(m.dir, "tmp", name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	return m.Deliver(fmt.Sprintf("%d.M%dP%dQ%d.%s", now.Unix(), now.Nanosecond()/1000, os.Getpid(), m.seq.Add(1), m.host), env)
+}
+
+// Deliver is Begin with the name that the message's file shall have in new. A file of that name is replaced when the
+// message is committed.
+func (m *Maildir) Deliver(name string, env *mail.Envelope) (Sink, error) {
+	f, err := os.CreateTemp(filepath.Join(m.dir, "tmp"), name+".*") // mode 0600
 	if err != nil {
 		return nil, storageRefusal(err)
 	}
-	d := &delivery{m: m, name: name, env: env, f: f, w: bufio.NewWriterSize(f, readBuffer)}
+	d := &delivery{m: m, name: name, tmp: f.Name(), env: env, f: f, w: bufio.NewWriterSize(f, readBuffer)}
 	_, _ = d.w.WriteString(envelopeFields(env)) // a bufio.Writer keeps its first error for Flush
 	return d, nil
 }
@@ -104,7 +109,8 @@ func storageRefusal(err error) error {
 // delivery is one message on its way into the Maildir.
 type delivery struct {
 	m    *Maildir
-	name string
+	name string // in new
+	tmp  string // path until then
 	env  *mail.Envelope
 	f    *os.File
 	w    *bufio.Writer
@@ -141,13 +147,11 @@ func (d *delivery) Write(p []byte) (int, error) {
 // Commit implements Sink.
 func (d *delivery) Commit() error {
 	if err := d.commit(); err != nil {
-		_ = os.Remove(d.tmp())
+		_ = os.Remove(d.tmp)
 		return storageRefusal(err)
 	}
 	return nil
 }
-
-func (d *delivery) tmp() string { return filepath.Join(d.m.dir, "tmp", d.name) }
 
 func (d *delivery) commit() error {
 	if d.cr {
@@ -164,7 +168,7 @@ func (d *delivery) commit() error {
 		return err
 	}
 	path := filepath.Join(d.m.dir, "new", d.name)
-	if err := os.Rename(d.tmp(), path); err != nil {
+	if err := os.Rename(d.tmp, path); err != nil {
 		return err
 	}
 	if err := d.m.new.Sync(); err != nil {
@@ -181,5 +185,5 @@ func (d *delivery) commit() error {
 // Abort implements Sink.
 func (d *delivery) Abort() {
 	_ = d.f.Close()
-	_ = os.Remove(d.tmp())
+	_ = os.Remove(d.tmp)
 }

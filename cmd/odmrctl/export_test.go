@@ -1,0 +1,85 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"odmr/internal/mail"
+)
+
+// What is exported is each waiting message with its envelope, once, whether a server runs or not, and however often it is asked for.
+func TestExport(t *testing.T) {
+	data, dir := dataDir(t), filepath.Join(t.TempDir(), "out")
+	store := open(t, data)
+	first := put(t, store, "Subject: one\r\n\r\n..dot\r\n", "one.example", "two.example")
+	put(t, store, "Subject: two\r\n\r\n"+strings.Repeat("..x\r\n", 100_000), "two.example")
+	failOne(t, store, "one.example")
+	stop := serve(t, data, store)
+	export := func(want string, args ...string) {
+		t.Helper()
+		code, out, errs := command(t, data, append(append([]string{"export"}, args...), dir)...)
+		if code != exitOK || out != want || errs != "" {
+			t.Errorf("export %v: status %d\n%s%s\nwant %s", args, code, out, errs, want)
+		}
+	}
+	const tail = " 0 have no recipient left that waits, 0 left the queue meanwhile\n"
+	export("1 message exported, 0 were there already,"+tail, "--domain", "ONE.example")
+	one := readOnly(t, dir, "one.example")
+	if want := "Return-Path: <sender@isp.example>\nDelivered-To: box@one.example\nX-Envelope-To: box@one.example\nSubject: one\n\n.dot\n"; one != want {
+		t.Errorf("exported:\n%s\nwant:\n%s", one, want)
+	}
+	// A reader files it; a killed export leaves a piece.
+	name := filepath.Base(only(t, dir, "new/*one.example"))
+	if err := os.Rename(filepath.Join(dir, "new", name), filepath.Join(dir, "cur", name+":2,S")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "tmp", name+".123"), []byte("Return-P"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	export("2 messages exported, 1 were there already," + tail)
+	export("0 messages exported, 3 were there already," + tail)
+	if !strings.Contains(only(t, dir, "new/*"+first.String()+".two.example"), first.String()) {
+		t.Error("the message's id is not in the name")
+	}
+	if files, _ := filepath.Glob(filepath.Join(dir, "new", "*")); len(files) != 2 {
+		t.Errorf("in new: %q", files)
+	}
+}
+
+func only(t *testing.T, dir, pattern string) string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, pattern))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("%s: %q %v, want one file", pattern, files, err)
+	}
+	return files[0]
+}
+
+func readOnly(t *testing.T, dir, suffix string) string {
+	t.Helper()
+	b, err := os.ReadFile(only(t, dir, "new/*"+suffix))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// A recipient about whom something was decided is not exported: the file would be delivered to whom refused it.
+func TestWaiting(t *testing.T) {
+	v := mail.Envelope{Recipients: []mail.Recipient{{Address: "a", State: mail.Delivered}, {Address: "b"}, {Address: "c", State: mail.Failed},
+		{Address: "d", State: mail.Held}, {Address: "e", State: mail.Relayed}}}
+	w := waiting(&v)
+	if len(w.Recipients) != 2 || w.Recipients[0].Address != "b" || w.Recipients[1].Address != "d" || len(v.Recipients) != 5 {
+		t.Errorf("waiting: %+v of %+v", w.Recipients, v.Recipients)
+	}
+}
+
+func TestEntryNameIsShortEnough(t *testing.T) {
+	v := mail.Envelope{ID: 1, Domain: strings.Repeat("a.", 120) + "example"}
+	if n := len(entryName(&v)); n > 200 {
+		t.Errorf("%d octets", n)
+	}
+}
