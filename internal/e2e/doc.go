@@ -1,5 +1,5 @@
 // Package e2e holds no code but tests: the built programs odmrd, odmrctl and odmrget, end to
-// end over loopback, and the programs that they meet in the field (fetchmail, postfix, swaks,
+// end over loopback, and the programs that they meet in the field (fetchmail, Postfix, Exim, Sendmail, OpenSMTPD, swaks,
 // promtool).
 //
 // Tests named TestInterop… need one of those programs and are skipped by name where it is
