@@ -6,6 +6,7 @@ import (
 	"math/rand"
 	"strings"
 	"testing"
+	"time"
 
 	"odmr/codec"
 	"odmr/internal/mail"
@@ -76,7 +77,9 @@ func (d *providerDialogue) call(f func()) {
 		}
 		fmt.Fprintf(&d.log, "{%d %q %q %v %q %q}\n", a.Kind, a.Mechanism, a.Data, a.HasData, a.Domains, a.Reason)
 		switch a.Kind {
-		case ActAuth, ActAcquire:
+		case ActRelease:
+			d.pending = nil
+		case ActAuth, ActAcquire, ActAwait:
 			if d.pending != nil {
 				d.t.Fatal("two actions in flight")
 			}
@@ -126,6 +129,8 @@ func (d *providerDialogue) complete() bool {
 		r.Refusal = &mail.Refusal{Code: 453, Text: "You have no mail"}
 	case a.Kind == ActAcquire && len(a.Domains)%2 == 1:
 		r.Refusal = &mail.Refusal{Code: 450, Text: "ATRN request refused"}
+	case a.Kind == ActAcquire && len(a.Domains) == 2:
+		r.Wait = 20 * time.Second
 	case a.Kind == ActAcquire:
 	case bytes.HasPrefix(a.Data, []byte("tim")):
 		r.AuthDone, r.Account = true, "tim"
@@ -168,6 +173,7 @@ func FuzzProvider(f *testing.F) {
 		strings.Repeat("NOOP\r\n", 2000) + strings.Repeat("X\r\n", 30),
 		"AUTH PLAIN dGlt\r\n|ATRN example.org\r\n|ATRN\r\n|",
 		"AUTH PLAIN dGlt\r\n|ATRN example.org\r\nX|X",
+		"AUTH PLAIN dGlt\r\n|ATRN a.example,b.example\r\n220 early\r\n|X",
 		"ATRN\r\nMAIL FROM:<>\r\nSTARTTLS\r\nEHLO x\r\n|HELO [1.2.3.4]\r\n",
 		"AUTH CRAM-MD5\r\n|" + strings.Repeat("A", 12286) + "\r\n|AUTH CRAM-MD5\r\n|" + strings.Repeat("A", 12287) + "\r\n",
 	} {
