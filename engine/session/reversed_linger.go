@@ -2,8 +2,8 @@ package session
 
 import "time"
 
-// ReversedKeepAlive is the default of ReversedConfig.KeepAlive: under the 300 s after which Postfix, Exim and
-// OpenSMTPD hang up on a silent client, and what home routers remember of a silent connection.
+// ReversedKeepAlive is the default of ReversedConfig.KeepAlive: under the 300 s after which Postfix hangs up on a
+// silent client (smtpd_timeout; RFC 5321 4.5.3.2.7 asks for no less).
 const ReversedKeepAlive = 4 * time.Minute
 
 // ReversedMaxJunk is how many NOOP and RSET commands a session sends without a message accepted in between. Postfix

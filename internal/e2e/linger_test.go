@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -175,16 +174,7 @@ func TestManyLinger(t *testing.T) {
 		perAccount = 100
 	)
 	needDescriptors(t, customers+500)
-	var accounts []client.Account
-	var domains []string
-	for i := range customers / perAccount {
-		a := customer(fmt.Sprintf("account%d", i))
-		for j := range perAccount {
-			a.Domains = append(a.Domains, fmt.Sprintf("c%d.example", i*perAccount+j))
-		}
-		domains = append(domains, a.Domains...)
-		accounts = append(accounts, a)
-	}
+	accounts, domains := manyDomains(customers, perAccount)
 	s := startServer(t, accounts, "--sessions-per-account", "0", "--sessions-per-address", "0", "--linger", "1h")
 	fresh := s.Memory()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
@@ -193,19 +183,9 @@ func TestManyLinger(t *testing.T) {
 	recs := make([]client.Recorder, customers)
 	ended := make(chan error, customers)
 	inParallel(t, 64, customers, func(i int) error {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.ODMR)
-		if err != nil {
-			return err
-		}
-		c, err := client.New(ctx, conn, client.Options{Offer: client.FullOffer()})
-		if err != nil {
-			return err
-		}
+		c, err := loggedIn(ctx, s, accounts[i/perAccount])
 		lines[i] = c
-		if err := c.Hello(); err != nil {
-			return err
-		}
-		if err := c.Login(accounts[i/perAccount].User, password); err != nil {
+		if err != nil {
 			return err
 		}
 		if err := c.ATRN(domains[i]); err != nil {

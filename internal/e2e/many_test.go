@@ -34,16 +34,7 @@ func TestManyConnections(t *testing.T) {
 		each       = 2   // messages waiting for each
 	)
 	needDescriptors(t, customers+500)
-	var accounts []client.Account
-	var domains []string
-	for i := range customers / perAccount {
-		a := customer(fmt.Sprintf("account%d", i))
-		for j := range perAccount {
-			a.Domains = append(a.Domains, fmt.Sprintf("c%d.example", i*perAccount+j))
-		}
-		domains = append(domains, a.Domains...)
-		accounts = append(accounts, a)
-	}
+	accounts, domains := manyDomains(customers, perAccount)
 	s := startServer(t, accounts, "--sessions-per-account", "0", "--sessions-per-address", "0")
 	fresh := s.Memory()
 
@@ -62,20 +53,9 @@ func TestManyConnections(t *testing.T) {
 	defer cancel()
 	lines := make([]*client.Customer, customers)
 	inParallel(t, 64, customers, func(i int) error {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.ODMR)
-		if err != nil {
-			return err
-		}
-		c, err := client.New(ctx, conn, client.Options{Offer: client.FullOffer()})
-		if err != nil {
-			return err
-		}
-		lines[i] = c
-		if err := c.Hello(); err != nil {
-			return err
-		}
-		a := accounts[i/perAccount]
-		return c.Login(a.User, a.Password)
+		var err error
+		lines[i], err = loggedIn(ctx, s, accounts[i/perAccount])
+		return err
 	})
 	defer func() {
 		for _, c := range lines {
@@ -120,6 +100,35 @@ func TestManyConnections(t *testing.T) {
 		lines[i] = nil
 	}
 	until(t, "the descriptors to be given back", func() bool { return s.Descriptors() < 200 })
+}
+
+// manyDomains makes accounts with so many domains each, customers in all.
+func manyDomains(customers, perAccount int) (accounts []client.Account, domains []string) {
+	for i := range customers / perAccount {
+		a := customer(fmt.Sprintf("account%d", i))
+		for j := range perAccount {
+			a.Domains = append(a.Domains, fmt.Sprintf("c%d.example", i*perAccount+j))
+		}
+		domains = append(domains, a.Domains...)
+		accounts = append(accounts, a)
+	}
+	return accounts, domains
+}
+
+// loggedIn connects as a customer that offers everything, and authenticates.
+func loggedIn(ctx context.Context, s *Server, a client.Account) (*client.Customer, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.ODMR)
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.New(ctx, conn, client.Options{Offer: client.FullOffer()})
+	if err == nil {
+		err = c.Hello()
+	}
+	if err == nil {
+		err = c.Login(a.User, a.Password)
+	}
+	return c, err
 }
 
 // inParallel calls f for 0..n-1 from several goroutines and reports the first few errors.
