@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -364,12 +365,16 @@ func TestLoad100000Accounts(t *testing.T) {
 		fmt.Fprintf(&b, "account customer%06d\n  domain customer%06d.example\n  domain mail.customer%06d.example\n%s", i, i, i, secrets)
 	}
 	path := writeFile(t, b.String())
-	start := time.Now()
 	f, err := OpenFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%d accounts with %d domains, %d MiB, loaded in %v", len(f.Table().Accounts()), f.Table().Domains(), b.Len()>>20, time.Since(start))
+	start, cpu := time.Now(), processorTime(t)
+	if err := f.Reload(); err != nil { // hot: the file is in the page cache, as with every reload of a server that runs
+		t.Fatal(err)
+	}
+	t.Logf("%d accounts with %d domains, %d MiB, loaded in %v, processor time %v", len(f.Table().Accounts()), f.Table().Domains(), b.Len()>>20,
+		time.Since(start), processorTime(t)-cpu)
 	start = time.Now()
 	if err := Edit(path, func(d *Document) error { return d.Remove("customer050000") }); err != nil {
 		t.Fatal(err)
@@ -378,4 +383,14 @@ func TestLoad100000Accounts(t *testing.T) {
 	if err := f.Reload(); err != nil || len(f.Table().Accounts()) != 99_999 || f.Table().Domains() != 199_998 {
 		t.Errorf("%d accounts, %v", len(f.Table().Accounts()), err)
 	}
+}
+
+// processorTime is what the process has used so far: on a machine that others use, too, it says more than a clock.
+func processorTime(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
