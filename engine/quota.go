@@ -2,7 +2,6 @@ package engine
 
 import (
 	"errors"
-	"slices"
 
 	"odmr/engine/session"
 	"odmr/internal/account"
@@ -31,15 +30,10 @@ func (q *Quota) validate(bad func(format string, args ...any)) {
 // as far as the directory does.
 func (e *Engine) takes(rt *routing) session.Result {
 	domain, size := rt.domain, rt.size
-	dir := e.cfg.Directory
-	ok, err := dir.Collectable(domain)
-	if err != nil || !ok {
-		return routeResult(domain, ok, err)
-	}
-	a, err := dir.Lookup(domain)
+	a, err := e.cfg.Directory.Owner(domain)
 	switch {
-	case errors.Is(err, account.ErrUnknown), err == nil && !slices.Contains(a.Domains, domain):
-		a = &account.Account{Domains: []string{domain}} // gone meanwhile, or hidden by an account that has its name
+	case errors.Is(err, account.ErrUnknown):
+		return routeResult(domain, false, nil)
 	case err != nil:
 		return routeResult(domain, false, err)
 	}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"net"
@@ -287,6 +288,20 @@ func (d *testDirectory) Collectable(domain string) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+func (d *testDirectory) Owner(domain string) (*account.Account, error) {
+	if ok, err := d.Collectable(domain); !ok || err != nil {
+		return nil, cmp.Or(err, account.ErrUnknown)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for name, domains := range d.accounts {
+		if slices.Contains(domains, domain) {
+			return &account.Account{Name: name, Domains: domains, Policy: d.policies[name]}, nil
+		}
+	}
+	return nil, account.ErrUnknown
 }
 
 func (d *testDirectory) Lookup(name string) (*account.Account, error) {

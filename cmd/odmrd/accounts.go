@@ -109,10 +109,11 @@ func (s *server) directory() account.Directory {
 
 // owner is the account that may collect domain, nil if there is none.
 func (s *server) owner(domain string) (*account.Account, error) {
-	if s.accounts != nil {
-		return s.accounts.Table().Owner(domain), nil
+	a, err := s.directory().Owner(domain)
+	if errors.Is(err, account.ErrUnknown) {
+		return nil, nil
 	}
-	return s.elsewhere.Owner(domain)
+	return a, err
 }
 
 // reloadAccounts reads the accounts file again, or forgets what was looked up.

@@ -45,6 +45,8 @@ type Directory interface {
 	NonBlocking() bool
 	// Collectable reports whether some account may collect domain.
 	Collectable(domain string) (bool, error)
+	// Owner returns the account that may collect domain, or ErrUnknown.
+	Owner(domain string) (*Account, error)
 	// Lookup returns the account of that name or, when there is none, the account that may collect
 	// the domain of that name (customers log in with either); otherwise ErrUnknown.
 	Lookup(name string) (*Account, error)

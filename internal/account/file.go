@@ -51,6 +51,9 @@ func (f *File) NonBlocking() bool { return true }
 // Collectable implements Directory.
 func (f *File) Collectable(domain string) (bool, error) { return f.Table().Collectable(domain) }
 
+// Owner implements Directory.
+func (f *File) Owner(domain string) (*Account, error) { return f.Table().Owner(domain) }
+
 // Lookup implements Directory.
 func (f *File) Lookup(name string) (*Account, error) { return f.Table().Lookup(name) }
 

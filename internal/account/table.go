@@ -110,8 +110,13 @@ func (t *Table) Domains() int { return len(t.domains) }
 // Collectable reports whether some account may collect domain.
 func (t *Table) Collectable(domain string) (bool, error) { return t.domains[domain] != nil, nil }
 
-// Owner returns the account that may collect domain, or nil.
-func (t *Table) Owner(domain string) *Account { return t.domains[domain] }
+// Owner returns the account that may collect domain, or ErrUnknown.
+func (t *Table) Owner(domain string) (*Account, error) {
+	if a := t.domains[domain]; a != nil {
+		return a, nil
+	}
+	return nil, ErrUnknown
+}
 
 // Lookup returns the account of that name or, when there is none, the account that has name
 // as one of its domains: many customers log in with their domain. Names are case-sensitive,

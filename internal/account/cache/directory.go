@@ -149,17 +149,16 @@ func (d *Directory) Collectable(domain string) (bool, error) {
 	return owner != "", err
 }
 
-// Owner returns the account that may collect domain, nil if there is none.
+// Owner implements account.Directory.
 func (d *Directory) Owner(domain string) (*account.Account, error) {
 	name, err := d.owner(domain)
-	if err != nil || name == "" {
+	switch {
+	case err != nil:
 		return nil, err
+	case name == "":
+		return nil, account.ErrUnknown
 	}
-	a, err := d.account(name, d.cfg.TTL)
-	if errors.Is(err, account.ErrUnknown) { // removed since
-		return nil, nil
-	}
-	return a, err
+	return d.account(name, d.cfg.TTL)
 }
 
 // owner returns the name of the account that may collect domain, "" if there is none.
@@ -176,23 +175,26 @@ func (d *Directory) owner(domain string) (string, error) {
 // that is a domain, too, costs both questions whether there is such an account or not.
 func (d *Directory) Lookup(name string) (*account.Account, error) {
 	a, err := d.account(name, d.cfg.TTL)
-	if err != nil && !errors.Is(err, account.ErrUnknown) {
-		return nil, err
-	}
 	domain, bad := account.ParseDomain(name)
 	if bad != nil || len(name) > account.MaxName {
 		return a, err
 	}
-	owner, asked := d.owner(domain)
+	owner, none := d.Owner(domain)
 	switch {
-	case a != nil:
+	case err == nil:
 		return a, nil
-	case asked != nil:
-		return nil, asked
-	case owner == "":
-		return nil, account.ErrUnknown
+	case errors.Is(err, account.ErrUnknown):
+		return owner, none
+	case none == nil && d.unknown(name): // or nobody who logs in with a domain could while the Source is down
+		return owner, nil
 	}
-	return d.account(owner, d.cfg.TTL)
+	return nil, err
+}
+
+// unknown reports whether it is remembered that there is no account of that name, if only as what serves while the Source is down.
+func (d *Directory) unknown(name string) bool {
+	e, ok := d.accounts.get(name)
+	return ok && !e.found && d.cfg.Now().Sub(e.at) < d.cfg.NegativeTTL+d.cfg.StaleTTL
 }
 
 // account returns the account of exactly that name, known for no longer than age.

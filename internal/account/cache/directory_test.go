@@ -554,3 +554,30 @@ func TestIdentify(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Mail and logins by a domain that is remembered go on while the Source is down, although what is not an account's name is remembered
+// for a short time only.
+func TestDomainsWhileDown(t *testing.T) {
+	f := newFixture(t, tim())
+	f.lookup("A.Example", "tim")
+	f.shop.fail(errors.New("connection refused"))
+	f.clock.move(30 * time.Minute)
+	f.lookup("A.Example", "tim")
+	if a, err := f.Owner("a.example"); err != nil || a.Name != "tim" {
+		t.Error(a, err)
+	}
+	f.unavailable("b.example") // of which nobody knows whether it is an account's name
+	if a, err := f.Owner("b.example"); err != nil || a.Name != "tim" {
+		t.Error(a, err)
+	}
+	if a, err := f.Owner("c.example"); !errors.Is(err, account.ErrUnavailable) {
+		t.Error(a, err)
+	}
+	f.shop.fail(nil)
+	if err := f.Check(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := f.Owner("c.example"); !errors.Is(err, account.ErrUnknown) {
+		t.Error(a, err)
+	}
+}
