@@ -176,6 +176,18 @@ func (e *elsewhere) Hang() (resume func()) {
 			e.t.Fatal(err)
 		}
 	}
+	until(e.t, "every thread to stand still", func() bool {
+		for _, pid := range pids {
+			threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+			for _, file := range threads {
+				text, err := os.ReadFile(file)
+				if _, rest, _ := strings.Cut(string(text), ") "); err == nil && !strings.HasPrefix(rest, "T") {
+					return false
+				}
+			}
+		}
+		return true
+	})
 	return func() {
 		for _, pid := range pids {
 			_ = syscall.Kill(pid, syscall.SIGCONT)
