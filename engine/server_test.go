@@ -298,7 +298,7 @@ func (d *testDirectory) Owner(domain string) (*account.Account, error) {
 	defer d.mu.Unlock()
 	for name, domains := range d.accounts {
 		if slices.Contains(domains, domain) {
-			return &account.Account{Name: name, Domains: domains, Policy: d.policies[name]}, nil
+			return &account.Account{Name: name, Domains: domains, Policy: d.policies[name], Recipients: d.listed}, nil
 		}
 	}
 	return nil, account.ErrUnknown
