@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"odmr/codec"
 	"odmr/engine/session"
 	"odmr/internal/mail"
 	"odmr/queue"
@@ -136,6 +137,13 @@ func (l *ledger) mayCome(v *visit, r *recipient) {
 // sameContent compares what came with what the MX sent. The server puts its Received field in front.
 func (l *ledger) sameContent(v *visit, letter *letter, t *transaction) {
 	body := t.content
+	if letter.about != nil {
+		var un codec.Unstuffer
+		if want := un.Append(nil, letter.content); !bytes.Equal(body, want) {
+			l.w.fail(RuleContent, "%v: %v, a report, has %d octets, %d are due", v, letter, len(body), len(want))
+		}
+		return
+	}
 	if !bytes.HasPrefix(body, []byte("Received: from ")) {
 		l.w.fail(RuleContent, "%v: %v begins with %.60q", v, letter, body)
 		return

@@ -169,11 +169,12 @@ func (e *entry) doubtful() bool {
 
 // suppose takes a recipient whose settlement was torn as settled.
 func (l *ledger) suppose(r *recipient) {
-	if r.state == mail.Pending && r.unsure {
-		r.state = mail.Delivered // or what else it may be
-		if len(r.hands) == 0 && !r.excused {
-			r.state = mail.Failed
-		}
+	if r.state != mail.Pending || !r.unsure {
+		return
+	}
+	r.state = mail.Failed // or what else it may be
+	if r.excused || slices.ContainsFunc(r.hands, func(h *hand) bool { return h.code > 0 && h.code < 300 }) {
+		r.state = mail.Delivered
 	}
 }
 

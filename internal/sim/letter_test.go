@@ -23,6 +23,8 @@ type letter struct {
 	ends    int64 // where its content ends on that line; 0: the end was never sent
 	refused bool  // the MX was told that it was not taken
 	entries []*entry
+	about   *letter // it is the report on that one, to a sender whose mail is held here
+	answer  *letter // the report that may come on this one, if it goes to such a sender
 }
 
 // recipient is one recipient of a letter, and what became of it.
@@ -43,6 +45,7 @@ type recipient struct {
 	refusals int                  // final refusals (5xx) by the customer
 	excused  bool                 // by a session with a liar
 	expired  bool                 // waited too long
+	told     bool                 // in a report that a crash tore, perhaps
 	reports  map[string][]mail.ID // to its sender, by action
 }
 
@@ -68,7 +71,7 @@ type hand struct {
 }
 
 // ended says whether all of it has reached the server.
-func (l *letter) ended() bool { return l.ends > 0 && l.line.up.passed >= l.ends }
+func (l *letter) ended() bool { return l.about != nil || l.ends > 0 && l.line.up.passed >= l.ends }
 
 func (l *letter) String() string    { return fmt.Sprintf("L%d", l.n) }
 func (r *recipient) String() string { return fmt.Sprintf("%v.r%d", r.letter, r.i) }
@@ -140,9 +143,22 @@ func (s *Sim) newLetter() *letter {
 			l.rcpts = append(l.rcpts, r)
 		}
 	}
-	l.write(s)
 	s.ledger.letters = append(s.ledger.letters, l)
+	if s.host.keeping.DelayNotice == 0 && len(domains) == 1 && l.from != "" && w.chance(3) {
+		s.answer(l)
+	}
+	l.write(s)
 	return l
+}
+
+// answer has a letter come from somebody whose mail is held here: the report on it, of which there is one at the most
+// where delays are not reported and the letter is for one domain, will be a letter itself.
+func (s *Sim) answer(l *letter) {
+	a := &letter{n: len(s.ledger.letters) + 1, about: l}
+	domain := s.domains[s.w.rng.IntN(len(s.domains))]
+	a.rcpts = []*recipient{{letter: a, domain: domain, address: fmt.Sprintf("l%d.r0@%s", a.n, domain)}}
+	l.answer, l.from = a, a.rcpts[0].address
+	s.ledger.letters = append(s.ledger.letters, a)
 }
 
 // write makes the content, with all that may be taken for something else on the wire.
