@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -420,8 +419,8 @@ func manyExpired(t *testing.T) int {
 	return n
 }
 
-// Very many messages that expire at once do not keep a customer from collecting: in each tenth of the work, mail that
-// comes in meanwhile goes out.
+// Very many messages that expire at once do not keep a customer from collecting: mail that comes in meanwhile goes out all
+// along, one message for 500 that expire at the least.
 func TestManyExpired(t *testing.T) {
 	w := newWorld(t)
 	n := manyExpired(t)
@@ -455,8 +454,9 @@ func TestManyExpired(t *testing.T) {
 	cancel()
 	running.Wait()
 	t.Logf("%d expired, %d live messages meanwhile, by tenths %v", n, live, alive)
-	if slices.Contains(alive[:10], 0) {
-		t.Errorf("live messages by tenths of the work: %v", alive)
+	// Not by tenths: on a busy machine one may be over before a single message has gone through.
+	if live-alive[10] < n/500 {
+		t.Errorf("%d live messages while there was work, want %d", live-alive[10], n/500)
 	}
 	if got := w.store.Counts(mail.OutboundDomain).Messages; got != int64(n) || w.store.Totals().Failed != 0 {
 		t.Errorf("%d reports for %d expired messages; %+v", got, n, w.store.Totals())
