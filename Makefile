@@ -91,6 +91,7 @@ interop-packages:
 		initdb:postgresql mariadbd:mariadb-server slapd:slapd ldapadd:ldap-utils m4:m4 adduser:adduser unshare:util-linux; do \
 		PATH="$$path" command -v "$${p%%:*}" >/dev/null || missing="$$missing $${p##*:}"; \
 	done; \
+	perl -MNet::SSLeay -e 1 2>/dev/null || missing="$$missing libnet-ssleay-perl"; \
 	[ "$$(cat bin/peers/.unpacked 2>/dev/null)" = "$(PEERS)" ] || peers="$(PEERS)"; \
 	if [ -z "$$missing$$peers" ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \

@@ -239,7 +239,7 @@ func program(t *testing.T, name string) string {
 }
 
 // GNU SASL, which has an implementation of its own of everything, channel binding included.
-func TestGNUSASL(t *testing.T) {
+func TestInteropGNUSASL(t *testing.T) {
 	gsasl := program(t, "gsasl")
 	s, ca := saslServer(t)
 	dir := t.TempDir()
@@ -293,7 +293,7 @@ func TestGNUSASL(t *testing.T) {
 }
 
 // swaks logs in with the mechanisms of Net::SMTP's world.
-func TestSwaksLogsIn(t *testing.T) {
+func TestInteropSwaks(t *testing.T) {
 	swaks := program(t, "swaks")
 	s, _ := saslServer(t)
 	host, port, _ := net.SplitHostPort(s.addr(ODMR))
