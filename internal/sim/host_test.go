@@ -156,6 +156,7 @@ func (h *host) crash(power bool) {
 		}
 		h.disk.TearLog(int64(h.w.rng.IntN(1 << h.w.between(4, 14))))
 		h.w.trace("in the middle of %s", j.what)
+		h.w.meet("a torn call")
 		h.w.meet("a torn " + j.what)
 		j.torn()
 		j.run()

@@ -39,7 +39,7 @@ func seeds(t *testing.T, n int) (from, to uint64) {
 // sights are what 300 days must have met, or they prove little.
 var sights = []string{
 	"a line broken by FIN", "a line broken by RST", "a line broken by silence", "a 421", "a lie", "too many recipients",
-	"a loss of power", "a kill", "a torn Commit", "a torn Settle", "a torn review", "a log that failed",
+	"a loss of power", "a kill", "a torn call", "a torn review", "a log that failed",
 	"reads failing during Next", "reads failing during Settle", "reads failing during body",
 	"a letter answered 250", "MAIL answered 452", "a message in doubt", "a message that came again", "a body without its stuffing",
 	"a takeover", "mail for a session that stayed", "mail for an ATRN that waited",
