@@ -141,7 +141,7 @@ func (c *conn) commit(a *session.Action) {
 // committed tells the machine, if it is still there. A message that became durable after its client
 // had left stays: the client will send it again, which is RFC 5321 4.5.4.1's price for never losing one.
 func (c *conn) committed(now session.Time, j *commitJob) {
-	e := c.lp.eng
+	e, took := c.lp.eng, time.Duration(now-j.msg.began)
 	j.msg.over(e)
 	var r session.Result
 	if j.err != nil {
@@ -149,7 +149,7 @@ func (c *conn) committed(now session.Time, j *commitJob) {
 	} else {
 		c.stats.accepted++
 		e.cfg.Observer.Commit(j.took)
-		c.logAccepted(j, time.Duration(now-j.msg.began))
+		c.logAccepted(j, took)
 	}
 	c.answer(j.ticket, r)
 }
