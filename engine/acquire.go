@@ -257,15 +257,45 @@ func (c *conn) await(a *session.Action) {
 	d.lease.Notify(func() { home.inbox.post(event{kind: evMail, conn: id}) })
 }
 
-// mailCame says that there is mail for a session that waits for some.
+// recheckJob asks whether a session that has waited may still collect: an account or one of its domains may have been taken
+// away since, and be somebody else's by now.
+type recheckJob struct {
+	ticket  uint32 // of the ActAwait
+	dir     account.Directory
+	account string
+	domains []string
+	err     error
+}
+
+func (j *recheckJob) run()           { _, j.err = j.dir.Authorize(j.account, j.domains) }
+func (j *recheckJob) fail(err error) { j.err = err }
+func (j *recheckJob) discard()       {}
+
+// mailCame says that there is mail for a session that waits for some. It is not sent before the directory was asked again.
 func (c *conn) mailCame() {
 	d := &c.drain
 	if d.expects == 0 {
 		return
 	}
-	c.answer(d.expects, session.Result{})
+	c.submit(&c.lp.eng.lookups, &recheckJob{ticket: d.expects, dir: c.lp.eng.cfg.Directory, account: c.account, domains: d.lease.Domains()})
+}
+
+// rechecked goes on with a session that has waited for mail, or tells it that it must not.
+func (c *conn) rechecked(j *recheckJob) {
+	d := &c.drain
+	if c.ended || d.expects == 0 || d.expects != j.ticket { // it waits no more, or again
+		return
+	}
 	d.expects = 0
 	c.stopWaiting()
+	if j.err != nil {
+		r := account.AccessRefusal(j.err)
+		c.log(c.lp.eng.log.Warn()).Int("code", r.Code).Err(j.err).Strs("domains", j.domains).Msg("mail came that the session may not collect any more")
+		c.lp.eng.cfg.Observer.ATRN(r.Code)
+		c.answer(j.ticket, session.Result{Refusal: r})
+		return
+	}
+	c.answer(j.ticket, session.Result{})
 	if c.everTurned && !d.joined {
 		d.joined = true
 		c.lp.eng.prefetch.join()

@@ -104,6 +104,8 @@ func (c *conn) complete(now session.Time, j job) {
 		c.settled(now, j)
 	case *shakeJob:
 		c.shaken(now, j)
+	case *recheckJob:
+		c.rechecked(j)
 	case *releaseJob:
 		c.released(now)
 	}

@@ -320,7 +320,7 @@ func (p *Provider) Done(now Time, ticket uint32, r *Result, out *Output) {
 	case providerCustomer:
 		p.acquired(now, r, out)
 	case providerWaiting:
-		p.turn(out)
+		p.waited(now, r, out)
 	default:
 		p.authenticated(now, r, out)
 	}

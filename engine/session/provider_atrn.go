@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"odmr/codec"
+	"odmr/internal/mail"
 )
 
 // atrn takes the ATRN command (RFC 2645 5.2.1). Which domains the customer may collect is the
@@ -47,18 +48,33 @@ func (p *Provider) acquired(now Time, r *Result, out *Output) {
 	case p.early: // what was acquired goes back when the connection closes
 		p.end(replyEarlyATRN, "data behind ATRN", out)
 	case r.Refusal != nil:
-		// RFC 2645 5.2.1: 450, 451 and 453 as they are; one line, for fetchmail reads no more.
-		refusal := replyRefusal(r.Refusal)
-		out.Reply = refusal.appendTo(out.Reply)
-		if r.Refusal.Code != 451 && r.Refusal.Code != 453 { // our trouble, or no mail: nobody's fault
-			p.countError(out)
-		}
+		p.refuseATRN(r.Refusal, out)
 	case r.Waiting == 0 && r.Wait > 0:
 		p.state, p.deadline = providerWaiting, now+Time(r.Wait)
 		p.begin(Action{Kind: ActAwait}, out)
 	default:
 		p.turn(out)
 	}
+}
+
+// refuseATRN answers as the driver says. RFC 2645 5.2.1: 450, 451 and 453 as they are; one line, for fetchmail reads no more.
+func (p *Provider) refuseATRN(r *mail.Refusal, out *Output) {
+	refusal := replyRefusal(r)
+	out.Reply = refusal.appendTo(out.Reply)
+	if r.Code != 451 && r.Code != 453 { // our trouble, or no mail: nobody's fault
+		p.countError(out)
+	}
+}
+
+// waited answers an ATRN for which mail has come. What the customer could collect when it asked it may not any more.
+func (p *Provider) waited(now Time, r *Result, out *Output) {
+	if r.Refusal == nil {
+		p.turn(out)
+		return
+	}
+	p.state, p.deadline = providerCustomer, now+Time(p.cfg.CommandTimeout)
+	out.Acts = append(out.Acts, Action{Kind: ActRelease})
+	p.refuseATRN(r.Refusal, out)
 }
 
 // turn answers 250, and gives the connection to the Reversed machine.

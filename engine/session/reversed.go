@@ -277,7 +277,7 @@ func (r *Reversed) Input(now Time, b []byte, out *Output) int {
 
 // Done takes the outcome of a prefetch or a settlement, or that mail has come.
 func (r *Reversed) Done(now Time, ticket uint32, res *Result, out *Output) {
-	if r.fetched(ticket, res) || r.settled(ticket, res) || r.arrived(ticket) {
+	if r.fetched(ticket, res) || r.settled(ticket, res) || r.arrived(ticket, res) {
 		r.pump(now, out)
 	}
 }

@@ -39,13 +39,17 @@ func (r *Reversed) rest() {
 	r.freeMsg, r.freeTx = nil, nil
 }
 
-// arrived takes the outcome of ActAwait; false if ticket is not its.
-func (r *Reversed) arrived(ticket uint32) bool {
+// arrived takes the outcome of ActAwait; false if ticket is not its. A refusal ends the session: what came is not for
+// this customer any more.
+func (r *Reversed) arrived(ticket uint32, res *Result) bool {
 	if r.awaited == 0 || ticket != r.awaited {
 		return false
 	}
 	r.awaited, r.nothing = 0, false
 	r.wake()
+	if res.Refusal != nil {
+		r.wind(reversedWindingUp, "mail came that is not to be sent: "+res.Refusal.Error())
+	}
 	return true
 }
 

@@ -157,7 +157,8 @@ const (
 	// ActAlarm says that the bounce shield has fired, and why: what was refused is settled as held. No ticket.
 	ActAlarm
 	// ActAwait asks to be told once mail is there that an ActPrefetch would bring. Done says no more than that, and may
-	// come for nothing. There is one at a time, with no ActPrefetch or ActSettle in flight; none comes after ActRelease.
+	// come for nothing. Result: nil, or Refusal 450, 451 as for ActAcquire: the customer may not collect it any more, or
+	// nobody can say so; then nothing more may be sent. There is one at a time, with no ActPrefetch or ActSettle in flight; none comes after ActRelease.
 	ActAwait
 	// ActRelease gives the lease back, once the settlements asked for are durable, with all Items that were not
 	// settled. Only their Done may still come: what was asked for otherwise may stay without. It has no ticket.

@@ -1,0 +1,58 @@
+package engine
+
+import (
+	"testing"
+	"time"
+
+	"odmr/internal/mail"
+)
+
+// take gives the domains of one account to another.
+func (d *testDirectory) take(from, to string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.accounts[to] = append(d.accounts[to], d.accounts[from]...)
+	delete(d.accounts, from)
+}
+
+// A customer waits for mail, and meanwhile the domain becomes another customer's. What comes then is that one's, however
+// long the first has been waiting.
+func TestDomainMovesWhileASessionWaits(t *testing.T) {
+	for _, blocking := range []bool{false, true} {
+		for name, c := range map[string]Collecting{
+			"stays": {Linger: time.Hour},
+			"ATRN":  {ATRNWait: mail.MaxATRNWait},
+		} {
+			s := newServer(t, withAccount("a", "a.example"), collecting(c))
+			s.dir.blocking = blocking
+			before := &customer{peer: s.login("a")}
+			before.send("ATRN")
+			if c.Linger > 0 {
+				before.expect("250")
+				before.send("220 ready")
+				before.command() // EHLO
+				s.state(StateLinger, 1)
+			} else {
+				s.state(StateWait, 1)
+			}
+			s.dir.take("a", "b")
+			s.hold("a.example", "for the new one\r\n")
+			if c.Linger > 0 {
+				before.rest()
+			} else {
+				before.expect("450")
+			}
+			if len(before.got) != 0 {
+				t.Fatalf("%s: it went to the customer before: %q", name, before.got)
+			}
+			eventually(t, "the lease is back", s.free)
+			after := s.turned("b", "ATRN", "PIPELINING", "CHUNKING")
+			for len(after.got) < 1 || after.got[0].body == "" {
+				after.command()
+			}
+			if after.got[0].body != "for the new one\r\n" {
+				t.Fatalf("%s: %q", name, after.got)
+			}
+		}
+	}
+}
