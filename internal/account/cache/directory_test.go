@@ -486,6 +486,23 @@ func TestRefusalsRestOnYoungAnswers(t *testing.T) {
 	f.asked("account tim", 3)
 }
 
+// Whoever guesses passwords while the Source is down shortens nobody's StaleTTL, however often.
+func TestDoubtsWhileDown(t *testing.T) {
+	f := newFixture(t, tim())
+	f.lookup("tim", "tim")
+	f.shop.fail(errors.New("connection refused"))
+	f.unavailable("nobody")
+	for range 12 { // together an hour, and TTL is left
+		f.clock.move(5 * time.Minute)
+		for range 100 {
+			f.Doubt("tim")
+		}
+		f.lookup("tim", "tim")
+	}
+	f.clock.move(time.Minute)
+	f.unavailable("tim")
+}
+
 func TestOwnHostname(t *testing.T) {
 	a := tim()
 	a.OwnHostname = true

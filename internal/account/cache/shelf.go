@@ -64,12 +64,14 @@ func (s *shelf[V]) remove(key string) {
 	s.lru.Remove(key)
 }
 
-// expire makes an answer one that serves only while the Source is down.
+// expire makes an answer one that serves only while the Source is down. One that is already, it leaves alone: else doubts
+// without end would use up the time for which it serves.
 func (s *shelf[V]) expire(key string) {
+	over := s.d.cfg.Now().Add(-s.d.cfg.TTL)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e, ok := s.lru.Peek(key); ok {
-		e.at = e.at.Add(-s.d.cfg.TTL)
+	if e, ok := s.lru.Peek(key); ok && e.at.After(over) {
+		e.at = over
 		s.lru.Add(key, e)
 	}
 }
