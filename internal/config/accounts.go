@@ -47,7 +47,7 @@ const hiddenPassword = "xxxxx"
 // String is the text without its password, fit to be shown.
 func (a Accounts) String() string {
 	text := string(a)
-	if a.scheme() == "" {
+	if scheme := a.scheme(); scheme == "" || scheme == "sqlite" { // a path: no part of it is a password
 		return text
 	}
 	head, query, asked := strings.Cut(text, "?")
