@@ -19,6 +19,18 @@ func (l *loader) check() {
 		l.problem("shield-refusals", fmt.Sprintf("%d is not less than --shield-window, %d: it would never be exceeded", l.cfg.ShieldRefusals, l.cfg.ShieldWindow))
 	}
 	l.checkSmarthost()
+	l.checkDelimiters()
+}
+
+// checkDelimiters refuses what is part of ordinary names: with a letter as delimiter a list of recipients would take many that are not
+// on it.
+func (l *loader) checkDelimiters() {
+	for _, c := range l.cfg.RecipientDelimiters {
+		if !strings.ContainsRune("!#$%&'*+-/=?^_`{|}~", c) { // RFC 5321 4.1.2: atext, without letters and digits
+			l.problem("recipient-delimiters", fmt.Sprintf("%q has %q in it, which is no delimiter: give characters as + or -", l.cfg.RecipientDelimiters, c))
+			return
+		}
+	}
 }
 
 func (l *loader) checkServer() {

@@ -66,16 +66,15 @@ type Config struct {
 	TLSClientCA         string        `group:"tls" name:"tls-client-ca" placeholder:"FILE" help:"CAs in PEM that customers' certificates are verified against, for EXTERNAL. With it clients are asked for a certificate; one that does not verify, or none, only means that EXTERNAL is not possible. Read again like --tls-cert."`
 	TLSHandshakeTimeout time.Duration `group:"tls" name:"tls-handshake-timeout" default:"${handshake_timeout}" min:"1s" max:"10m" help:"How long a TLS handshake may take from the connection or from STARTTLS."`
 
-	TrustedNetworks []netip.Prefix `group:"mail" default:"127.0.0.0/8,::1/128" placeholder:"CIDR" help:"Networks whose clients may hand in mail; all others are refused with 550 5.7.1. Only this machine by default; empty trusts nobody."`
-	MaxMessageSize  Size           `group:"mail" default:"50MiB" min:"64KiB" max:"2GiB" help:"Largest message taken, in octets before dot-stuffing, announced with SIZE. Larger ones are refused with 552; 50MiB passes what large mailbox providers pass."`
-	MaxRecipients   int            `group:"mail" default:"${max_recipients}" min:"100" max:"100000" help:"Recipients of one message; more are refused with 452 and come in another transaction. RFC 5321 asks for at least 100."`
+	TrustedNetworks     []netip.Prefix `group:"mail" default:"127.0.0.0/8,::1/128" placeholder:"CIDR" help:"Networks whose clients may hand in mail; all others are refused with 550 5.7.1. Only this machine by default; empty trusts nobody."`
+	MaxMessageSize      Size           `group:"mail" default:"50MiB" min:"64KiB" max:"2GiB" help:"Largest message taken, in octets before dot-stuffing, announced with SIZE. Larger ones are refused with 552; 50MiB passes what large mailbox providers pass."`
+	MaxRecipients       int            `group:"mail" default:"${max_recipients}" min:"100" max:"100000" help:"Recipients of one message; more are refused with 452 and come in another transaction. RFC 5321 asks for at least 100."`
+	LearnRecipients     string         `group:"mail" default:"on" placeholder:"ON" choices:"on,off" help:"Whether recipients that a customer's own server does not know (550 5.1.1 to RCPT) are refused here too while it is away. One acceptance clears them. Accounts with a list of recipients go by that."`
+	LearnedLifetime     time.Duration  `group:"mail" default:"7d" min:"1h" max:"365d" help:"How long such a recipient is remembered."`
+	LearnedPerDomain    int            `group:"mail" default:"1000" min:"1" max:"100000" help:"How many of them for one domain; the oldest make way. About 60 octets each."`
+	RecipientDelimiters string         `group:"mail" default:"+" placeholder:"CHARACTERS" help:"Characters behind which a local part is a detail, so that user+tag is taken where user is listed. Empty: none."`
 
 	SASLMechanisms []string `group:"login" name:"sasl-mechanisms" default:"${mechanisms}" placeholder:"NAME" help:"SASL mechanisms offered to customers, in this order. RFC 2645 makes CRAM-MD5 mandatory and fetchmail uses nothing else; leave it out only where every customer has something stronger. PLAIN, LOGIN and SCRAM-SHA-256-PLUS are offered under TLS only, EXTERNAL to those whose certificate or network stands in an account."`
-
-	LearnRecipients     string        `group:"mail" default:"on" placeholder:"ON" choices:"on,off" help:"Whether recipients that a customer's own server does not know (550 5.1.1 to RCPT) are refused here too while it is away. One acceptance clears them. Accounts with a list of recipients go by that."`
-	LearnedLifetime     time.Duration `group:"mail" default:"7d" min:"1h" max:"365d" help:"How long such a recipient is remembered."`
-	LearnedPerDomain    int           `group:"mail" default:"1000" min:"1" max:"100000" help:"How many of them for one domain; the oldest make way. About 60 octets each."`
-	RecipientDelimiters string        `group:"mail" default:"+" placeholder:"CHARACTERS" help:"Characters behind which a local part is a detail, so that user+tag is taken where user is listed. Empty: none."`
 
 	ShieldRefusals    int           `group:"shield" default:"${shield_refusals}" min:"0" max:"1000" help:"The bounce shield: when a customer's server refuses more than so many of its last --shield-window messages for good (5xx), the session ends, and what it refused is held until odmrctl queue release or bounce. 0 switches it off. A server that knows nobody is broken rather than right, and a bounce cannot be taken back."`
 	ShieldWindow      int           `group:"shield" default:"${shield_window}" min:"2" max:"1000" help:"Messages that this share is taken of. So many refused ones are kept back at a time until they are known to be in order."`

@@ -161,6 +161,8 @@ func TestProblemsAcrossFlags(t *testing.T) {
 		{[]string{"--accounts=ldap://h/dc=x", "--accounts-query-owners=q"}, "--accounts-query-owners: goes with --accounts of a database only"},
 		{[]string{"--accounts=ldap://h/dc=x", "--accounts-attributes=uid"}, `--accounts-attributes: "uid" is not a choice of attribute: write WHAT=ATTRIBUTE, as name=uid`},
 		{[]string{"--accounts-cache=5s", "--accounts-cache-negative=6s"}, "--accounts-cache-negative: is longer than --accounts-cache"},
+		{[]string{"--recipient-delimiters=+a"}, `--recipient-delimiters: "+a" has 'a' in it, which is no delimiter: give characters as + or -`},
+		{[]string{"--recipient-delimiters=@"}, `--recipient-delimiters: "@" has '@' in it, which is no delimiter: give characters as + or -`},
 		{[]string{"--config=missing.yaml"}, "--config: open missing.yaml: file does not exist"},
 	} {
 		if got := problems(t, source("", nil, c.args...)); got != c.want {
@@ -238,7 +240,14 @@ func TestEveryFlagIsDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	group, ended := "", map[string]bool{} // in one piece each, so that table and --print-config have every title once
 	for _, f := range l.flags() {
+		if f.Group != nil && f.Group.Key != group {
+			ended[group] = true
+			if group = f.Group.Key; ended[group] {
+				t.Errorf("--%s: the flags of group %s do not stand together", f.Name, group)
+			}
+		}
 		if !strings.Contains(help.String(), "--"+f.Name) || !strings.Contains(table.String(), "`--"+f.Name+"`") {
 			t.Errorf("--%s is missing from --help or the table", f.Name)
 		}
@@ -289,6 +298,9 @@ func TestOffDuration(t *testing.T) {
 // A password goes to a smarthost only that proves who it is, or that is this machine.
 func TestSmarthostProblems(t *testing.T) {
 	for args, want := range map[string]string{
+		"--smarthost=relay.example:smpt":                                                                        "is not host:port",
+		"--smarthost=relay.example:0":                                                                           "is not host:port",
+		"--smarthost=relay.example:65536":                                                                       "is not host:port",
 		"--smarthost=relay.example":                                                                             "is not host:port",
 		"--smarthost-user=me --smarthost-password-file=p":                                                       "of no use without --smarthost",
 		"--smarthost=relay.example:25 --smarthost-user=me":                                                      "goes with",

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"time"
 
 	"odmr/internal/units"
@@ -49,8 +50,8 @@ func (l *loader) checkSmarthost() {
 		return
 	}
 	host, port, err := net.SplitHostPort(c.Smarthost)
-	if err != nil || host == "" || port == "" {
-		l.problem("smarthost", fmt.Sprintf("%q is not host:port", c.Smarthost))
+	if n, bad := strconv.ParseUint(port, 10, 16); err != nil || host == "" || bad != nil || n == 0 {
+		l.problem("smarthost", fmt.Sprintf("%q is not host:port with a port from 1 to 65535", c.Smarthost))
 	}
 	if (c.SmarthostUser == "") != (c.SmarthostPasswordFile == "") {
 		l.problem("smarthost-user", "goes with --smarthost-password-file, and the other way round")
