@@ -166,7 +166,7 @@ func (c *cli) change(name string, fn func(*account.Account) error) error {
 		}
 		a := *old
 		a.Domains = slices.Clone(old.Domains)
-		a.Certificates, a.Networks = slices.Clone(old.Certificates), slices.Clone(old.Networks)
+		a.Certificates, a.Networks, a.Recipients = slices.Clone(old.Certificates), slices.Clone(old.Networks), slices.Clone(old.Recipients)
 		if err := fn(&a); err != nil {
 			return err
 		}
@@ -266,8 +266,8 @@ type domainRemove struct {
 }
 
 func (domainRemove) Help() string {
-	return `Mail that is queued for the domains stays in the queue; no more is accepted for them. The last domain
-cannot be taken away: remove the account.
+	return `Mail that is queued for the domains stays in the queue; no more is accepted for them. Recipients that were listed in them
+(--recipients) are forgotten. The last domain cannot be taken away: remove the account.
 
 Example:
   odmrctl --accounts FILE account domain remove tim example.net`
@@ -285,6 +285,7 @@ func (a *domainRemove) Run(c *cli) error {
 				return fmt.Errorf("account %q does not have domain %s", a.Name, d)
 			}
 			b.Domains = slices.Delete(b.Domains, i, i+1)
+			b.Recipients = slices.DeleteFunc(b.Recipients, func(entry string) bool { return recipientDomain(entry) == d })
 		}
 		return nil
 	})
@@ -330,7 +331,7 @@ func viewAccount(a *account.Account) accountView {
 }
 
 type accountList struct {
-	JSON bool `name:"json" help:"Write JSON: an array of objects with name, domains, own_hostname, secrets."`
+	JSON bool `name:"json" help:"Write JSON: an array of objects with name, domains, own_hostname, secrets, and certificates, networks, recipients (how many are listed) and settings where there are any."`
 }
 
 func (accountList) Help() string {
@@ -364,7 +365,7 @@ func (a *accountList) Run(c *cli, s *surroundings) error {
 
 type accountShow struct {
 	Name string `arg:"" help:"Account name."`
-	JSON bool   `name:"json" help:"Write JSON: an object with name, domains, own_hostname, secrets."`
+	JSON bool   `name:"json" help:"Write JSON: an object with name, domains, own_hostname, secrets, and certificates, networks, recipients (how many are listed) and settings where there are any."`
 }
 
 func (accountShow) Help() string {
@@ -391,6 +392,9 @@ func (a *accountShow) Run(c *cli, s *surroundings) error {
 	var set []string
 	for _, pair := range b.Policy.Settings() {
 		set = append(set, pair[0]+" "+pair[1])
+	}
+	if v.Recipients > 0 {
+		fmt.Fprintf(s.stdout, "recipients:    %d are listed, mail for others in their domains is refused\n", v.Recipients)
 	}
 	for _, list := range []struct {
 		label  string

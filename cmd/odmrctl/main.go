@@ -49,6 +49,12 @@ type cli struct {
 	Export  exportCommand   `cmd:"" help:"Copy queued messages into a Maildir."`
 }
 
+// groups are the titles of flags that belong together.
+var groups = []kong.Group{
+	{Key: "policy", Title: "Settings:", Description: "For this account; where the server has a flag of that name, in its place."},
+	{Key: "external", Title: "Login without a password (EXTERNAL):"},
+}
+
 // surroundings are what a command may touch besides its flags.
 type surroundings struct {
 	stdin  *os.File
@@ -71,7 +77,7 @@ func run(args []string, s *surroundings) int {
 	c := new(cli)
 	exited := false
 	app, err := kong.New(c, kong.Name("odmrctl"), kong.Description(description), kong.Vars{"version": version, "message_form": messageForm},
-		kong.Writers(s.stdout, s.stderr), kong.Exit(func(int) { exited = true }),
+		kong.ExplicitGroups(groups), kong.Writers(s.stdout, s.stderr), kong.Exit(func(int) { exited = true }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: false, WrapUpperBound: 100}))
 	if err != nil {
 		panic(err) // the structs are wrong: cannot happen at a user's

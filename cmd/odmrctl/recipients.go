@@ -57,7 +57,7 @@ func readRecipients(path string, domains []string) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s:%d: %w", path, n, err)
 		}
-		if domain, _, _ := strings.Cut(entry, " "); !slices.Contains(domains, domain) {
+		if domain := recipientDomain(entry); !slices.Contains(domains, domain) {
 			return nil, fmt.Errorf("%s:%d: %s is none of the account's domains", path, n, domain)
 		}
 		list = append(list, entry)
@@ -71,4 +71,10 @@ func readRecipients(path string, domains []string) ([]string, error) {
 		return nil, fmt.Errorf("%s has %d addresses: 1 to %d are possible", path, len(list), account.MaxRecipients)
 	}
 	return list, nil
+}
+
+// recipientDomain is the domain of one of account.Account's Recipients.
+func recipientDomain(entry string) string {
+	domain, _, _ := strings.Cut(entry, " ")
+	return domain
 }
