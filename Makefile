@@ -1,6 +1,6 @@
 # The commands of the house. `make help` lists them.
 #
-#   ODMR_INTEROP   required: a missing fetchmail, mail server, swaks, promtool, database or slapd fails the tests;
+#   ODMR_INTEROP   required: a missing program (those that interop-packages installs) fails the tests;
 #                  otherwise what is missing is skipped by name
 #   CRASH_SEEDS    for the crash test of the store (default 300; 3000 in `make crash`)
 #   SEEDS, FROM    how many seeds `make sim` runs, and the first of them
