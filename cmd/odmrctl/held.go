@@ -113,6 +113,8 @@ func (a *heldChoice) decide(c *cli, s *surroundings, done string, how func(queue
 		for _, id := range ids {
 			switch k, err := how(q, domain, id); {
 			case errors.Is(err, queue.ErrNotFound) && a.All: // somebody else was faster
+			case errors.Is(err, queue.ErrNotFound):
+				failed = append(failed, fmt.Errorf("%s: nothing is held under this id", id))
 			case err != nil:
 				failed = append(failed, fmt.Errorf("%s: %w", id, err))
 			case !a.All:
