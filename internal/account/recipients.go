@@ -3,6 +3,8 @@ package account
 import (
 	"fmt"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"odmr/internal/recipients"
 )
@@ -17,10 +19,11 @@ const maxRecipient = 254
 const perLine = 5
 
 // ParseRecipient reads an address of a list, "local@domain", or "@domain" for every recipient of the domain, and
-// returns it as Account.Recipients has it. Quoted local parts with blanks cannot be listed.
+// returns it as Account.Recipients has it. Quoted local parts with blanks or control characters cannot be
+// listed.
 func ParseRecipient(address string) (entry string, err error) {
 	at := strings.LastIndexByte(address, '@')
-	if at < 0 || len(address) > maxRecipient || strings.ContainsAny(address, " \t\r\n\x00") {
+	if at < 0 || len(address) > maxRecipient || strings.ContainsFunc(address, unlisted) {
 		return "", fmt.Errorf("%q is not an address", clip(address))
 	}
 	domain, err := ParseDomain(address[at+1:])
@@ -29,6 +32,10 @@ func ParseRecipient(address string) (entry string, err error) {
 	}
 	return recipients.Entry(address[:at], domain), nil
 }
+
+// unlisted reports whether r can stand in no list: what separates words in the file, control characters, and octets that are not
+// UTF-8, which would be listed as something else.
+func unlisted(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) || r == utf8.RuneError }
 
 // appendRecipients writes a list as lines of the accounts file.
 func appendRecipients(dst []byte, list []string) []byte {

@@ -34,3 +34,12 @@ func TestRecipientsInFile(t *testing.T) {
 		}
 	}
 }
+
+// What cannot stand in the file is refused as an address, where the list can name its line, and nothing is listed as something else.
+func TestRecipientsThatCannotBeListed(t *testing.T) {
+	for _, local := range []string{"a b", "a\tb", "a\vb", "a\u00a0b", "a\u0085b", "a\x1b[31mb", "a\x00b", "a\xffb", "\u2028"} {
+		if entry, err := ParseRecipient(local + "@example.org"); err == nil {
+			t.Errorf("%q is listed as %q", local, entry)
+		}
+	}
+}
