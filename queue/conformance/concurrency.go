@@ -21,6 +21,7 @@ var concurrencyScenarios = []scenario{
 	{"the last two entries of a body go at once", lastTwoAtOnce},
 	{"submitted messages keep their order", submitted},
 	{"settling while reading on", settleBesideNext},
+	{"settling while reading on what was left", settleBesideLeft},
 	{"everything at once", everythingAtOnce},
 }
 
@@ -253,6 +254,44 @@ func settleBesideNext(t *testing.T, s *suite) {
 		t.Fatalf("%d messages for the next lease, want %d", len(ds), left)
 	}
 	closeBodies(ds)
+}
+
+// settleBesideLeft settles while what an earlier lease left behind is handed out.
+func settleBesideLeft(t *testing.T, s *suite) {
+	const left = 100
+	for i := range left {
+		s.put(t, fmt.Appendf(nil, "%d", i), "a.example")
+	}
+	l := s.acquire(t, "a.example")
+	settle(t, l, next(t, l, many), mail.OutcomeDeferred)
+	l.Release()
+	l = s.acquire(t, "a.example")
+	defer l.Release()
+	batches := make(chan queue.Delivery, left)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for d := range batches {
+			if err := l.Settle([]queue.Settlement{{Key: d.Key, Outcomes: []mail.Outcome{{}}}}); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	total := 0
+	for {
+		ds := next(t, l, queue.Limit{Messages: 1, Bytes: 1 << 20})
+		if len(ds) == 0 {
+			break
+		}
+		closeBodies(ds)
+		batches <- ds[0]
+		total++
+	}
+	close(batches)
+	wg.Wait()
+	if total != left {
+		t.Fatalf("%d deliveries, want %d", total, left)
+	}
+	wantCounts(t, "totals", s.Store.Totals(), queue.Counts{})
 }
 
 func lastTwoAtOnce(t *testing.T, s *suite) {

@@ -68,7 +68,7 @@ func (c *collector) drain(g *ledger, waiting int64, durable uint64) error {
 // drainPlaces takes deliveries of the entries at known places, which leave the list.
 func (c *collector) drainPlaces(g *ledger, places *[]uint64) error {
 	for len(*places) > 0 && !c.full() {
-		if seq := (*places)[0]; !g.seen(seq) {
+		if seq := (*places)[0]; !c.lease.seen(g, seq) {
 			if err := c.takeKept(g, seq); err != nil {
 				return err
 			}

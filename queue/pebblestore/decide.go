@@ -175,7 +175,9 @@ func (g *ledger) receive() {
 
 // seen says that this lease has handed out the entry with seq and it is not settled, or stays for the next lease; or
 // that it will be found behind the cursor.
-func (g *ledger) seen(seq uint64) bool {
+func (l *lease) seen(g *ledger, seq uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	_, out := g.out[seq]
 	return out || seq >= g.cursor || slices.Contains(g.left, seq)
 }
