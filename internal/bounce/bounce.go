@@ -3,8 +3,8 @@
 //
 // A Reporter is one goroutine (Run), or whoever calls Pass. It reads the queue through queue.Reviewer, in small
 // batches, each of which is one durable step: an entry leaves, and the report on it comes into being, or neither.
-// There is one report for each message and event, with all recipients of the entry that it concerns; a report for a
-// domain that is held here goes straight into that domain's queue, all others into mail.OutboundDomain's.
+// There is one report for each message and event, with all recipients of the entry that it concerns, or several that share
+// them if they are very many; a report for a domain that is held here goes straight into that domain's queue, all others into mail.OutboundDomain's.
 //
 // Mail in a domain that is being collected is left alone until the session ends. Memory is bounded: some words for each
 // domain with mail, and one batch. It never sends anything itself, never reports on mail without a sender, and never lets

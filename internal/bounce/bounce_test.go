@@ -207,6 +207,38 @@ func TestFailedOnce(t *testing.T) {
 	}
 }
 
+// What is to be said of very many recipients does not fit into one report: each is in one of several, and the mail
+// of others does not wait for it.
+func TestManyRecipients(t *testing.T) {
+	w := newWorld(t)
+	many := make([]string, mail.MaxRecipients)
+	for i := range many {
+		many[i] = fmt.Sprintf("%0*d", mail.MaxLocalPart, i)
+	}
+	w.put("one.example", "ann@elsewhere.example", many...)
+	w.put("one.example", "bob@elsewhere.example", "b")
+	w.collect("one.example", failed)
+	w.work()
+	reports := w.reports()
+	all, ids := strings.ReplaceAll(strings.Join(reports, ""), "\r\n ", " "), map[string]bool{} // unfolded
+	for _, local := range append(many, "b") {
+		if n := strings.Count(all, "Final-Recipient: rfc822; "+local+"@one.example\r\n"); n != 1 {
+			t.Fatalf("%s is in %d reports", local, n)
+		}
+	}
+	for _, report := range reports {
+		_, rest, _ := strings.Cut(report, "\r\nMessage-Id: ")
+		id, _, _ := strings.Cut(rest, "\r\n")
+		ids[id] = true
+	}
+	if len(reports) < 3 || len(ids) != len(reports) {
+		t.Errorf("%d reports with ids %v", len(reports), ids)
+	}
+	if got := w.store.Totals(); got != (queue.Counts{}) || w.counted["failed"] != 2 {
+		t.Errorf("left: %+v, counted %v", got, w.counted)
+	}
+}
+
 // While nobody can say what holds for a domain, nothing becomes of its mail: it may be on hold.
 func TestPolicyUnknown(t *testing.T) {
 	w := newWorld(t)

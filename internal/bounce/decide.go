@@ -18,11 +18,10 @@ func (r *Reporter) giveUp(e *queue.Reviewed, p Policy, now time.Time) queue.Deci
 	if !p.Bounce || e.Envelope.ReversePath == "" || len(about) == 0 {
 		return drop
 	}
-	m, ok := r.report(e, about, time.Time{}, now)
-	if !ok {
+	var ok bool
+	if drop.Messages, ok = r.report(e, about, time.Time{}, now); !ok {
 		return queue.Decision{}
 	}
-	drop.Messages = []queue.Message{m}
 	return drop
 }
 
@@ -32,12 +31,12 @@ func (r *Reporter) announce(e *queue.Reviewed, w *watch, p Policy, now time.Time
 	if e.Envelope.DelayNotified || len(about) == 0 {
 		return queue.Decision{}
 	}
-	m, ok := r.report(e, about, w.since(e.Envelope).Add(p.Retention), now)
+	messages, ok := r.report(e, about, w.since(e.Envelope).Add(p.Retention), now)
 	if !ok {
 		return queue.Decision{}
 	}
 	e.Envelope.DelayNotified = true
-	return queue.Decision{Verdict: queue.Update, Messages: []queue.Message{m}}
+	return queue.Decision{Verdict: queue.Update, Messages: messages}
 }
 
 // ended are the recipients of an entry that leaves the queue whose sender is to be told.
@@ -72,27 +71,39 @@ func delayed(env *mail.Envelope) (about []dsn.Recipient) {
 	return about
 }
 
-// report writes a report. If that is not possible now, ok is false.
-func (r *Reporter) report(e *queue.Reviewed, about []dsn.Recipient, until, now time.Time) (m queue.Message, ok bool) {
+// report writes a report; several that share the recipients among them, where what is to be said of all does not fit into
+// a queue.Message. If that is not possible now, ok is false.
+func (r *Reporter) report(e *queue.Reviewed, about []dsn.Recipient, until, now time.Time) (messages []queue.Message, ok bool) {
 	domain, err := r.queueFor(e.Envelope.ReversePath)
 	if err != nil {
 		r.complain(err, e.Key.Domain)
-		return m, false
+		return nil, false
 	}
 	report := dsn.Report{
-		Hostname: r.cfg.Hostname, Now: now, Envelope: e.Envelope, Recipients: about, RetryUntil: until,
+		Hostname: r.cfg.Hostname, Now: now, Envelope: e.Envelope, RetryUntil: until,
 		Waited: now.Sub(time.Unix(0, e.Envelope.Arrived)),
 	}
 	if report.Original, report.Whole, err = original(e); err != nil { // the sender is told all the same
 		r.complain(err, e.Key.Domain)
 	}
-	if m.Envelope, m.Body, err = dsn.Build(&report); err != nil {
-		r.complain(err, e.Key.Domain)
-		return m, false
+	for n := len(about); len(about) > 0; n = min(n, len(about)) {
+		var m queue.Message
+		report.Recipients = about[:n]
+		if m.Envelope, m.Body, err = dsn.Build(&report); err != nil {
+			r.complain(err, e.Key.Domain)
+			return nil, false
+		}
+		if len(m.Body) > mail.ChunkSize && n > 1 { // one recipient always fits, see mail.MaxReturned
+			n /= 2
+			continue
+		}
+		m.Envelope.Domain = domain
+		messages = append(messages, m)
+		about = about[n:]
+		report.Part++
 	}
-	m.Envelope.Domain = domain
 	r.woken = r.woken || domain == mail.OutboundDomain
-	return m, true
+	return messages, true
 }
 
 // original reads as much of a message as a report may need, as its author wrote it.

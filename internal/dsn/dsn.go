@@ -67,6 +67,7 @@ type Report struct {
 	// hold its header; Whole says that it is all of it. None at all: nothing is returned.
 	Original []byte
 	Whole    bool
+	Part     int // which of several reports on the same event this is, from 0; each has a Message-ID of its own
 }
 
 // ErrNoSender says that the message has a null reverse-path: nobody is to be told (RFC 5321 6.1, RFC 3834 2).
@@ -118,7 +119,7 @@ func (b *builder) write(out *bytes.Buffer) error {
 	h.Add("Subject", b.subject())
 	h.Add("To", "<"+clean(b.Envelope.ReversePath, b.utf8)+">")
 	h.Add("From", "Mail Delivery System <MAILER-DAEMON@"+b.Hostname+">")
-	h.Add("Message-ID", fmt.Sprintf("<%s.%d.%d@%s>", b.Envelope.ID, b.Now.UnixNano(), b.Recipients[0].Action, b.Hostname))
+	h.Add("Message-ID", fmt.Sprintf("<%s.%d.%d.%d@%s>", b.Envelope.ID, b.Now.UnixNano(), b.Recipients[0].Action, b.Part, b.Hostname))
 	h.Add("Date", b.Now.Format(dateFormat))
 	w, err := message.CreateWriter(out, h)
 	if err != nil {
