@@ -311,14 +311,25 @@ func (r *Reporter) notify(domain string, w *watch, p Policy, now time.Time) (n i
 		}
 		return len(seqs) < batch && walked < walkMost
 	})
+	told, later := 0, uint64(0) // later: the first whose sender cannot be told now
 	if err == nil && len(seqs) > 0 {
-		_, err = r.review(domain, queue.Waiting, seqs, func(e *queue.Reviewed) queue.Decision { return r.announce(e, w, p, now) })
+		told, err = r.review(domain, queue.Waiting, seqs, func(e *queue.Reviewed) queue.Decision {
+			d := r.announce(e, w, p, now)
+			if d.Verdict == queue.Keep && later == 0 {
+				later = e.Key.Seq
+			}
+			return d
+		})
 	}
 	if errors.Is(err, queue.ErrFull) { // there is no room for what is not strictly needed: later
 		return 0, nil
 	}
 	if err != nil {
 		return 0, err
+	}
+	if later > 0 {
+		w.noticed = later - 1
+		return told, nil
 	}
 	w.noticed = upTo
 	return walked, nil

@@ -310,6 +310,22 @@ func TestDelayNotice(t *testing.T) {
 	}
 }
 
+// While nobody can say where a report belongs the sender is not forgotten: it hears of the delay afterwards.
+func TestDelayNoticeLater(t *testing.T) {
+	w := newWorld(t)
+	w.put("one.example", "", "a")
+	w.put("one.example", "ann@elsewhere.example", "a")
+	w.put("one.example", "bob@elsewhere.example", "a")
+	w.clock.add(usual.DelayNotice)
+	w.broken = errors.New("directory unavailable")
+	w.work()
+	w.wantReports()
+	w.broken = nil
+	w.clock.add(again)
+	w.work()
+	w.wantReports([]string{"To: <ann", "Action: delayed"}, []string{"To: <bob", "Action: delayed"})
+}
+
 // A report for a domain that is held here waits for that customer, and what that customer refuses of it is the end.
 func TestHeldSender(t *testing.T) {
 	w := newWorld(t)
