@@ -18,7 +18,8 @@ type Reviewer interface {
 
 	// Review decides about the entries of domain at that stage that stand at the places seqs, and carries out all
 	// decisions and the messages that they bring into being in one durable step: after a crash all of it was
-	// done, or nothing. An entry that is not there, or not at that stage any more, is passed over.
+	// done, or nothing. An entry that is not there, or not at that stage any more, or whose body is not known to the store
+	// and so could not leave with it, is passed over.
 	//
 	// Waiting entries are out of reach of sessions meanwhile: it returns ErrBusy, and has done nothing, if the
 	// domain is leased, and an Acquire that comes waits. So decide must not take long; it must not call the

@@ -264,6 +264,44 @@ func TestDamageStaysBehind(t *testing.T) {
 	}
 }
 
+// TestReviewOfDamage: nobody is asked about an entry whose body's record is gone: it stays, so what would be decided and told of
+// it would be so again and again.
+func TestReviewOfDamage(t *testing.T) {
+	opts := testOptions(t, vfs.NewMem())
+	ev := &events{t: t, lenient: true}
+	opts.Events = ev
+	s, err := Open("queue", opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	putTest(t, s, 3*mail.ChunkSize, "a.example")
+	id := putTest(t, s, 100, "a.example", "b.example")
+	putTest(t, s, 100, "a.example")
+	if err := s.db.Delete(appendBodyKey(nil, id), pebble.Sync); err != nil {
+		t.Fatal(err)
+	}
+	var seqs []uint64
+	if err := s.Walk("a.example", queue.Waiting, 0, func(k queue.Key, _ *mail.Envelope) bool {
+		seqs = append(seqs, k.Seq)
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	if err := s.Review("a.example", queue.Waiting, seqs, func(e *queue.Reviewed) queue.Decision {
+		if asked++; e.Envelope.ID == id {
+			t.Error("asked about what stays in the queue")
+		}
+		return queue.Decision{Verdict: queue.Drop}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if n, _, _ := ev.counts(); len(seqs) != 3 || asked != 2 || n != 1 || s.Counts("a.example").Messages != 1 {
+		t.Errorf("%d entries, asked about %d, %d events, left %+v", len(seqs), asked, n, s.Counts("a.example"))
+	}
+}
+
 // TestAbortDuringCheck: pieces that were being deleted while Check took its snapshot were reported as
 // orphans, because they were gone from memory by the time it looked there.
 func TestAbortDuringCheck(t *testing.T) {

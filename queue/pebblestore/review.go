@@ -141,15 +141,15 @@ func (r *review) decide(seqs []uint64, decide func(*queue.Reviewed) queue.Decisi
 		if err != nil {
 			return fmt.Errorf("pebblestore: review %s/%d: %w", key.Domain, seq, err)
 		}
+		if err := s.findBody(&w); err != nil {
+			s.opts.Events.Corruption(fmt.Errorf("pebblestore: body of entry %s/%d, which stays in the queue: %w", key.Domain, seq, err))
+			continue
+		}
 		d := decide(&queue.Reviewed{Key: key, Envelope: &env, Open: func() (queue.Body, error) { return s.reopen(key) }})
 		switch {
 		case d.Verdict == queue.Drop && r.space == spaceEntry && settleOthers(&env):
 			w.verdict = verdictHold
 		case d.Verdict == queue.Drop:
-			if err := s.findBody(&w); err != nil {
-				s.opts.Events.Corruption(fmt.Errorf("pebblestore: body of entry %s/%d, which stays in the queue: %w", key.Domain, seq, err))
-				continue
-			}
 			w.verdict, r.leaves = verdictRemove, true
 		case d.Verdict == queue.Update && r.space == spaceEntry && standing(&env) == verdictHold:
 			w.verdict = verdictHold
