@@ -49,6 +49,8 @@ type Table struct {
 
 	mu      sync.Mutex
 	domains map[string]*domain
+	known   int   // domains of which some address is known: Limits.Domains bounds these, and not those in session
+	swept   int64 // when, Unix time in nanoseconds
 }
 
 // domain is what is known of one customer domain. There is one while something is.
@@ -97,17 +99,17 @@ func (t *Table) Learn(name, address string, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	d := t.domains[name]
-	if d == nil {
-		if len(t.domains) >= t.limits.Domains {
+	if d == nil || len(d.until) == 0 {
+		if t.known >= t.limits.Domains && now-t.swept >= int64(t.limits.Lifetime/sweeps) {
 			t.sweep(now)
 		}
-		if len(t.domains) >= t.limits.Domains {
+		if t.known >= t.limits.Domains {
 			return
 		}
-		d = t.use(name)
-	}
-	if d.until == nil {
-		d.until = map[string]int64{}
+		t.known++
+		if d = t.use(name); d.until == nil {
+			d.until = map[string]int64{}
+		}
 	}
 	if _, known := d.until[l]; !known && len(d.until) >= t.limits.PerDomain {
 		d.evict()
@@ -132,12 +134,25 @@ func (t *Table) drop(name string, d *domain) {
 	}
 }
 
+// forget forgets an address. mu is held.
+func (t *Table) forget(d *domain, l string) {
+	if _, known := d.until[l]; known {
+		if delete(d.until, l); len(d.until) == 0 {
+			t.known--
+		}
+	}
+}
+
+// sweeps is how often in a lifetime a full Table is looked through at the most: everybody waits for that.
+const sweeps = 16
+
 // sweep forgets whatever is over. mu is held.
 func (t *Table) sweep(now int64) {
+	t.swept = now
 	for name, d := range t.domains {
 		for l, until := range d.until {
 			if until <= now {
-				delete(d.until, l)
+				t.forget(d, l)
 			}
 		}
 		t.drop(name, d)
@@ -160,7 +175,7 @@ func (t *Table) Accept(name, address string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if d := t.domains[name]; d != nil && len(d.until) > 0 {
-		delete(d.until, local(address))
+		t.forget(d, local(address))
 		t.drop(name, d)
 	}
 }
@@ -182,7 +197,7 @@ func (t *Table) Unknown(name string, address []byte, now int64) bool {
 	}
 	until, known := d.until[string(l)]
 	if known && until <= now {
-		delete(d.until, string(l))
+		t.forget(d, string(l))
 		t.drop(name, d)
 	}
 	return known && until > now

@@ -66,6 +66,13 @@ func TestLearnedDomains(t *testing.T) {
 	if table.Learn("c.example", "x@c.example", int64(time.Minute)); table.Any("c.example") {
 		t.Error("more domains than there may be")
 	}
+	// What is learned is learned in a session: those are no way around the bound.
+	table.Online([]string{"c.example"})
+	if table.Learn("c.example", "x@c.example", int64(time.Minute)); table.Any("c.example") {
+		t.Error("more domains than there may be, in a session")
+	}
+	table.Offline([]string{"c.example"})
+	table.Online([]string{"d.example", "e.example"}) // nothing is known of their recipients
 	if table.Learn("c.example", "x@c.example", int64(time.Hour)); !table.Any("c.example") || table.Any("a.example") {
 		t.Error("what is over does not make room")
 	}
