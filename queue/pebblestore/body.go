@@ -38,6 +38,7 @@ type body struct {
 	again  bool   // a small body is to be loaded once more
 	sought bool   // Rewind was called: places of pieces are reckoned
 	closed bool
+	inside bool // it is read within a call in progress, for which Close waits
 }
 
 // openBody reads the body record of id into b and pins the first segment.
@@ -186,10 +187,12 @@ func (b *body) Next() (queue.Segment, error) {
 	if seg, ok, err := b.Ready(); ok {
 		return seg, err
 	}
-	if err := b.store.enter(); err != nil {
-		return queue.Segment{}, err
+	if !b.inside {
+		if err := b.store.enter(); err != nil {
+			return queue.Segment{}, err
+		}
+		defer b.store.leave()
 	}
-	defer b.store.leave()
 	p, err := b.load()
 	if err != nil {
 		return queue.Segment{}, err

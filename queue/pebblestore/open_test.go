@@ -11,6 +11,7 @@ import (
 
 	"odmr/internal/mail"
 	"odmr/queue"
+	"odmr/queue/conformance"
 )
 
 func TestValidateReportsEverything(t *testing.T) {
@@ -357,6 +358,43 @@ func TestAcquireWaitsForOperator(t *testing.T) {
 	}
 	release()
 	if err := <-got; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestCloseDuringReview: whoever reads a large body within a review waited for Close, and Close for the review.
+func TestCloseDuringReview(t *testing.T) {
+	s, err := Open("queue", testOptions(t, vfs.NewMem()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	putTest(t, s, 3*mail.ChunkSize, "a.example")
+	var seqs []uint64
+	if err := s.Walk("a.example", queue.Waiting, 0, func(k queue.Key, _ *mail.Envelope) bool {
+		seqs = append(seqs, k.Seq)
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan error, 1)
+	err = s.Review("a.example", queue.Waiting, seqs, func(e *queue.Reviewed) queue.Decision {
+		go func() { closed <- s.Close() }()
+		for s.life.TryRLock() { // until Close waits
+			s.life.RUnlock()
+		}
+		b, err := e.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := conformance.ReadBody(b); err != nil || len(n) != 3*mail.ChunkSize {
+			t.Errorf("%d octets, %v", len(n), err)
+		}
+		return queue.Decision{}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-closed; err != nil {
 		t.Fatal(err)
 	}
 }

@@ -145,7 +145,7 @@ func (r *review) decide(seqs []uint64, decide func(*queue.Reviewed) queue.Decisi
 			s.opts.Events.Corruption(fmt.Errorf("pebblestore: body of entry %s/%d, which stays in the queue: %w", key.Domain, seq, err))
 			continue
 		}
-		d := decide(&queue.Reviewed{Key: key, Envelope: &env, Open: func() (queue.Body, error) { return s.reopen(key) }})
+		d := decide(&queue.Reviewed{Key: key, Envelope: &env, Open: func() (queue.Body, error) { return s.openReviewed(key) }})
 		switch {
 		case d.Verdict == queue.Drop && r.space == spaceEntry && settleOthers(&env):
 			w.verdict = verdictHold
@@ -165,6 +165,15 @@ func (r *review) decide(seqs []uint64, decide func(*queue.Reviewed) queue.Decisi
 		r.messages = append(r.messages, d.Messages...)
 	}
 	return nil
+}
+
+// openReviewed opens the body of an entry for the time of a Review.
+func (s *Store) openReviewed(key queue.Key) (queue.Body, error) {
+	b, err := s.reopen(key)
+	if b, ok := b.(*body); ok {
+		b.inside = true
+	}
+	return b, err
 }
 
 // settleOthers makes the end of an entry that of its recipients that are not held, and says whether there are such.
