@@ -49,10 +49,6 @@ type Store interface {
 	// queue is no error: see Lease.Waiting. It may block.
 	Acquire(domains []string) (Lease, error)
 
-	// Reopen reads once more the body of the entry that key names, which must be in the queue still
-	// (else ErrNotFound): leased, or waiting, or kept for the report on it. The caller closes it. It blocks.
-	Reopen(key Key) (Body, error)
-
 	// Counts says what waits for domain (deliverable messages only). It does not scan and does not block.
 	Counts(domain string) Counts
 	// Totals is the sum of Counts over all domains. It does not scan and does not block.
@@ -74,8 +70,7 @@ type Admin interface {
 	List(domain string, fn func(Entry) bool) error
 	// Show returns all entries of message id (one per customer domain), or ErrNotFound.
 	Show(id mail.ID) ([]Entry, error)
-	// Open reads the body of message id, in wire form. The caller closes it. It may have to search for it: what
-	// knows the message's Key uses Reopen.
+	// Open reads the body of message id, in wire form, or says ErrNotFound. The caller closes it. It may have to search for it.
 	Open(id mail.ID) (Body, error)
 	// Remove deletes message id from the queue of domain ("" for all its domains). An entry in
 	// a leased domain is refused with ErrBusy. It returns the number of entries removed.

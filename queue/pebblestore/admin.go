@@ -303,15 +303,7 @@ func (s *Store) Open(id mail.ID) (queue.Body, error) {
 	return b, nil
 }
 
-// Reopen implements queue.Store.
-func (s *Store) Reopen(key queue.Key) (queue.Body, error) {
-	if err := s.enter(); err != nil {
-		return nil, err
-	}
-	defer s.leave()
-	return s.reopen(key)
-}
-
+// reopen reads the body of the entry that key names, in whichever space.
 func (s *Store) reopen(key queue.Key) (queue.Body, error) {
 	p, err := s.peek(key)
 	if err != nil {
