@@ -46,7 +46,7 @@ type Origin struct {
 // Recipient is a mail.Recipient as JSON.
 type Recipient struct {
 	Address string   `json:"address"`
-	State   string   `json:"state"`            // pending, delivered, failed or held
+	State   string   `json:"state"`            // pending, delivered, failed, held or relayed
 	Reply   string   `json:"reply,omitempty"`  // the customer's last reply
 	Notify  []string `json:"notify,omitempty"` // RFC 3461
 	ORcpt   string   `json:"orcpt,omitempty"`

@@ -17,7 +17,7 @@ import (
 //
 //  1. every key belongs to a known space and every record decodes;
 //  2. an entry in space e has a pending recipient; one in h has none, and a held one; one in f has neither, and a failed
-//     one; no entry is in two of them;
+//     or a relayed one; no entry is in two of them;
 //  3. every recipient is in its entry's domain, every field in its range;
 //  4. every entry has an own body of its id, or a body record that names it, and that has the size that the entry
 //     says; not both;
