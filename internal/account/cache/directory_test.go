@@ -414,6 +414,47 @@ func TestRunLooksAfterASourceThatIsDown(t *testing.T) {
 	running.Wait()
 }
 
+// slowly is an Observer that takes its time over Down.
+type slowly struct {
+	*ledger
+	mu   sync.Mutex
+	told []string
+	down func()
+}
+
+func (o *slowly) tell(what string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.told = append(o.told, what)
+}
+func (o *slowly) Down(error) { o.down(); o.tell("down") }
+func (o *slowly) Up()        { o.tell("up") }
+
+// A look that succeeds while the Observer is being told of a failure is told after it: else the Source would be up, and
+// readiness would say for ever that it is down.
+func TestUpIsToldAfterDown(t *testing.T) {
+	f := newFixture(t, tim())
+	var looking sync.WaitGroup
+	o := &slowly{ledger: f.seen}
+	o.down = func() {
+		f.shop.fail(nil)
+		looking.Go(func() {
+			if err := f.Check(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+		time.Sleep(20 * time.Millisecond) // in which Up would come
+	}
+	f.cfg.Observer = o
+	f.shop.fail(errors.New("connection refused"))
+	f.unavailable("tim")
+	looking.Wait()
+	if !slices.Equal(o.told, []string{"down", "up"}) {
+		t.Error(o.told)
+	}
+	f.lookup("tim", "tim")
+}
+
 // What is wrong with one record concerns its account alone.
 func TestRecordThatCannotBeUsed(t *testing.T) {
 	f := newFixture(t, tim())

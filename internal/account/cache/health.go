@@ -11,6 +11,10 @@ import (
 
 // health is what is known of the Source: up, or why not.
 type health struct {
+	// telling is held from a change until the Observer knows of it, so that it is told in order. Nobody waits for it who
+	// only asks.
+	telling sync.Mutex
+
 	mu   sync.Mutex
 	err  error         // nil: up
 	gone chan struct{} // closed while down
@@ -42,6 +46,8 @@ func (h *health) fell() <-chan struct{} {
 // down notes that the Source does not answer.
 func (d *Directory) down(err error) {
 	h := &d.health
+	h.telling.Lock()
+	defer h.telling.Unlock()
 	h.mu.Lock()
 	news := h.err == nil || h.err.Error() != err.Error()
 	if h.err == nil {
@@ -60,6 +66,8 @@ func (d *Directory) down(err error) {
 
 func (d *Directory) up() {
 	h := &d.health
+	h.telling.Lock()
+	defer h.telling.Unlock()
 	h.mu.Lock()
 	was := h.err
 	if was != nil {
