@@ -55,9 +55,7 @@ func watchReads(epfd, fd int, events uint32) error {
 // for commits: gnet takes the end of the input for the end of the connection, and a client that closes its half behind
 // the final dot and QUIT (Exim, by default) would never hear the 250, and hand the message in again and again.
 func (c *conn) throttle() {
-	unread := c.gc.InboundBuffered()
-	ingress, _ := c.sess.(*session.Ingress)
-	ordering := ingress != nil && ingress.Ordering()
+	unread, ordering := c.gc.InboundBuffered(), c.ordering()
 	switch {
 	case c.paused && unread <= resumeUnread && !ordering:
 		c.setPaused(false)
@@ -67,6 +65,12 @@ func (c *conn) throttle() {
 		c.because("too much unread input")
 		c.lastWord("421 4.3.2 Too much input, closing connection\r\n")
 	}
+}
+
+// ordering reports whether a command waits for commits.
+func (c *conn) ordering() bool {
+	m, ok := c.sess.(*session.Ingress)
+	return ok && m.Ordering()
 }
 
 // setPaused stops or starts reading. Errors and hang-ups are reported while paused, too.

@@ -136,7 +136,8 @@ func (c *conn) receiveTLS(now session.Time) bool {
 		c.in.grew(c.lp.eng, int64(n))
 		acted = c.carryOut(now) || n > 0
 	}
-	if err != nil && !acted {
+	// Behind close_notify a client still hears the replies to what came before it: see throttle.
+	if err != nil && !acted && (err != io.EOF || !c.ordering()) {
 		c.endTLS(err)
 	}
 	return acted || more
