@@ -35,7 +35,7 @@ func (e *Engine) unknown(a *account.Account, r *routing) *mail.Refusal {
 		}
 		return nil // the list is the customer's word
 	}
-	if e.learned != nil && e.learned.Unknown(r.domain, r.address, r.now) {
+	if e.learned != nil && e.learned.Unknown(a.Name, r.domain, r.address, r.now) {
 		return refuseUnknown
 	}
 	return nil
@@ -60,7 +60,7 @@ func (c *conn) learn(now session.Time, s *settlement) {
 		case mail.RcptAccepted:
 			table.Accept(env.Domain, env.Recipients[i].Address)
 		case mail.RcptUnknown:
-			table.Learn(env.Domain, env.Recipients[i].Address, now)
+			table.Learn(c.account, env.Domain, env.Recipients[i].Address, now)
 			c.log(c.lp.eng.log.Info()).Str("domain", env.Domain).Str("recipient", env.Recipients[i].Address).Msg("recipient is not known to the customer")
 		}
 	}

@@ -46,6 +46,21 @@ func TestLearnedRecipients(t *testing.T) {
 	}
 }
 
+// What one customer's server does not know says nothing about the next customer to whom the domain belongs.
+func TestLearnedRecipientsOfADomainThatMoved(t *testing.T) {
+	s := newServer(t, withAccount("a", "a.example"), func(_ *server, c *Config) { c.Recipients.Learn = true }, withShield(3, 5))
+	mx := s.feed(SMTP)
+	mx.deliver("s@x.example", "u@a.example", "x\r\n")
+	mx.deliver("s@x.example", "info@a.example", "x\r\n")
+	(&customer{peer: s.login("a"), gone: "info@a.example"}).collect("ATRN")
+	eventually(t, "the lease is given back", func() bool { return s.learned.Sessions("a.example") == 0 })
+	mx.ask("MAIL FROM:<t@y.example>", "250")
+	mx.ask("RCPT TO:<info@a.example>", "550 5.1.1")
+	mx.ask("RSET", "250")
+	s.dir.take("a", "b")
+	mx.deliver("t@y.example", "info@a.example", "for the new one\r\n")
+}
+
 // A server that refuses everything teaches nothing.
 func TestBrokenServerTeachesNothing(t *testing.T) {
 	for _, shield := range []setting{withShield(0, 0), withShield(1, 5)} {

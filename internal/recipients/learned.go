@@ -15,8 +15,8 @@
 //
 // # How it is forgotten
 //
-// By the first recipient of that name that is accepted, when its lifetime is over, and, where a domain has more than
-// Limits.PerDomain, by the next one. It is in memory only: a restart forgets it, which costs some mail that is
+// By the first recipient of that name that is accepted, when its lifetime is over, where a domain has more than
+// Limits.PerDomain, by the next one, and all of a domain once it is another customer's, who has another server. It is in memory only: a restart forgets it, which costs some mail that is
 // accepted and bounced later, as without it. While a session of the domain's customer runs nothing is
 // refused: its server answers for itself.
 //
@@ -55,6 +55,7 @@ type Table struct {
 
 // domain is what is known of one customer domain. There is one while something is.
 type domain struct {
+	owner    string           // whose server until is from
 	until    map[string]int64 // local part: when it is forgotten, Unix time in nanoseconds
 	sessions int              // of its customer
 }
@@ -90,8 +91,9 @@ func isSRS(local string) bool {
 	return len(local) > 4 && (strings.EqualFold(local[:4], "SRS0") || strings.EqualFold(local[:4], "SRS1"))
 }
 
-// Learn remembers that the customer of name does not know address, at now (Unix time in nanoseconds).
-func (t *Table) Learn(name, address string, now int64) {
+// Learn remembers that the server of owner, a customer, does not know address in domain name, at now (Unix time in
+// nanoseconds).
+func (t *Table) Learn(owner, name, address string, now int64) {
 	l := local(address)
 	if l == "" || OneOff(l) || strings.EqualFold(l, "postmaster") {
 		return
@@ -110,6 +112,10 @@ func (t *Table) Learn(name, address string, now int64) {
 		if d = t.use(name); d.until == nil {
 			d.until = map[string]int64{}
 		}
+	}
+	if d.owner != owner {
+		d.owner = strings.Clone(owner)
+		clear(d.until)
 	}
 	if _, known := d.until[l]; !known && len(d.until) >= t.limits.PerDomain {
 		d.evict()
@@ -180,12 +186,12 @@ func (t *Table) Accept(name, address string) {
 	}
 }
 
-// Unknown says whether mail for address is to be refused. It does not keep address.
-func (t *Table) Unknown(name string, address []byte, now int64) bool {
+// Unknown says whether mail for address is to be refused, now that its domain is owner's. It does not keep address.
+func (t *Table) Unknown(owner, name string, address []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	d := t.domains[name]
-	if d == nil || d.sessions > 0 || len(d.until) == 0 {
+	if d == nil || d.sessions > 0 || len(d.until) == 0 || d.owner != owner {
 		return false
 	}
 	l := address

@@ -11,9 +11,9 @@ const dom = "example.org"
 func TestLearned(t *testing.T) {
 	table := NewTable(Limits{Lifetime: time.Hour, PerDomain: 3})
 	unknown := func(address string, now time.Duration) bool {
-		return table.Unknown(dom, []byte(address), int64(now))
+		return table.Unknown("c", dom, []byte(address), int64(now))
 	}
-	if table.Learn(dom, "gone@example.org", 0); !unknown("gone@EXAMPLE.org", time.Minute) || !table.Any(dom) {
+	if table.Learn("c", dom, "gone@example.org", 0); !unknown("gone@EXAMPLE.org", time.Minute) || !table.Any(dom) {
 		t.Error("not learned")
 	}
 	for _, other := range []string{"Gone@example.org", "gone+tag@example.org", "gon@example.org", "@example.org", "gone@example.org@example.org"} {
@@ -21,7 +21,7 @@ func TestLearned(t *testing.T) {
 			t.Errorf("%s is refused", other)
 		}
 	}
-	if table.Unknown("example.com", []byte("gone@example.com"), 0) {
+	if table.Unknown("c", "example.com", []byte("gone@example.com"), 0) {
 		t.Error("refused in another domain")
 	}
 	// Its customer is there, and then away again.
@@ -39,20 +39,20 @@ func TestLearned(t *testing.T) {
 		t.Error("not forgotten")
 	}
 	// Time.
-	table.Learn(dom, "gone@example.org", 0)
+	table.Learn("c", dom, "gone@example.org", 0)
 	if !unknown("gone@example.org", time.Hour-1) || unknown("gone@example.org", time.Hour) || table.Any(dom) || len(table.domains) != 0 {
 		t.Error("the lifetime is not kept")
 	}
 	// What is never learned.
 	for _, address := range []string{"postmaster@example.org", "PostMaster@example.org", "list-return-7-a=b.example@example.org",
 		"prvs=123=a@example.org", "SRS0+abc=12=x.example=u@example.org", "srs1-x@example.org", "@example.org"} {
-		if table.Learn(dom, address, 0); table.Any(dom) {
+		if table.Learn("c", dom, address, 0); table.Any(dom) {
 			t.Errorf("%s was learned", address)
 		}
 	}
 	// The bound: the oldest goes.
 	for i := range 4 {
-		table.Learn(dom, fmt.Sprintf("u%d@example.org", i), int64(i))
+		table.Learn("c", dom, fmt.Sprintf("u%d@example.org", i), int64(i))
 	}
 	if unknown("u0@example.org", 0) || !unknown("u1@example.org", 0) || !unknown("u3@example.org", 0) || len(table.domains[dom].until) != 3 {
 		t.Error("the bound of a domain is not kept")
@@ -61,19 +61,19 @@ func TestLearned(t *testing.T) {
 
 func TestLearnedDomains(t *testing.T) {
 	table := NewTable(Limits{Lifetime: time.Hour, Domains: 2})
-	table.Learn("a.example", "x@a.example", 0)
-	table.Learn("b.example", "x@b.example", int64(time.Minute))
-	if table.Learn("c.example", "x@c.example", int64(time.Minute)); table.Any("c.example") {
+	table.Learn("c", "a.example", "x@a.example", 0)
+	table.Learn("c", "b.example", "x@b.example", int64(time.Minute))
+	if table.Learn("c", "c.example", "x@c.example", int64(time.Minute)); table.Any("c.example") {
 		t.Error("more domains than there may be")
 	}
 	// What is learned is learned in a session: those are no way around the bound.
 	table.Online([]string{"c.example"})
-	if table.Learn("c.example", "x@c.example", int64(time.Minute)); table.Any("c.example") {
+	if table.Learn("c", "c.example", "x@c.example", int64(time.Minute)); table.Any("c.example") {
 		t.Error("more domains than there may be, in a session")
 	}
 	table.Offline([]string{"c.example"})
 	table.Online([]string{"d.example", "e.example"}) // nothing is known of their recipients
-	if table.Learn("c.example", "x@c.example", int64(time.Hour)); !table.Any("c.example") || table.Any("a.example") {
+	if table.Learn("c", "c.example", "x@c.example", int64(time.Hour)); !table.Any("c.example") || table.Any("a.example") {
 		t.Error("what is over does not make room")
 	}
 }
