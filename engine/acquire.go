@@ -97,7 +97,7 @@ func (j *acquireJob) policy() *mail.Refusal {
 		return account.AccessRefusal(err)
 	}
 	if a.Policy.Hold == account.On {
-		return &mail.Refusal{Code: 450, Text: "ATRN request refused: collecting is paused for this account"}
+		return refuseOnHold
 	}
 	j.small = a.Policy.SmallFirst == account.On
 	j.linger, j.wait = over(a.Policy.Linger, c.Linger), c.ATRNWait
@@ -107,6 +107,8 @@ func (j *acquireJob) policy() *mail.Refusal {
 	}
 	return nil
 }
+
+var refuseOnHold = &mail.Refusal{Code: 450, Text: "ATRN request refused: collecting is paused for this account"}
 
 func (j *acquireJob) queued() bool {
 	return slices.ContainsFunc(j.tenure.domains, func(d string) bool { return j.eng.cfg.Store.Counts(d).Messages > 0 })
@@ -258,17 +260,30 @@ func (c *conn) await(a *session.Action) {
 }
 
 // recheckJob asks whether a session that has waited may still collect: an account or one of its domains may have been taken
-// away since, and be somebody else's by now.
+// away since, and be somebody else's by now, or the account be on hold.
 type recheckJob struct {
 	ticket  uint32 // of the ActAwait
 	dir     account.Directory
 	account string
 	domains []string
-	err     error
+	refusal *mail.Refusal
 }
 
-func (j *recheckJob) run()           { _, j.err = j.dir.Authorize(j.account, j.domains) }
-func (j *recheckJob) fail(err error) { j.err = err }
+func (j *recheckJob) run() {
+	_, err := j.dir.Authorize(j.account, j.domains)
+	var a *account.Account
+	if err == nil {
+		a, err = j.dir.Lookup(j.account)
+	}
+	switch {
+	case err != nil:
+		j.fail(err)
+	case a.Policy.Hold == account.On:
+		j.refusal = refuseOnHold
+	}
+}
+
+func (j *recheckJob) fail(err error) { j.refusal = account.AccessRefusal(err) }
 func (j *recheckJob) discard()       {}
 
 // mailCame says that there is mail for a session that waits for some. It is not sent before the directory was asked again.
@@ -288,9 +303,8 @@ func (c *conn) rechecked(j *recheckJob) {
 	}
 	d.expects = 0
 	c.stopWaiting()
-	if j.err != nil {
-		r := account.AccessRefusal(j.err)
-		c.log(c.lp.eng.log.Warn()).Int("code", r.Code).Err(j.err).Strs("domains", j.domains).Msg("mail came that the session may not collect any more")
+	if r := j.refusal; r != nil {
+		c.log(c.lp.eng.log.Warn()).Int("code", r.Code).AnErr("cause", r.Cause).Strs("domains", j.domains).Msg("mail came that the session may not collect any more")
 		c.lp.eng.cfg.Observer.ATRN(r.Code)
 		c.answer(j.ticket, session.Result{Refusal: r})
 		return

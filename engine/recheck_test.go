@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"odmr/internal/account"
 	"odmr/internal/mail"
 )
 
@@ -53,6 +54,35 @@ func TestDomainMovesWhileASessionWaits(t *testing.T) {
 			if after.got[0].body != "for the new one\r\n" {
 				t.Fatalf("%s: %q", name, after.got)
 			}
+		}
+	}
+}
+
+// A customer goes on vacation while a session of it waits for mail: what comes then is kept.
+func TestHoldWhileASessionWaits(t *testing.T) {
+	for _, c := range []Collecting{{Linger: time.Hour}, {ATRNWait: mail.MaxATRNWait}} {
+		s := newServer(t, withAccount("a", "a.example"), collecting(c))
+		p := &customer{peer: s.login("a")}
+		p.send("ATRN")
+		if c.Linger > 0 {
+			p.expect("250")
+			p.send("220 ready")
+			p.command() // EHLO
+			s.state(StateLinger, 1)
+		} else {
+			s.state(StateWait, 1)
+		}
+		s.dir.mu.Lock()
+		s.dir.policies = map[string]account.Policy{"a": {Hold: account.On}}
+		s.dir.mu.Unlock()
+		s.hold("a.example", "kept\r\n")
+		if c.Linger > 0 {
+			p.rest()
+		} else {
+			p.expect("450")
+		}
+		if len(p.got) != 0 || s.store.Counts("a.example").Messages != 1 {
+			t.Fatalf("%+v: %q was collected", c, p.got)
 		}
 	}
 }
