@@ -6,9 +6,9 @@ import (
 	"odmr/codec"
 )
 
-// reversedMaxForward is how many commands all attributes of XFORWARD take at the most: two lines of host names and
-// their like, and one for values that are encoded.
-const reversedMaxForward = 4
+// reversedMaxForward is how many commands all attributes of XFORWARD take at the most, where the MX made each value as
+// long as its encoding may be.
+const reversedMaxForward = 5
 
 // forward says, in front of a transaction, which client the MX had m from, where the customer's server takes that
 // (XFORWARD), so that its filters see it. Each transaction gets it anew: a server may forget it with the end
