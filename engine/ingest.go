@@ -132,7 +132,7 @@ func (c *conn) commit(a *session.Action) {
 		return
 	}
 	// The next message may come in meanwhile.
-	c.in.recharge(c.lp.eng, max(int64(len(a.Data)), ingestLeast)) // now it is known
+	c.in.recharge(c.lp.eng, max(int64(cap(a.Data)), ingestLeast)) // now it is known
 	j := &commitJob{ticket: a.Ticket, in: c.in.in, msg: c.in, data: a.Data, envelopes: a.Envelopes}
 	c.in = incoming{}
 	c.submit(&c.lp.commits, j)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"odmr/internal/mail"
 )
 
 // A client that pipelines has several messages on their way to the disk at once; whatever is over first, replies
@@ -41,6 +43,32 @@ func TestCommitsOfOneSessionSideBySide(t *testing.T) {
 	s.ingest.mu.Unlock()
 	if n != 0 {
 		t.Errorf("%d octets of ingest memory are still charged", n)
+	}
+}
+
+// What the last piece of a long message lies in is charged as it is, and not as far as it is full: there may be many such
+// messages on their way to the disk at once.
+func TestLongMessagesAreChargedDuringTheirCommit(t *testing.T) {
+	s := newServer(t, withAccount("a", "a.example"))
+	mx := s.feed(SMTP)
+	s.gate.commits.close()
+	const messages, size = 3, mail.ChunkSize + 1000
+	for range messages {
+		mx.send("MAIL FROM:<s@b.example>", "RCPT TO:<u@a.example>", fmt.Sprintf("BDAT %d LAST", size))
+		mx.send(strings.Repeat("x", size-2))
+	}
+	eventually(t, "all are under way", func() bool { return s.gate.commits.waiters() == messages })
+	s.ingest.mu.Lock()
+	n := s.ingest.used
+	s.ingest.mu.Unlock()
+	if n < messages*mail.ChunkSize {
+		t.Errorf("%d octets of ingest memory are charged", n)
+	}
+	s.gate.commits.open()
+	for range messages {
+		mx.expect("250 2.1.0")
+		mx.expect("250 2.1.5")
+		mx.expect("250 2.0.0")
 	}
 }
 

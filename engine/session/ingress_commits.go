@@ -45,6 +45,7 @@ func (s *Ingress) detach(ticket uint32) {
 		c.behind, q.texts = q.texts[n-1], q.texts[:n-1]
 	}
 	q.list = append(q.list, c)
+	s.tx.free = nil           // all that is kept until then is what was lent
 	s.tx, s.origin = nil, nil // what was said of the client was for this message
 	s.state = ingressReady
 	s.expect(s.cfg.CommandTimeout)

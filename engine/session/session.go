@@ -112,7 +112,8 @@ const (
 	// The machine must not touch Data until Done. Result: Refusal or nil.
 	ActAppend
 	// ActCommit makes the message durable: Data is the last piece of the body, Envelopes has one
-	// entry per customer domain. Both must stay untouched until Done. Result: Refusal or nil.
+	// entry per customer domain. Both must stay untouched until Done. The capacity of Data is what the message takes in
+	// memory until then. Result: Refusal or nil.
 	ActCommit
 	// ActDiscard forgets the message begun. Reason says why its content is refused, if the machine did that. It has no ticket. From End it may come while an
 	// ActBegin or ActAppend is still under way (never an ActCommit): it takes effect after that.
