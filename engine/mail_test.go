@@ -597,3 +597,27 @@ func TestClientClosesItsHalfDuringCommit(t *testing.T) {
 	mx.expect("221")
 	mx.eof()
 }
+
+// The same where the message is long, and the piece before its end is still on the way to the disk when all else has come.
+func TestClientClosesItsHalfDuringAppend(t *testing.T) {
+	s := newServer(t, withAccount("a", "a.example"))
+	mx := s.feed(SMTP)
+	s.gate.appends.close()
+	mx.ask("MAIL FROM:<>", "250")
+	mx.ask("RCPT TO:<u@a.example>", "250")
+	mx.ask("DATA", "354")
+	mx.data(strings.Repeat("0123456789\r\n", mail.ChunkSize*5/4/12))
+	mx.send("QUIT")
+	if err := socket(mx.Conn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the piece is on its way", func() bool { return s.gate.appends.waiters() == 1 })
+	time.Sleep(50 * time.Millisecond) // what came behind it has been looked at, however often that was
+	s.gate.appends.open()
+	mx.expect("250")
+	mx.expect("221")
+	mx.eof()
+	if n := s.store.Totals().Messages; n != 1 {
+		t.Errorf("%d messages are held", n)
+	}
+}

@@ -67,7 +67,7 @@ func (c *conn) throttle() {
 	}
 }
 
-// ordering reports whether a command waits for commits.
+// ordering reports whether a command waits for commits, or the end of a long message for the piece before it.
 func (c *conn) ordering() bool {
 	m, ok := c.sess.(*session.Ingress)
 	return ok && m.Ordering()

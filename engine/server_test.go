@@ -430,8 +430,8 @@ func (r *recorder) get(f func(*recorder) int) int {
 // gate is the real store with a door in front of what tests want to hold up.
 type gate struct {
 	queue.Store
-	acquire, commits door
-	full             atomic.Bool // Begin says ErrFull
+	acquire, commits, appends door
+	full                      atomic.Bool // Begin says ErrFull
 }
 
 func (g *gate) Acquire(domains []string) (queue.Lease, error) {
@@ -453,6 +453,11 @@ func (g *gate) Begin(size int64) (queue.Incoming, error) {
 type gatedIncoming struct {
 	queue.Incoming
 	g *gate
+}
+
+func (in *gatedIncoming) Append(data []byte) error {
+	in.g.appends.pass()
+	return in.Incoming.Append(data)
 }
 
 func (in *gatedIncoming) Submit(last []byte, envelopes []mail.Envelope, to queue.Waiter) {

@@ -202,9 +202,9 @@ func (s *Ingress) Deadline() Time {
 	return s.due
 }
 
-// Ordering reports whether the machine takes no input until the commits in flight are done: what came behind them, QUIT
-// perhaps, must not overtake them.
-func (s *Ingress) Ordering() bool { return s.wait == ingressWaitOrder }
+// Ordering reports whether the machine takes no input until the commits in flight are done, or a piece of a long message is
+// stored: what came behind them, QUIT perhaps, must not overtake them.
+func (s *Ingress) Ordering() bool { return s.wait == ingressWaitOrder || s.wait == ingressWaitAppend }
 
 // busy reports whether it is the store that has to move.
 func (s *Ingress) busy() bool { return s.wait != ingressNoWait || len(s.commits.list) > 0 }
