@@ -16,6 +16,32 @@ func (d *testDirectory) take(from, to string) {
 	delete(d.accounts, from)
 }
 
+// waits is customer a in a session that waits for mail, as c has it: turned, or behind ATRN.
+func (s *server) waits(c Collecting) *customer {
+	s.t.Helper()
+	p := &customer{peer: s.login("a")}
+	p.send("ATRN")
+	if c.Linger == 0 {
+		s.state(StateWait, 1)
+		return p
+	}
+	p.expect("250")
+	p.send("220 ready")
+	p.command() // EHLO
+	s.state(StateLinger, 1)
+	return p
+}
+
+// sentAway expects the end of such a session.
+func (p *customer) sentAway(c Collecting) {
+	p.t.Helper()
+	if c.Linger > 0 {
+		p.rest()
+	} else {
+		p.expect("450")
+	}
+}
+
 // A customer waits for mail, and meanwhile the domain becomes another customer's. What comes then is that one's, however
 // long the first has been waiting.
 func TestDomainMovesWhileASessionWaits(t *testing.T) {
@@ -26,23 +52,10 @@ func TestDomainMovesWhileASessionWaits(t *testing.T) {
 		} {
 			s := newServer(t, withAccount("a", "a.example"), collecting(c))
 			s.dir.blocking = blocking
-			before := &customer{peer: s.login("a")}
-			before.send("ATRN")
-			if c.Linger > 0 {
-				before.expect("250")
-				before.send("220 ready")
-				before.command() // EHLO
-				s.state(StateLinger, 1)
-			} else {
-				s.state(StateWait, 1)
-			}
+			before := s.waits(c)
 			s.dir.take("a", "b")
 			s.hold("a.example", "for the new one\r\n")
-			if c.Linger > 0 {
-				before.rest()
-			} else {
-				before.expect("450")
-			}
+			before.sentAway(c)
 			if len(before.got) != 0 {
 				t.Fatalf("%s: it went to the customer before: %q", name, before.got)
 			}
@@ -62,25 +75,12 @@ func TestDomainMovesWhileASessionWaits(t *testing.T) {
 func TestHoldWhileASessionWaits(t *testing.T) {
 	for _, c := range []Collecting{{Linger: time.Hour}, {ATRNWait: mail.MaxATRNWait}} {
 		s := newServer(t, withAccount("a", "a.example"), collecting(c))
-		p := &customer{peer: s.login("a")}
-		p.send("ATRN")
-		if c.Linger > 0 {
-			p.expect("250")
-			p.send("220 ready")
-			p.command() // EHLO
-			s.state(StateLinger, 1)
-		} else {
-			s.state(StateWait, 1)
-		}
+		p := s.waits(c)
 		s.dir.mu.Lock()
 		s.dir.policies = map[string]account.Policy{"a": {Hold: account.On}}
 		s.dir.mu.Unlock()
 		s.hold("a.example", "kept\r\n")
-		if c.Linger > 0 {
-			p.rest()
-		} else {
-			p.expect("450")
-		}
+		p.sentAway(c)
 		if len(p.got) != 0 || s.store.Counts("a.example").Messages != 1 {
 			t.Fatalf("%+v: %q was collected", c, p.got)
 		}
