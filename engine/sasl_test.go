@@ -17,12 +17,13 @@ import (
 	"github.com/xdg-go/scram"
 
 	"odmr/internal/account"
+	"odmr/internal/certtest"
 )
 
 // saslServer is a server with a real customer: tim, who may log in with every mechanism.
-func saslServer(t *testing.T, settings ...setting) (*server, *authority) {
+func saslServer(t *testing.T, settings ...setting) (*server, *certtest.Authority) {
 	t.Helper()
-	ca := newAuthority(t)
+	ca := certtest.NewAuthority(t)
 	tim, err := (&account.Account{Name: "tim", Domains: []string{"example.org"}}).WithPassword("tanstaaftanstaaf")
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +40,7 @@ func saslServer(t *testing.T, settings ...setting) (*server, *authority) {
 	}
 	return newServer(t, append(settings, withTLS(ca), func(_ *server, c *Config) {
 		c.Directory, c.Authenticator = table, auth
-		c.TLS.ClientCAs = func() *x509.CertPool { return ca.pool }
+		c.TLS.ClientCAs = func() *x509.CertPool { return ca.Pool }
 	})...), ca
 }
 
@@ -94,9 +95,9 @@ func (p *peer) scramOver(mechanism, password string, binding scram.ChannelBindin
 // Every mechanism over real connections, in clear and under TLS.
 func TestSASLMechanisms(t *testing.T) {
 	s, ca := saslServer(t)
-	certified := ca.trust()
-	certified.Certificates = []tls.Certificate{*ca.client(t, "Tim's gateway")}
-	old := ca.trust()
+	certified := trusting(ca)
+	certified.Certificates = []tls.Certificate{*ca.Client(t, "Tim's gateway")}
+	old := trusting(ca)
 	old.MaxVersion = tls.VersionTLS12
 	clear := func() *peer { return s.dial(ODMR) }
 	own := func() *peer { return s.dialFrom("127.0.0.7", ODMR) }
@@ -141,22 +142,22 @@ func TestSASLMechanisms(t *testing.T) {
 		{"EXTERNAL by network", own, "CRAM-MD5 EXTERNAL SCRAM-SHA-256", func(p *peer) string { return p.exchange("AUTH EXTERNAL =", nil) }, "235"},
 		{"EXTERNAL by network as nobody", own, "CRAM-MD5 EXTERNAL SCRAM-SHA-256", func(p *peer) string { return p.exchange("AUTH EXTERNAL "+b64("nobody"), nil) }, "535"},
 		{"EXTERNAL by certificate", under(certified), "CRAM-MD5 EXTERNAL SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN", func(p *peer) string { return p.exchange("AUTH EXTERNAL", words("tim")) }, "235"},
-		{"EXTERNAL without certificate", under(ca.trust()), tlsOffer, func(p *peer) string { return p.exchange("AUTH EXTERNAL =", nil) }, "504"},
-		{"PLAIN", under(ca.trust()), tlsOffer, func(p *peer) string { return p.exchange("AUTH PLAIN "+b64("\x00tim\x00"+password), nil) }, "235"},
-		{"PLAIN, asked", under(ca.trust()), tlsOffer, func(p *peer) string { return p.exchange("AUTH plain", words("tim\x00example.org\x00"+password)) }, "235"},
-		{"PLAIN, wrong", under(ca.trust()), tlsOffer, func(p *peer) string { return p.exchange("AUTH PLAIN "+b64("\x00tim\x00wrong wrong"), nil) }, "535"},
-		{"LOGIN", under(ca.trust()), tlsOffer, func(p *peer) string { return p.exchange("AUTH LOGIN", words("tim", password)) }, "235"},
-		{"LOGIN, wrong", under(ca.trust()), tlsOffer, func(p *peer) string { return p.exchange("AUTH LOGIN", words("tim", "wrong wrong")) }, "535"},
-		{"-PLUS with tls-exporter", under(ca.trust()), tlsOffer, func(p *peer) string { return p.scramOver("SCRAM-SHA-256-PLUS", password, bound(p, "tls-exporter")) }, "235"},
-		{"-PLUS with tls-server-end-point", under(ca.trust()), tlsOffer, func(p *peer) string {
+		{"EXTERNAL without certificate", under(trusting(ca)), tlsOffer, func(p *peer) string { return p.exchange("AUTH EXTERNAL =", nil) }, "504"},
+		{"PLAIN", under(trusting(ca)), tlsOffer, func(p *peer) string { return p.exchange("AUTH PLAIN "+b64("\x00tim\x00"+password), nil) }, "235"},
+		{"PLAIN, asked", under(trusting(ca)), tlsOffer, func(p *peer) string { return p.exchange("AUTH plain", words("tim\x00example.org\x00"+password)) }, "235"},
+		{"PLAIN, wrong", under(trusting(ca)), tlsOffer, func(p *peer) string { return p.exchange("AUTH PLAIN "+b64("\x00tim\x00wrong wrong"), nil) }, "535"},
+		{"LOGIN", under(trusting(ca)), tlsOffer, func(p *peer) string { return p.exchange("AUTH LOGIN", words("tim", password)) }, "235"},
+		{"LOGIN, wrong", under(trusting(ca)), tlsOffer, func(p *peer) string { return p.exchange("AUTH LOGIN", words("tim", "wrong wrong")) }, "535"},
+		{"-PLUS with tls-exporter", under(trusting(ca)), tlsOffer, func(p *peer) string { return p.scramOver("SCRAM-SHA-256-PLUS", password, bound(p, "tls-exporter")) }, "235"},
+		{"-PLUS with tls-server-end-point", under(trusting(ca)), tlsOffer, func(p *peer) string {
 			return p.scramOver("SCRAM-SHA-256-PLUS", password, bound(p, "tls-server-end-point"))
 		}, "235"},
 		{"-PLUS with tls-unique in TLS 1.2", under(old), tlsOffer, func(p *peer) string { return p.scramOver("SCRAM-SHA-256-PLUS", password, bound(p, "tls-unique")) }, "235"},
 		{"-PLUS with tls-exporter in TLS 1.2", under(old), tlsOffer, func(p *peer) string { return p.scramOver("SCRAM-SHA-256-PLUS", password, bound(p, "tls-exporter")) }, "235"},
-		{"-PLUS in the middle", under(ca.trust()), tlsOffer, func(p *peer) string {
-			return p.scramOver("SCRAM-SHA-256-PLUS", password, bound(s.dialTLS(ca.trust()), "tls-exporter"))
+		{"-PLUS in the middle", under(trusting(ca)), tlsOffer, func(p *peer) string {
+			return p.scramOver("SCRAM-SHA-256-PLUS", password, bound(s.dialTLS(trusting(ca)), "tls-exporter"))
 		}, "535"},
-		{"SCRAM downgraded", under(ca.trust()), tlsOffer, func(p *peer) string { return p.exchange("AUTH SCRAM-SHA-256 "+b64("y,,n=tim,r=abcdef"), nil) }, "535"},
+		{"SCRAM downgraded", under(trusting(ca)), tlsOffer, func(p *peer) string { return p.exchange("AUTH SCRAM-SHA-256 "+b64("y,,n=tim,r=abcdef"), nil) }, "535"},
 	} {
 		p := c.dial()
 		p.expect("220")
@@ -184,7 +185,7 @@ func TestSASLMechanisms(t *testing.T) {
 	p := s.dial(ODMR)
 	p.expect("220")
 	p.ask("EHLO example.org", "250")
-	p = p.startTLS(ca.trust())
+	p = p.startTLS(trusting(ca))
 	if l := p.hello("EHLO example.org"); !has(l, "AUTH "+tlsOffer) {
 		t.Errorf("after STARTTLS: %q", l)
 	}
@@ -204,7 +205,7 @@ func TestProxyHeaderBeforeTLS(t *testing.T) {
 		}
 		defer c.Close()
 		// One segment: the ClientHello comes along with the header.
-		p := handshakeOver(t, &prefixed{Conn: c, prefix: header(t, 2, source)}, ca.trust())
+		p := handshakeOver(t, &prefixed{Conn: c, prefix: header(t, 2, source)}, trusting(ca))
 		p.expect("220")
 		if got := has(p.hello("EHLO example.org"), "AUTH CRAM-MD5 EXTERNAL SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN"); got != (source == "127.0.0.7:1025") {
 			t.Errorf("%s: EXTERNAL %v", source, got)
@@ -254,7 +255,7 @@ func TestInteropGNUSASL(t *testing.T) {
 		}
 		return path
 	}
-	cert := ca.client(t, "Tim's gateway")
+	cert := ca.Client(t, "Tim's gateway")
 	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
 	if err != nil {
 		t.Fatal(err)

@@ -6,19 +6,21 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"odmr/internal/certtest"
 )
 
 // Both sides say close_notify: nobody has to wonder whether something was cut off.
 func TestTLSCloseNotify(t *testing.T) {
-	ca := newAuthority(t)
+	ca := certtest.NewAuthority(t)
 	s := newServer(t, withTLS(ca))
-	p := s.dialTLS(ca.trust())
+	p := s.dialTLS(trusting(ca))
 	p.expect("220")
 	p.ask("QUIT", "221")
 	if _, err := p.r.ReadByte(); err != io.EOF {
 		t.Errorf("after QUIT: %v", err)
 	}
-	p = s.dialTLS(ca.trust())
+	p = s.dialTLS(trusting(ca))
 	p.expect("220")
 	if err := p.Conn.(*tls.Conn).CloseWrite(); err != nil {
 		t.Fatal(err)
@@ -27,7 +29,7 @@ func TestTLSCloseNotify(t *testing.T) {
 		t.Errorf("after our close_notify: %v", err)
 	}
 	// What came before it is answered.
-	p = s.dialTLS(ca.trust())
+	p = s.dialTLS(trusting(ca))
 	p.send("NOOP", "QUIT")
 	if err := p.Conn.(*tls.Conn).CloseWrite(); err != nil {
 		t.Fatal(err)
@@ -58,13 +60,13 @@ func (c *cork) Write(b []byte) (int, error) {
 // A client that says close_notify behind the final dot and QUIT, all at once, and perhaps closes its half, hears the
 // replies: else it would hand the message in again and again.
 func TestTLSCloseNotifyDuringCommit(t *testing.T) {
-	ca := newAuthority(t)
+	ca := certtest.NewAuthority(t)
 	for _, fin := range []bool{false, true} {
 		s := newServer(t, withAccount("a", "a.example"), withTLS(ca))
 		mx := s.feed(SMTP)
 		line := &cork{TCPConn: socket(mx.Conn)}
 		mx.ask("STARTTLS", "220")
-		mx = handshakeOver(t, line, ca.trust())
+		mx = handshakeOver(t, line, trusting(ca))
 		mx.ask("EHLO mx.isp.example", "250")
 		s.gate.commits.close()
 		mx.ask("MAIL FROM:<>", "250")

@@ -5,18 +5,20 @@ import (
 	"io"
 	"runtime"
 	"testing"
+
+	"odmr/internal/certtest"
 )
 
 // FuzzTLSHandshake feeds a handshake what a client never would, in pieces: it ends with an error, holds no more than it may,
 // and gives back its place.
 func FuzzTLSHandshake(f *testing.F) {
-	ca := newAuthority(f)
-	cert := ca.server(f, "mail.isp.example")
+	ca := certtest.NewAuthority(f)
+	cert := ca.Server(f, "mail.isp.example")
 	server := tlsConfig(&TLS{Certificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert, nil }})
-	hello := clientHello(f, ca.trust())
+	hello := clientHello(f, trusting(ca))
 	f.Add(hello, uint16(7))
 	f.Add(append(hello, "\x14\x03\x03\x00\x01\x01\x17\x03\x03\x00\x10aaaaaaaaaaaaaaaa"...), uint16(len(hello)))
-	old := ca.trust()
+	old := trusting(ca)
 	old.MaxVersion = tls.VersionTLS12
 	f.Add(append(clientHello(f, old), "\x16\x03\x03\x00\x05\x10\x00\x00\x01\x00"...), uint16(500))
 	f.Add([]byte("\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"), uint16(1))

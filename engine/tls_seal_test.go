@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/panjf2000/gnet/v2"
+
+	"odmr/internal/certtest"
 )
 
 // tube is a socket whose ciphertext goes to and comes from a client of crypto/tls, without a network.
@@ -48,17 +50,17 @@ func (far) SetWriteDeadline(time.Time) error { return nil }
 type switched struct{ net.Conn }
 
 // tunnel makes a connection under TLS without a socket, with its client. Nothing else may run on lp.
-func tunnel(t testing.TB, ca *authority, lp *loop, version uint16) (*conn, *tube, *tls.Conn) {
+func tunnel(t testing.TB, ca *certtest.Authority, lp *loop, version uint16) (*conn, *tube, *tls.Conn) {
 	t.Helper()
-	cert := ca.server(t, "mail.isp.example")
+	cert := ca.Server(t, "mail.isp.example")
 	return tunnelWith(t, tlsConfig(&TLS{Certificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert, nil }}), ca, lp, version)
 }
 
-func tunnelWith(t testing.TB, server *tls.Config, ca *authority, lp *loop, version uint16) (*conn, *tube, *tls.Conn) {
+func tunnelWith(t testing.TB, server *tls.Config, ca *certtest.Authority, lp *loop, version uint16) (*conn, *tube, *tls.Conn) {
 	t.Helper()
 	a, b := net.Pipe()
 	ours, theirs := &switched{a}, &switched{b}
-	cfg := ca.trust()
+	cfg := trusting(ca)
 	cfg.MaxVersion = version
 	s, c := tls.Server(ours, server), tls.Client(theirs, cfg)
 	var wg sync.WaitGroup
@@ -103,7 +105,7 @@ func (f *tube) deliver(q *cipherQueue) {
 // Streams of replies and bodies come out as they went in, in full records, and a fetchmail that reads
 // them never waits for more than there is.
 func TestSealTakesAnyStream(t *testing.T) {
-	ca := newAuthority(t)
+	ca := certtest.NewAuthority(t)
 	lp := testLoop()
 	for seed := range uint64(60) {
 		r := rand.New(rand.NewPCG(seed, 3))
@@ -229,9 +231,9 @@ func TestFetchmailModel(t *testing.T) {
 // Octets of any kind in place of ciphertext, before the handshake and after it: an error in the end or
 // nothing, but no panic, and bounded memory.
 func FuzzTLSInput(f *testing.F) {
-	ca := newAuthority(f)
+	ca := certtest.NewAuthority(f)
 	lp := testLoop()
-	cert := ca.server(f, "mail.isp.example")
+	cert := ca.Server(f, "mail.isp.example")
 	server := tlsConfig(&TLS{Certificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert, nil }})
 	f.Add([]byte("\x17\x03\x03\x00\x10aaaaaaaaaaaaaaaa"), uint16(3), true)
 	f.Add([]byte("\x15\x03\x03\x00\x02\x01\x00"), uint16(0), false)
@@ -279,7 +281,7 @@ func FuzzTLSInput(f *testing.F) {
 
 // Key updates are answered while crypto/tls reads; answers that the peer does not take stop the reading.
 func TestTLSAnswersAreBounded(t *testing.T) {
-	ca := newAuthority(t)
+	ca := certtest.NewAuthority(t)
 	c, _, _ := tunnel(t, ca, testLoop(), tls.VersionTLS13)
 	defer c.tls.close()
 	c.tls.queue.write(make([]byte, sealMost+1))
@@ -291,9 +293,9 @@ func TestTLSAnswersAreBounded(t *testing.T) {
 
 // TestTLSMemory says what an idle session under TLS takes beyond one in clear.
 func TestTLSMemory(t *testing.T) {
-	ca := newAuthority(t)
+	ca := certtest.NewAuthority(t)
 	lp := testLoop()
-	cert := ca.server(t, "mail.isp.example")
+	cert := ca.Server(t, "mail.isp.example")
 	server := tlsConfig(&TLS{Certificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert, nil }})
 	heap := func() uint64 {
 		runtime.GC()

@@ -2,18 +2,13 @@ package engine
 
 import (
 	"bufio"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
-	"math/big"
 	"net"
 	"strings"
 	"sync"
@@ -25,70 +20,21 @@ import (
 
 	"odmr/engine/session"
 	"odmr/internal/account"
+	"odmr/internal/certtest"
 )
 
-// authority signs certificates for tests.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pool *x509.CertPool
-}
-
-func newAuthority(t testing.TB) *authority {
-	t.Helper()
-	a := &authority{}
-	leaf := a.issue(t, &x509.Certificate{
-		Subject: pkix.Name{CommonName: "test CA"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	})
-	a.cert, a.key, a.pool = leaf.Leaf, leaf.PrivateKey.(*ecdsa.PrivateKey), x509.NewCertPool()
-	a.pool.AddCert(a.cert)
-	return a
-}
-
-// issue signs tmpl, or lets it sign itself if there is no CA yet.
-func (a *authority) issue(t testing.TB, tmpl *x509.Certificate) *tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl.SerialNumber = big.NewInt(time.Now().UnixNano())
-	tmpl.NotBefore, tmpl.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	parent, signer := tmpl, key
-	if a.cert != nil {
-		parent, signer = a.cert, a.key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, key.Public(), signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
-}
-
-func (a *authority) server(t testing.TB, names ...string) *tls.Certificate {
-	return a.issue(t, &x509.Certificate{DNSNames: names, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
-}
-
-func (a *authority) client(t testing.TB, name string) *tls.Certificate {
-	return a.issue(t, &x509.Certificate{Subject: pkix.Name{CommonName: name}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-}
-
 // withTLS gives the server a certificate and a listener for ODMR under TLS from the first octet.
-func withTLS(a *authority) setting {
+func withTLS(a *certtest.Authority) setting {
 	return func(s *server, c *Config) {
-		cert := a.server(s.t, "mail.isp.example")
+		cert := a.Server(s.t, "mail.isp.example")
 		c.TLS.Certificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert, nil }
 		c.Listeners = append(c.Listeners, Listener{Role: ODMR, Addr: "127.0.0.1:0", TLS: true})
 		c.Logger = c.Logger.Level(zerolog.ErrorLevel) // handshakes that fail on purpose
 	}
 }
 
-func (a *authority) trust() *tls.Config {
-	return &tls.Config{RootCAs: a.pool, ServerName: "mail.isp.example"}
+func trusting(a *certtest.Authority) *tls.Config {
+	return &tls.Config{RootCAs: a.Pool, ServerName: "mail.isp.example"}
 }
 
 func (s *server) secureAddr() string {
@@ -179,13 +125,13 @@ func (d dribble) Write(b []byte) (int, error) {
 }
 
 func TestTLSInPieces(t *testing.T) {
-	ca := newAuthority(t)
+	ca := certtest.NewAuthority(t)
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		t.Run(tls.VersionName(version), func(t *testing.T) {
 			s := newServer(t, withAccount("a", "a.example"), withTLS(ca))
 			body := "Subject: pieces\r\n\r\n" + strings.Repeat("line\r\n", 200)
 			s.feed(SMTP).deliver("x@y.example", "u@a.example", body)
-			cfg := ca.trust()
+			cfg := trusting(ca)
 			cfg.MaxVersion = version
 			p := handshakeOver(t, dribble{s.tcp(s.secureAddr())}, cfg)
 			if v := p.Conn.(*tls.Conn).ConnectionState().Version; v != version {
@@ -208,7 +154,7 @@ func TestTLSInPieces(t *testing.T) {
 
 // What holds in clear holds under TLS: the other tests once more.
 func TestUnderTLS(t *testing.T) {
-	ca := newAuthority(t)
+	ca := certtest.NewAuthority(t)
 	defer func() { everythingUnderTLS = nil }()
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		everythingUnderTLS = func(s *server, c *Config) {
@@ -218,7 +164,7 @@ func TestUnderTLS(t *testing.T) {
 			for i := range c.Listeners {
 				c.Listeners[i].TLS = true
 			}
-			s.client = ca.trust()
+			s.client = trusting(ca)
 			s.client.MaxVersion = version
 		}
 		for name, test := range map[string]func(*testing.T){
@@ -239,7 +185,7 @@ func TestUnderTLS(t *testing.T) {
 }
 
 func TestSTARTTLS(t *testing.T) {
-	ca := newAuthority(t)
+	ca := certtest.NewAuthority(t)
 	s := newServer(t, withAccount("a", "a.example"), withTLS(ca))
 	for _, r := range []Role{SMTP, LMTP} {
 		hello := map[Role]string{SMTP: "EHLO mx.isp.example", LMTP: "LHLO mx.isp.example"}[r]
@@ -249,7 +195,7 @@ func TestSTARTTLS(t *testing.T) {
 		}
 		p.ask("STARTTLS now", "501")
 		p.ask("MAIL FROM:<x@y.example>", "250")
-		p = p.startTLS(ca.trust())
+		p = p.startTLS(trusting(ca))
 		p.ask("MAIL FROM:<x@y.example>", "503") // the name and the transaction are forgotten (RFC 3207 4.2)
 		if has(p.hello(hello), "STARTTLS") {
 			t.Errorf("%s: STARTTLS is offered under TLS", r)
@@ -262,7 +208,7 @@ func TestSTARTTLS(t *testing.T) {
 	p := s.dial(ODMR)
 	p.expect("220")
 	p.ask("STARTTLS", "220")
-	p = handshakeOver(t, p.Conn, ca.trust())
+	p = handshakeOver(t, p.Conn, trusting(ca))
 	if got := p.hello("EHLO customer.example"); has(got, "STARTTLS") || !has(got, "AUTH") || !has(got, "ATRN") {
 		t.Errorf("offered under TLS: %q", got)
 	}
@@ -280,7 +226,7 @@ func TestSTARTTLS(t *testing.T) {
 
 // CVE-2011-0411: what came in clear is not used under TLS.
 func TestSTARTTLSInjection(t *testing.T) {
-	ca := newAuthority(t)
+	ca := certtest.NewAuthority(t)
 	s := newServer(t, withAccount("a", "a.example"), withTLS(ca))
 	for _, r := range []Role{SMTP, LMTP, ODMR} {
 		for _, behind := range []string{"NOOP\r\n", "RSET", "\r\n", "\x16\x03\x01"} {
@@ -305,7 +251,7 @@ func TestSTARTTLSInjection(t *testing.T) {
 		p.send("NOOP", "STARTTLS")
 		p.expect("250")
 		p.expect("220")
-		p = handshakeOver(t, p.Conn, ca.trust())
+		p = handshakeOver(t, p.Conn, trusting(ca))
 		p.ask("NOOP", "250")
 	}
 	eventually(t, "the failed ones are counted", func() bool {
@@ -314,7 +260,7 @@ func TestSTARTTLSInjection(t *testing.T) {
 }
 
 func TestTLSRequired(t *testing.T) {
-	ca := newAuthority(t)
+	ca := certtest.NewAuthority(t)
 	for _, policy := range []session.TLSPolicy{session.TLSForLogin, session.TLSForAll} {
 		s := newServer(t, withAccount("a", "a.example"), withTLS(ca), func(_ *server, c *Config) {
 			c.TLS.ODMR, c.TLS.SMTP, c.TLS.LMTP = policy, policy, policy
@@ -334,7 +280,7 @@ func TestTLSRequired(t *testing.T) {
 		} else {
 			p.ask("RSET", "250")
 		}
-		p = p.startTLS(ca.trust())
+		p = p.startTLS(trusting(ca))
 		if got := p.hello("EHLO customer.example"); !has(got, "AUTH") {
 			t.Errorf("offered under TLS: %q", got)
 		}
@@ -348,12 +294,12 @@ func TestTLSRequired(t *testing.T) {
 			}
 			p.ask("MAIL FROM:<>", want)
 			p.ask("NOOP", "250")
-			p = p.startTLS(ca.trust())
+			p = p.startTLS(trusting(ca))
 			p.hello(map[Role]string{SMTP: "EHLO mx.isp.example", LMTP: "LHLO mx.isp.example"}[r])
 			p.ask("MAIL FROM:<>", "250")
 			p.ask("QUIT", "221")
 		}
-		p = s.dialTLS(ca.trust())
+		p = s.dialTLS(trusting(ca))
 		p.expect("220")
 		p.auth("a")
 	}
@@ -361,18 +307,18 @@ func TestTLSRequired(t *testing.T) {
 
 // Large messages come in and go out under TLS, to a customer that uses DATA and one that uses BDAT.
 func TestTLSLargeMessages(t *testing.T) {
-	ca := newAuthority(t)
+	ca := certtest.NewAuthority(t)
 	s := newServer(t, withAccount("a", "a.example"), withAccount("b", "b.example"), withTLS(ca))
 	var body strings.Builder
 	body.WriteString("Subject: large\r\n\r\n")
 	for i := 0; body.Len() < 20<<20; i++ {
 		fmt.Fprintf(&body, ".%d %x\r\n", i, crc32.ChecksumIEEE([]byte{byte(i), byte(i >> 8)}))
 	}
-	p := s.feed(SMTP).startTLS(ca.trust())
+	p := s.feed(SMTP).startTLS(trusting(ca))
 	p.hello("EHLO mx.isp.example")
 	p.deliver("x@y.example", "u@a.example v@b.example", body.String())
 	for name, offer := range map[string][]string{"a": nil, "b": fullOffer} {
-		p := s.dialTLS(ca.trust())
+		p := s.dialTLS(trusting(ca))
 		p.expect("220")
 		p.ask("EHLO customer.example", "250")
 		p.auth(name)
@@ -386,7 +332,7 @@ func TestTLSLargeMessages(t *testing.T) {
 
 // A customer that does not read costs a bounded amount of ciphertext.
 func TestTLSSlowReader(t *testing.T) {
-	ca := newAuthority(t)
+	ca := certtest.NewAuthority(t)
 	s := newServer(t, withAccount("a", "a.example"), withTLS(ca))
 	body := "Subject: large\r\n\r\n" + strings.Repeat(strings.Repeat("large ", 12)+"\r\n", 30<<20/74)
 	in := s.feed(SMTP)
@@ -396,7 +342,7 @@ func TestTLSSlowReader(t *testing.T) {
 	eventually(t, "only the customer is here", func() bool { return s.Sessions() == 0 })
 	raw := s.tcp(s.secureAddr())
 	_ = raw.(*net.TCPConn).SetReadBuffer(64 << 10)
-	p := handshakeOver(t, raw, ca.trust())
+	p := handshakeOver(t, raw, trusting(ca))
 	p.expect("220")
 	p.auth("a")
 	c := &customer{peer: p, offer: fullOffer}
@@ -447,7 +393,7 @@ func (l *lastRecord) Read(b []byte) (int, error) {
 // Whenever a lock-step customer has answered everything, what it got last was a record of one line; and
 // the records of a body are full.
 func TestTLSLastLineIsARecord(t *testing.T) {
-	ca := newAuthority(t)
+	ca := certtest.NewAuthority(t)
 	for name, offer := range map[string][]string{"data": nil, "bdat": {"CHUNKING"}} {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(t, withAccount("a", "a.example"), withTLS(ca))
@@ -456,7 +402,7 @@ func TestTLSLastLineIsARecord(t *testing.T) {
 			for range 3 {
 				in.deliver("x@y.example", "u@a.example", body)
 			}
-			p := s.dialTLS(ca.trust())
+			p := s.dialTLS(trusting(ca))
 			l := &lastRecord{Conn: p.Conn.(*tls.Conn)}
 			p.r = bufio.NewReaderSize(l, 2*maxRecord)
 			p.expect("220")
@@ -489,9 +435,9 @@ func TestTLSLastLineIsARecord(t *testing.T) {
 
 // A replaced certificate holds for new sessions; those that run go on.
 func TestTLSReloadUnderLoad(t *testing.T) {
-	ca := newAuthority(t)
+	ca := certtest.NewAuthority(t)
 	var current atomic.Pointer[tls.Certificate]
-	current.Store(ca.server(t, "mail.isp.example"))
+	current.Store(ca.Server(t, "mail.isp.example"))
 	s := newServer(t, withAccount("a", "a.example"), withTLS(ca), func(_ *server, c *Config) {
 		c.TLS.Certificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return current.Load(), nil }
 	})
@@ -499,7 +445,7 @@ func TestTLSReloadUnderLoad(t *testing.T) {
 	stop := make(chan struct{})
 	var sent atomic.Int64
 	for range 4 {
-		p := s.feed(SMTP).startTLS(ca.trust())
+		p := s.feed(SMTP).startTLS(trusting(ca))
 		p.hello("EHLO mx.isp.example")
 		wg.Go(func() {
 			for {
@@ -514,9 +460,9 @@ func TestTLSReloadUnderLoad(t *testing.T) {
 		})
 	}
 	for range 20 {
-		next := ca.server(t, "mail.isp.example")
+		next := ca.Server(t, "mail.isp.example")
 		current.Store(next)
-		p := s.dialTLS(ca.trust())
+		p := s.dialTLS(trusting(ca))
 		if got := p.Conn.(*tls.Conn).ConnectionState().PeerCertificates[0]; !got.Equal(next.Leaf) {
 			t.Error("a new session got an old certificate")
 		}
@@ -531,12 +477,12 @@ func TestTLSReloadUnderLoad(t *testing.T) {
 // Stalled handshakes keep nobody out: 500 that have sent half a ClientHello, 500 that have sent a whole one
 // and go no further, with room for 20.
 func TestTLSStalledHandshakes(t *testing.T) {
-	ca := newAuthority(t)
+	ca := certtest.NewAuthority(t)
 	s := newServer(t, withAccount("a", "a.example"), withTLS(ca))
 	s.shakes.mu.Lock()
 	s.shakes.max = 20
 	s.shakes.mu.Unlock()
-	hello := clientHello(t, ca.trust())
+	hello := clientHello(t, trusting(ca))
 	for range 500 {
 		if _, err := s.tcp(s.secureAddr()).Write(hello[:len(hello)/2]); err != nil {
 			t.Fatal(err)
@@ -550,7 +496,7 @@ func TestTLSStalledHandshakes(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i%100 == 99 {
-			p := s.dialTLS(ca.trust())
+			p := s.dialTLS(trusting(ca))
 			p.expect("220")
 			p.auth("a")
 			p.ask("QUIT", "221")
@@ -562,7 +508,7 @@ func TestTLSStalledHandshakes(t *testing.T) {
 	if n := s.shakes.count(); n > 20 {
 		t.Errorf("%d handshakes are under way", n)
 	}
-	p := s.dialTLS(ca.trust())
+	p := s.dialTLS(trusting(ca))
 	p.expect("220")
 	p.ask("QUIT", "221")
 }
@@ -586,9 +532,9 @@ func clientHello(t testing.TB, cfg *tls.Config) []byte {
 }
 
 func TestTLSHandshakeDeadline(t *testing.T) {
-	ca := newAuthority(t)
+	ca := certtest.NewAuthority(t)
 	s := newServer(t, withTLS(ca), func(_ *server, c *Config) { c.Timeouts.Handshake = 300 * time.Millisecond })
-	hello := clientHello(t, ca.trust())
+	hello := clientHello(t, trusting(ca))
 	for _, sent := range [][]byte{nil, hello[:3], hello[:len(hello)-1], hello} {
 		c := s.tcp(s.secureAddr())
 		if _, err := c.Write(sent); err != nil {
@@ -609,9 +555,9 @@ func isReset(err error) bool { return strings.Contains(err.Error(), "reset by pe
 
 // Clients that leave, or talk nonsense, at any point of a handshake.
 func TestTLSBrokenHandshakes(t *testing.T) {
-	ca := newAuthority(t)
+	ca := certtest.NewAuthority(t)
 	s := newServer(t, withTLS(ca), func(_ *server, c *Config) { c.Timeouts.Handshake = time.Second })
-	hello := clientHello(t, ca.trust())
+	hello := clientHello(t, trusting(ca))
 	for n := 0; n < len(hello); n += 1 + len(hello)/40 {
 		c := s.tcp(s.secureAddr())
 		_, _ = c.Write(hello[:n])
@@ -635,9 +581,9 @@ func TestTLSBrokenHandshakes(t *testing.T) {
 
 // Of versions and ciphers only those that are good are taken.
 func TestTLSVersionsAndCiphers(t *testing.T) {
-	ca := newAuthority(t)
+	ca := certtest.NewAuthority(t)
 	try := func(s *server, change func(*tls.Config)) error {
-		cfg := ca.trust()
+		cfg := trusting(ca)
 		change(cfg)
 		c := tls.Client(s.tcp(s.secureAddr()), cfg)
 		defer c.Close()
@@ -663,7 +609,7 @@ func TestTLSVersionsAndCiphers(t *testing.T) {
 		t.Error(err)
 	}
 	// No session is resumed, no protocol is chosen.
-	cfg := ca.trust()
+	cfg := trusting(ca)
 	cfg.ClientSessionCache, cfg.NextProtos = tls.NewLRUClientSessionCache(8), []string{"smtp"}
 	for range 2 {
 		p := s.dialTLS(cfg)
@@ -696,17 +642,17 @@ func (a *peers) last() account.Peer {
 
 // The authenticator is told of TLS, of the client's certificate, and of ours.
 func TestTLSPeer(t *testing.T) {
-	ca, strangers := newAuthority(t), newAuthority(t)
+	ca, strangers := certtest.NewAuthority(t), certtest.NewAuthority(t)
 	var asked *peers
 	var served *x509.Certificate
 	s := newServer(t, withAccount("a", "a.example"), withTLS(ca), func(_ *server, c *Config) {
 		asked = &peers{Authenticator: c.Authenticator}
 		c.Authenticator = asked
-		c.TLS.ClientCAs = func() *x509.CertPool { return ca.pool }
+		c.TLS.ClientCAs = func() *x509.CertPool { return ca.Pool }
 	})
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-		for i, cert := range []*tls.Certificate{nil, ca.client(t, "tim"), strangers.client(t, "tim")} {
-			cfg := ca.trust()
+		for i, cert := range []*tls.Certificate{nil, ca.Client(t, "tim"), strangers.Client(t, "tim")} {
+			cfg := trusting(ca)
 			cfg.MaxVersion = version
 			cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 				if cert == nil {

@@ -16,6 +16,7 @@ import (
 	"odmr/internal/admin"
 	"odmr/internal/config"
 	"odmr/internal/metrics"
+	"odmr/internal/trust"
 )
 
 // openAccounts reads the accounts file, if that is what --accounts names.
@@ -57,6 +58,9 @@ func (s *server) openElsewhere(secret []byte) error {
 	s.keys = account.NewDeriver(secret, c.AccountsCacheEntries)
 	src, err := source(c, s.keys)
 	if err != nil {
+		if errors.Is(err, trust.ErrUnverified) {
+			err = fmt.Errorf("%w, or say --accounts-unverified", err)
+		}
 		return fmt.Errorf("--accounts %s: %w", c.Accounts, err)
 	}
 	s.elsewhere = cache.New(src, cache.Config{
@@ -87,7 +91,7 @@ func source(c *config.Config, keys *account.Deriver) (cache.Source, error) {
 			}
 		}
 		return sqldir.Open(sqldir.Config{URL: string(c.Accounts), PasswordFile: c.AccountsPasswordFile, CAFile: c.AccountsCA,
-			Queries: q, Connections: c.AccountsConnections, Keys: keys})
+			Unverified: c.AccountsUnverified, Queries: q, Connections: c.AccountsConnections, Keys: keys})
 	}
 	attributes := ldapdir.Defaults
 	for _, r := range c.AccountsAttributes {
@@ -95,7 +99,7 @@ func source(c *config.Config, keys *account.Deriver) (cache.Source, error) {
 			return nil, fmt.Errorf("--accounts-attributes: %w", err)
 		}
 	}
-	return ldapdir.Open(ldapdir.Config{URL: string(c.Accounts), StartTLS: c.AccountsStartTLS, CAFile: c.AccountsCA, Bind: c.AccountsBind,
+	return ldapdir.Open(ldapdir.Config{URL: string(c.Accounts), StartTLS: c.AccountsStartTLS, CAFile: c.AccountsCA, Unverified: c.AccountsUnverified, Bind: c.AccountsBind,
 		PasswordFile: c.AccountsPasswordFile, Attributes: attributes, Connections: c.AccountsConnections, Keys: keys})
 }
 

@@ -3,11 +3,8 @@ package main
 import (
 	"context"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +13,7 @@ import (
 	"odmr/internal/config"
 	"odmr/internal/mail"
 	"odmr/internal/outbound"
+	"odmr/internal/trust"
 	"odmr/queue"
 )
 
@@ -95,7 +93,7 @@ func (s *server) heldPolicy(domain string) (bounce.Policy, error) {
 func smarthost(c *config.Config) (outbound.Smarthost, error) {
 	h := outbound.Smarthost{
 		Addr: c.Smarthost, Hostname: c.Hostname, TLS: outbound.TLSMode(c.SmarthostTLS), User: c.SmarthostUser,
-		Password: func() (string, error) { return readPassword(c.SmarthostPasswordFile) },
+		Password: func() (string, error) { return trust.ReadPassword(c.SmarthostPasswordFile) },
 	}
 	if c.SmarthostUser != "" {
 		if _, err := h.Password(); err != nil {
@@ -103,36 +101,12 @@ func smarthost(c *config.Config) (outbound.Smarthost, error) {
 		}
 	}
 	if c.SmarthostCA != "" {
-		h.Roots = func() (*x509.CertPool, error) { return readRoots(c.SmarthostCA) }
+		h.Roots = func() (*x509.CertPool, error) { return trust.ReadRoots(c.SmarthostCA) }
 		if _, err := h.Roots(); err != nil {
 			return h, fmt.Errorf("--smarthost-ca: %w", err)
 		}
 	}
 	return h, nil
-}
-
-func readPassword(file string) (string, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return "", err
-	}
-	password := strings.TrimRight(string(text), "\r\n")
-	if password == "" || strings.ContainsAny(password, "\r\n") {
-		return "", errors.New("is not one line with a password")
-	}
-	return password, nil
-}
-
-func readRoots(file string) (*x509.CertPool, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("%s has no certificate in PEM", file)
-	}
-	return pool, nil
 }
 
 // quotaCode is the reply to mail over a quota.

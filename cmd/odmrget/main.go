@@ -9,7 +9,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +23,7 @@ import (
 	"odmr/internal/client"
 	"odmr/internal/config"
 	"odmr/internal/mail"
+	"odmr/internal/trust"
 )
 
 // Exit statuses: those of sysexits.h that mail programs use, and 2 for a wrong command line.
@@ -152,15 +152,9 @@ func (f *flags) tls() (client.Security, *tls.Config, error) {
 	if f.TLSCA == "" {
 		return security, cfg, nil
 	}
-	text, err := os.ReadFile(f.TLSCA)
-	if err != nil {
-		return 0, nil, err
-	}
-	cfg.RootCAs = x509.NewCertPool()
-	if !cfg.RootCAs.AppendCertsFromPEM(text) {
-		return 0, nil, fmt.Errorf("%s: no certificate in it", f.TLSCA)
-	}
-	return security, cfg, nil
+	roots, err := trust.ReadRoots(f.TLSCA)
+	cfg.RootCAs = roots
+	return security, cfg, err
 }
 
 // readPassword returns the first line of the file.

@@ -18,6 +18,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"odmr/internal/trust"
 )
 
 // PollInterval is how often Watch looks at the files. Certificates are renewed days before they end.
@@ -94,13 +96,9 @@ func (c *Certificates) read() (*set, error) {
 		s.certs = append(s.certs, &cert)
 	}
 	if c.files.ClientCA != "" {
-		text, err := os.ReadFile(c.files.ClientCA)
-		s.cas = x509.NewCertPool()
-		switch {
-		case err != nil:
+		roots, err := trust.ReadRoots(c.files.ClientCA)
+		if s.cas = roots; err != nil {
 			problems = append(problems, err)
-		case !s.cas.AppendCertsFromPEM(text):
-			problems = append(problems, fmt.Errorf("%s: no certificate in it", c.files.ClientCA))
 		}
 	}
 	return s, errors.Join(problems...)

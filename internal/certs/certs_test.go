@@ -2,44 +2,24 @@ package certs
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"odmr/internal/certtest"
 )
 
 // write makes a new self-signed pair for names in dir.
 func write(t *testing.T, dir, base string, names ...string) Pair {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: names[0]}, DNSNames: names,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := Pair{filepath.Join(dir, base+".pem"), filepath.Join(dir, base+".key")}
-	replace(t, p.Cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-	replace(t, p.Key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
-	return p
+	p := certtest.SelfSigned(t, &x509.Certificate{Subject: pkix.Name{CommonName: names[0]}, DNSNames: names})
+	cert, key := certtest.Write(t, p, dir, base)
+	return Pair{cert, key}
 }
 
 // replace renames over the file, as tools that renew certificates do.
@@ -91,7 +71,7 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 	empty := filepath.Join(dir, "empty")
 	replace(t, empty, nil)
 	_, err := Open(Files{Pairs: []Pair{{a.Cert, b.Key}, {filepath.Join(dir, "none"), b.Key}}, ClientCA: empty})
-	for _, want := range []string{"a.pem with", "does not match", "none with", empty + ": no certificate"} {
+	for _, want := range []string{"a.pem with", "does not match", "none with", empty + " has no certificate"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("nothing is said of %q: %v", want, err)
 		}

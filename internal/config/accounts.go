@@ -119,6 +119,7 @@ func (l *loader) checkAccounts() {
 	}{
 		{"accounts-password-file", c.AccountsPasswordFile != "", !a.File(), "a URL"},
 		{"accounts-ca", c.AccountsCA != "", !a.File(), "a URL"},
+		{"accounts-unverified", c.AccountsUnverified, !a.File(), "a URL"},
 		{"accounts-query-account", c.AccountsQueryAccount != "", a.SQL(), "a database"},
 		{"accounts-query-domains", c.AccountsQueryDomains != "", a.SQL(), "a database"},
 		{"accounts-query-owners", c.AccountsQueryOwners != "", a.SQL(), "a database"},

@@ -45,6 +45,7 @@ type Config struct {
 	AccountsTimeout         time.Duration   `group:"accounts" default:"5s" min:"100ms" max:"1m" help:"How long one lookup may take before the database or directory counts as down."`
 	AccountsConnections     int             `group:"accounts" default:"16" min:"1" max:"1000" help:"Connections for lookups at once."`
 	AccountsCA              string          `group:"accounts" name:"accounts-ca" placeholder:"FILE" help:"CAs in PEM that the server's certificate is verified against, for LDAP in place of the system's, for MySQL (which it makes use TLS). PostgreSQL takes sslrootcert in the URL."`
+	AccountsUnverified      bool            `group:"accounts" help:"Let a database or LDAP directory on another machine do without TLS, or with a certificate that is not verified. Whoever is on the line reads customers' keys then, or answers in its place: for lines of your own only."`
 	AccountsQueryAccount    string          `group:"accounts" placeholder:"SQL" help:"Query for the account called :name, with columns name, secrets, password, settings. Without this and the next two the tables are those of odmrctl account schema."`
 	AccountsQueryDomains    string          `group:"accounts" placeholder:"SQL" help:"Query for the domains of the account called :name; one column."`
 	AccountsQueryOwners     string          `group:"accounts" placeholder:"SQL" help:"Query for which account may collect each domain IN (:domains); columns domain and account's name."`

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"odmr/internal/trust"
 	"odmr/internal/units"
 )
 
@@ -56,9 +57,7 @@ func (l *loader) checkSmarthost() {
 	if (c.SmarthostUser == "") != (c.SmarthostPasswordFile == "") {
 		l.problem("smarthost-user", "goes with --smarthost-password-file, and the other way round")
 	}
-	ip := net.ParseIP(host)
-	local := host == "localhost" || ip != nil && ip.IsLoopback()
-	if verified := c.SmarthostTLS == "required" || c.SmarthostTLS == "implicit"; c.SmarthostUser != "" && !verified && !local {
+	if verified := c.SmarthostTLS == "required" || c.SmarthostTLS == "implicit"; c.SmarthostUser != "" && !verified && !trust.Local(host) {
 		l.problem("smarthost-tls", fmt.Sprintf("%s would give the password to whoever answers in the smarthost's place: use required or implicit", c.SmarthostTLS))
 	}
 }

@@ -20,7 +20,9 @@ type elsewhere struct {
 	t    *testing.T
 	dir  string
 	argv []string
-	stop syscall.Signal // makes it end at once, in order or not
+	// environ is added to the surroundings of the server and its clients.
+	environ []string
+	stop    syscall.Signal // makes it end at once, in order or not
 	// answers reports whether it does.
 	answers func() bool
 	cmd     *exec.Cmd
@@ -57,6 +59,16 @@ func (e *elsewhere) write(name, text string) {
 	e.give(name)
 }
 
+// copy writes what is in file.
+func (e *elsewhere) copy(name, file string) {
+	e.t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	e.write(name, string(text))
+}
+
 // nobody is the user of servers that refuse to run as root; nil where the tests are not root.
 func nobody(t *testing.T) *syscall.Credential {
 	t.Helper()
@@ -90,6 +102,7 @@ func (e *elsewhere) command(argv ...string) *exec.Cmd {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir = e.dir
 	cmd.Env = append(os.Environ(), "HOME="+e.dir, "PGPASSWORD="+elsewherePassword, "LC_ALL=C")
+	cmd.Env = append(cmd.Env, e.environ...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: nobody(e.t), Pdeathsig: syscall.SIGKILL}
 	return cmd
 }
@@ -246,7 +259,7 @@ func startMariaDB(t *testing.T) *place {
 	e.do("", install, "--no-defaults", "--datadir="+e.path("data"), "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve",
 		"--innodb-log-file-size=4M", "--innodb-flush-method=nosync")
 	e.argv = []string{mariadbd, "--no-defaults", "--datadir=" + e.path("data"), "--socket=" + e.path("socket"), "--pid-file=" + e.path("pid"), "--skip-networking",
-		"--innodb-buffer-pool-size=16M", "--innodb-log-file-size=4M", "--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync"}
+		"--innodb-buffer-pool-size=16M", "--innodb-log-file-size=4M", "--innodb-flush-log-at-trx-commit=2", "--innodb-flush-method=nosync"}
 	e.stop = syscall.SIGKILL
 	sql := []string{mariadb, "--no-defaults", "--user=root", "--socket=" + e.path("socket"), "--default-character-set=utf8mb4"}
 	e.answers = func() bool { return e.command(append(sql, "--execute=SELECT 1")...).Run() == nil }
@@ -328,13 +341,8 @@ func startSlapd(t *testing.T, addrs, cert, key string) *place {
 	e.write("odmr.schema", schema)
 	security := ""
 	if cert != "" {
-		for name, file := range map[string]string{"cert.pem": cert, "key.pem": key} {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			e.write(name, string(text))
-		}
+		e.copy("cert.pem", cert)
+		e.copy("key.pem", key)
 		security = "TLSCertificateFile DIR/cert.pem\nTLSCertificateKeyFile DIR/key.pem\n"
 	}
 	conf := strings.Replace(slapdConf, "TLS\n", security, 1)

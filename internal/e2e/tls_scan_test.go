@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"odmr/internal/certtest"
 	"odmr/internal/client"
 )
 
@@ -64,7 +65,7 @@ func TestInteropTLSScan(t *testing.T) {
 		t.Fatal(err)
 	}
 	const other = "rsa.isp.example"
-	cert, key := certificateFor(t, private, dir, other)
+	cert, key := certtest.Write(t, certtest.SelfSignedWith(t, selfNamed(other), private), dir, "tls")
 	_, secure, ca := startTLSServer(t, []client.Account{customer("tim", "example.org")}, "--tls-cert", cert, "--tls-key", key)
 	kinds := map[string]*scanner{
 		"ECDSA": {t: t, openssl: openssl, addr: secure, ca: ca, name: hostname},

@@ -4,19 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -25,43 +19,20 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
+	"odmr/internal/certtest"
 	"odmr/internal/client"
 )
 
 // certificate writes a self-signed one for names, which is its own CA, and returns the files.
 func certificate(t *testing.T, dir string, names ...string) (cert, key string) {
 	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return certificateFor(t, private, dir, names...)
+	return certtest.Write(t, certtest.SelfSigned(t, selfNamed(names...)), dir, "tls")
 }
 
-// certificateFor is certificate with a key of any kind.
-func certificateFor(t *testing.T, private crypto.Signer, dir string, names ...string) (cert, key string) {
-	t.Helper()
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: names[0], Organization: []string{"test"}}, DNSNames: names, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, private.Public(), private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, key = filepath.Join(dir, "tls.pem"), filepath.Join(dir, "tls.key")
-	for name, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: keyDER}} {
-		if err := os.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return cert, key
+// selfNamed is for a server on this machine.
+func selfNamed(names ...string) *x509.Certificate {
+	return &x509.Certificate{Subject: pkix.Name{CommonName: names[0], Organization: []string{"test"}}, DNSNames: names, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
 }
 
 // startTLSServer starts a server with a certificate; it returns the address of its listener under TLS and the CA's file.

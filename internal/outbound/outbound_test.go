@@ -2,15 +2,11 @@ package outbound
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
 	"io"
-	"math/big"
 	"net"
 	"strings"
 	"sync"
@@ -21,6 +17,7 @@ import (
 	"github.com/emersion/go-smtp"
 	"github.com/rs/zerolog"
 
+	"odmr/internal/certtest"
 	"odmr/internal/mail"
 	"odmr/queue"
 	"odmr/queue/conformance"
@@ -108,27 +105,12 @@ func (s *sinkSession) Logout() error { return nil }
 // newSink starts a smarthost with a certificate for 127.0.0.1; implicit means TLS from the first octet.
 func newSink(t *testing.T, mode TLSMode) *sink {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "sink"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cert := certtest.SelfSigned(t, &x509.Certificate{Subject: pkix.Name{CommonName: "sink"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
 	s := &sink{pool: x509.NewCertPool()}
-	s.pool.AddCert(cert)
+	s.pool.AddCert(cert.Leaf)
 	server := smtp.NewServer(s)
 	server.Domain, server.EnableDSN, server.ErrorLog = "sink.example", true, discard{}
-	cfg := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	cfg := &tls.Config{Certificates: []tls.Certificate{*cert}}
 	if mode != TLSNone {
 		server.TLSConfig = cfg
 	}

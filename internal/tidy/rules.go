@@ -55,14 +55,17 @@ var rooms = []room{
 	{dir: "internal/account", may: []string{"internal/mail", "internal/units", "internal/recipients"}},
 	// Drivers are heavy, and account is known everywhere: they stay out of it.
 	{dir: "internal/account/cache", may: []string{"internal/account"}},
-	{dir: "internal/account/sqldir", may: []string{"internal/account", "internal/account/cache"}},
-	{dir: "internal/account/ldapdir", may: []string{"internal/account", "internal/account/cache"}},
-	{dir: "internal/config", may: []string{"internal/mail", "internal/account", "internal/units", "engine/session"}}, // defaults, names of mechanisms
-	{dir: "internal/metrics", may: []string{"engine", "queue"}},                                                      // engine.Observer, queue.Counts
+	{dir: "internal/account/sqldir", may: []string{"internal/account", "internal/account/cache", "internal/trust"}},
+	{dir: "internal/account/ldapdir", may: []string{"internal/account", "internal/account/cache", "internal/trust"}},
+	// Password files, CAs and what may be told to whom: the same for databases, directories, smarthost and customers.
+	{dir: "internal/trust", may: []string{}},
+	{dir: "internal/config", may: []string{"internal/mail", "internal/account", "internal/units", "internal/trust", "engine/session"}}, // defaults, names of mechanisms
+	{dir: "internal/metrics", may: []string{"engine", "queue"}},                                                                        // engine.Observer, queue.Counts
 	{dir: "internal/admin", may: []string{"queue", "internal/mail"}},
 	{dir: "internal/client", may: []string{"codec", "internal/mail"}},
 	{dir: "internal/dsn", may: []string{"codec", "internal/mail"}},
 	{dir: "internal/sim", may: []string{}}, // tests and nothing else
+	{dir: "internal/certtest", may: []string{}},
 	{dir: "internal/bounce", may: []string{"codec", "queue", "internal/mail", "internal/account", "internal/dsn"}},
 	{dir: "internal/outbound", may: []string{"codec", "queue", "internal/mail"}},
 	{dir: "internal/tidy", may: []string{}},
@@ -96,8 +99,8 @@ var impure = []string{"context", "crypto/rand", "crypto/tls", "io/fs", "io/iouti
 	"net", "os", "os/exec", "os/signal", "path/filepath", "runtime", "sync", "sync/atomic", "syscall", "testing", "unsafe"}
 
 // clockRooms may read the clock; everywhere else time is an argument. cmd and engine by
-// design; bench measures; client and demo stand outside the server, on the other end of its sockets.
-var clockRooms = []string{"engine", "cmd", "bench", "internal/client", "internal/demo"}
+// design; bench measures; certificates are for a time; client and demo stand outside the server, on the other end of its sockets.
+var clockRooms = []string{"engine", "cmd", "bench", "internal/client", "internal/demo", "internal/certtest"}
 
 // clockCalls read the clock.
 var clockCalls = []string{"Now", "Since", "Until"}
@@ -106,4 +109,4 @@ var clockCalls = []string{"Now", "Since", "Until"}
 const benchCommand = "cmd/odmrbench"
 
 // testOnly are the rooms that exist for tests: nothing else may import them.
-var testOnly = []string{"internal/sim", "queue/pebblestore/crashfs"}
+var testOnly = []string{"internal/sim", "internal/certtest", "queue/pebblestore/crashfs"}

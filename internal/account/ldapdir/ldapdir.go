@@ -19,6 +19,7 @@ import (
 
 	"odmr/internal/account"
 	"odmr/internal/account/cache"
+	"odmr/internal/trust"
 )
 
 // Attributes name the attributes of an account's entry.
@@ -68,6 +69,7 @@ type Config struct {
 	URL          string // see parseURL
 	StartTLS     bool   // before anything else; for ldap://
 	CAFile       string // CAs that the server's certificate is verified against. Empty: the system's
+	Unverified   bool   // a server on another machine may do without TLS
 	Bind         string // DN, or BindExternal. Empty: anonymous
 	PasswordFile string // holds the password of Bind; read for each connection
 	Attributes   Attributes
@@ -107,7 +109,15 @@ func Open(cfg Config) (*Source, error) {
 		}
 	}
 	s := &Source{cfg: cfg, target: t}
-	return s, s.pool.init(cfg, t)
+	if err := s.pool.init(cfg, t); err != nil {
+		return nil, err
+	}
+	if t.network != "unix" && !cfg.Unverified {
+		if err := trust.CheckSecrecy(t.host, s.pool.tls); err != nil {
+			return nil, fmt.Errorf("%w: use StartTLS or ldaps://", err)
+		}
+	}
+	return s, nil
 }
 
 // Account implements cache.Source.

@@ -3,15 +3,13 @@ package ldapdir
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"net"
-	"os"
-	"strings"
 	"sync"
 
 	"github.com/go-ldap/ldap/v3"
+
+	"odmr/internal/trust"
 )
 
 // pool is the connections that are not in use. How many are in use at once is for the caller to bound.
@@ -35,14 +33,11 @@ func (p *pool) init(cfg Config, t *target) error {
 	if cfg.CAFile == "" {
 		return nil
 	}
-	pem, err := os.ReadFile(cfg.CAFile)
+	roots, err := trust.ReadRoots(cfg.CAFile)
 	if err != nil {
 		return fmt.Errorf("CA file: %w", err)
 	}
-	p.tls.RootCAs = x509.NewCertPool()
-	if !p.tls.RootCAs.AppendCertsFromPEM(pem) {
-		return fmt.Errorf("CA file %s holds no certificate", cfg.CAFile)
-	}
+	p.tls.RootCAs = roots
 	return nil
 }
 
@@ -170,13 +165,9 @@ func (p *pool) prepare(c *ldap.Conn) error {
 	case BindExternal:
 		return c.ExternalBind()
 	}
-	text, err := os.ReadFile(p.cfg.PasswordFile)
+	password, err := trust.ReadPassword(p.cfg.PasswordFile)
 	if err != nil {
 		return fmt.Errorf("password file: %w", err)
-	}
-	password := strings.TrimRight(string(text), "\r\n")
-	if password == "" { // RFC 4513 5.1.2: that would be an anonymous bind that succeeds
-		return errors.New("password file: is empty")
 	}
 	return c.Bind(p.cfg.Bind, password)
 }

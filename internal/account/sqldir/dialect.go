@@ -3,13 +3,12 @@ package sqldir
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +19,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	_ "modernc.org/sqlite" // the driver "sqlite"
+
+	"odmr/internal/trust"
 )
 
 // dialect is what differs between databases.
@@ -73,22 +74,29 @@ var sqlite = dialect{
 	lifetime:    time.Minute, // a file that was replaced is noticed
 }
 
-// password returns what the file holds, up to the end of its line.
+// password returns what the file holds.
 func password(file string) (string, error) {
-	text, err := os.ReadFile(file)
+	p, err := trust.ReadPassword(file)
 	if err != nil {
 		return "", fmt.Errorf("password file: %w", err)
 	}
-	return strings.TrimRight(string(text), "\r\n"), nil
+	return p, nil
 }
 
 func openPostgres(cfg Config) (*sql.DB, error) {
 	conn, err := pgx.ParseConfig(cfg.URL)
+	var missing *fs.PathError
+	if errors.As(err, &missing) { // of the CAs or a client's certificate; other errors may quote the URL
+		return nil, missing
+	}
 	if err != nil {
 		return nil, errors.New("not a URL of PostgreSQL: postgres://USER@HOST:PORT/DATABASE?sslmode=verify-full, or postgres://USER@/DATABASE?host=DIRECTORY")
 	}
 	if cfg.CAFile != "" {
 		return nil, errors.New("for PostgreSQL the CA is given in the URL: sslmode=verify-full&sslrootcert=FILE")
+	}
+	if err := checkPostgres(cfg, conn); err != nil {
+		return nil, err
 	}
 	conn.RuntimeParams["application_name"] = "odmrd"
 	return stdlib.OpenDB(*conn, stdlib.OptionBeforeConnect(func(_ context.Context, c *pgx.ConnConfig) (err error) {
@@ -97,6 +105,20 @@ func openPostgres(cfg Config) (*sql.DB, error) {
 		}
 		return err
 	})), nil
+}
+
+// checkPostgres looks at all that conn would try in turn: without sslmode that is TLS with any certificate, and then clear text.
+func checkPostgres(cfg Config, conn *pgx.ConnConfig) error {
+	tries := append([]*pgconn.FallbackConfig{{Host: conn.Host, Port: conn.Port, TLSConfig: conn.TLSConfig}}, conn.Fallbacks...)
+	for _, try := range tries {
+		if network, _ := pgconn.NetworkAddress(try.Host, try.Port); network == "unix" || cfg.Unverified {
+			continue
+		}
+		if err := trust.CheckSecrecy(try.Host, try.TLSConfig); err != nil {
+			return fmt.Errorf("%w: use sslmode=verify-full", err)
+		}
+	}
+	return nil
 }
 
 // openMySQL takes a URL in place of the driver's own form. Parameters are the driver's, and socket.
@@ -126,10 +148,8 @@ func openMySQL(cfg Config) (*sql.DB, error) {
 			conn.Addr = net.JoinHostPort(u.Hostname(), "3306")
 		}
 	}
-	if cfg.CAFile != "" {
-		if conn.TLS, err = tlsWith(cfg.CAFile, u.Hostname()); err != nil {
-			return nil, err
-		}
+	if err := secureMySQL(cfg, conn, u.Hostname()); err != nil {
+		return nil, err
 	}
 	conn.Logger = silent{}
 	if cfg.PasswordFile != "" {
@@ -152,16 +172,26 @@ type silent struct{}
 
 func (silent) Print(...any) {}
 
-func tlsWith(file, host string) (*tls.Config, error) {
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("CA file: %w", err)
+// secureMySQL sees to TLS with the server at host, and that secrets are not given to others.
+func secureMySQL(cfg Config, conn *mysql.Config, host string) error {
+	if cfg.CAFile != "" {
+		roots, err := trust.ReadRoots(cfg.CAFile)
+		if err != nil {
+			return fmt.Errorf("CA file: %w", err)
+		}
+		conn.TLS = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+		conn.AllowFallbackToPlaintext = false // of tls=preferred
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("CA file %s holds no certificate", file)
+	if conn.TLS != nil {
+		conn.TLS.ServerName = host // the driver's is that of an address which it did not know yet
 	}
-	return &tls.Config{RootCAs: pool, ServerName: host, MinVersion: tls.VersionTLS12}, nil
+	if conn.Net == "unix" || cfg.Unverified {
+		return nil
+	}
+	if err := trust.CheckSecrecy(host, conn.TLS); err != nil {
+		return fmt.Errorf("%w: use tls=true", err)
+	}
+	return nil
 }
 
 // openSQLite opens the file for reading only: one that does not exist is not made.

@@ -61,6 +61,7 @@ type Config struct {
 	URL          string // postgres://, mysql:// or sqlite:PATH
 	PasswordFile string // holds the password instead of the URL; read for each connection. Empty: none
 	CAFile       string // CAs that the server's certificate is verified against, MySQL only. Empty: as the URL says
+	Unverified   bool   // a server on another machine may do without TLS, or without a certificate that verifies
 	Queries      Queries
 	Connections  int // at once
 	Keys         *account.Deriver

@@ -293,7 +293,7 @@ func TestURLs(t *testing.T) {
 			t.Errorf("quotes the password: %v", err)
 		}
 	}
-	for _, good := range []string{"postgres://u@h/d?sslmode=disable", "postgresql:///d?host=/run", "mysql://u:p@h/d", "mysql://u@[::1]:3307/d?tls=skip-verify", "mariadb://u@/d?socket=/run/x", "sqlite:///x"} {
+	for _, good := range []string{"postgres://u@h/d?sslmode=verify-full", "postgres://u@127.0.0.1/d?sslmode=disable", "postgresql:///d?host=/run", "mysql://u:p@h/d?tls=true", "mysql://u@[::1]:3307/d?tls=skip-verify", "mariadb://u@/d?socket=/run/x", "sqlite:///x"} {
 		s, err := Open(Config{URL: good, Queries: Defaults, Connections: 1})
 		if err != nil {
 			t.Errorf("%s: %v", good, err)
