@@ -99,27 +99,28 @@ func TestOpenLoopSeesAStall(t *testing.T) {
 	})
 	s := &Mixed{Connections: 1, Customers: 1, For: 600 * time.Millisecond, Size: letters.Fixed(400)}
 	m := &mixture{
-		Mixed: s, bed: bed{env: testEnv(t), srv: server.Attach(server.Addrs{SMTP: []string{addr}}), r: &result.Result{}}, perSecond: 200,
-		ledger: letters.NewLedger(10000), latency: newHistogram(), late: newHistogram(), turns: newShared(),
+		Mixed: s, bed: bed{env: testEnv(t), srv: server.Attach(server.Addrs{SMTP: []string{addr}}), r: &result.Result{}},
+		ledger: letters.NewLedger(10000), turns: newShared(),
 	}
+	at := &stage{perSecond: 200, length: s.For, end: 10000, latency: newHistogram(), late: newHistogram()}
 	senders, err := m.dial(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.arrive(senders); err != nil {
+	if err := m.arrive(senders, at); err != nil {
 		t.Fatal(err)
 	}
 	// About 80 messages fall due within the stall; those of its first half wait for 200 ms and more.
 	slow := int64(0)
-	for _, bar := range m.latency.Distribution() {
+	for _, bar := range at.latency.Distribution() {
 		if bar.From >= 200_000 {
 			slow += bar.Count
 		}
 	}
-	if total := m.latency.TotalCount(); slow < 20 || total < 60 || total > 240 {
+	if total := at.latency.TotalCount(); slow < 20 || total < 60 || total > 240 {
 		t.Errorf("%d of %d messages had a latency of 200 ms or more; a closed loop would have seen 1", slow, total)
 	}
-	if late := m.late.Max(); late < 200_000 {
+	if late := at.late.Max(); late < 200_000 {
 		t.Errorf("the latest message was sent %d µs late; the stall made many late", late)
 	}
 }

@@ -118,8 +118,9 @@ type crowd struct {
 	addr            string
 	connect         traffic.CustomerOptions
 	serve           traffic.ServeOptions
-	// onTurn is told how long the first MAIL FROM took from ATRN on; called from many goroutines.
-	onTurn func(time.Duration)
+	// onATRN is told how long ATRN took to be answered by 250, onTurn how long the first MAIL FROM took from ATRN on; called
+	// from many goroutines, and may be nil.
+	onATRN, onTurn func(time.Duration)
 }
 
 // collected is what a crowd met with.
@@ -192,6 +193,9 @@ func (c crowd) collect(customer *traffic.Customer) (waiting bool, err error) {
 	began := time.Now()
 	if waiting, err = customer.ATRN(); err != nil || !waiting {
 		return waiting, err
+	}
+	if c.onATRN != nil {
+		c.onATRN(time.Since(began))
 	}
 	o := c.serve
 	if c.onTurn != nil {

@@ -17,13 +17,21 @@ import (
 )
 
 // Mixed measures mail in and out at once at a fixed rate of arrival, customers dialling in and out.
+//
+// A customer stays for a while (Stay) and takes what comes, as ISPs' customers with a line do, then leaves as an MTA does that
+// is shut down, by 421, and dials in again after a moment (Think): with the defaults 2,000 customers, nearly all of them
+// collecting at any time, and 190 calls a second. For that the server runs with --linger. Without Stay the server ends each session
+// once all is collected; then most customers of such a crowd do not collect but dial in twice a second and find nothing, which
+// measures logins.
 type Mixed struct {
 	Rate        float64       `default:"0" help:"Messages that arrive per second; 0: Share of the peak, which is measured first."`
 	Share       float64       `default:"0.3" help:"Part of the peak rate at which mail arrives."`
+	Lower       float64       `default:"0.15" help:"Part of the peak rate that is measured first, for half as long, to show where latency begins to rise; 0, or Rate given: none."`
 	PeakFor     time.Duration `default:"3s" help:"How long the peak rate is measured."`
 	For         time.Duration `default:"15s" help:"How long."`
 	Connections int           `default:"125" help:"MX connections at once, at most."`
 	Customers   int           `default:"2000" help:"Customers that collect all the time; each waits a moment before it dials in again."`
+	Stay        time.Duration `default:"10s" help:"Mean time that a customer stays for mail before it hangs up by 421; 0: the server ends the session by QUIT once all is collected."`
 	Queued      int           `default:"5" help:"Messages queued for each customer beforehand."`
 	Think       time.Duration `default:"500ms" help:"Mean time between a customer's sessions."`
 	Size        letters.Sizes `default:"4KiB" help:"Message sizes."`
@@ -41,21 +49,30 @@ const rampUp = 2 * time.Second
 // collectLimit is how long the customers may take for what is left at the end.
 const collectLimit = 60 * time.Second
 
+// lingerFlags make the server keep a session open until the customer leaves.
+var lingerFlags = []string{"--linger", "1h"}
+
 // Run implements Scenario.
 func (s *Mixed) Run(ctx context.Context, e *Env) ([]*result.Result, error) {
 	if err := raiseFiles(s.Customers + s.Connections + idleReserve); err != nil {
 		return nil, err
 	}
 	r := &result.Result{ID: "mixed", Title: "mail in at a fixed rate, latency from the intended time, while customers collect"}
-	rate, err := s.rate(ctx, e, r)
+	stages, err := s.stages(ctx, e, r)
 	if err != nil {
 		return nil, err
 	}
-	r.Param("arrivals", result.Number(rate)+"/s, Poisson")
+	main := stages[len(stages)-1]
+	r.Param("arrivals", result.Number(main.perSecond)+"/s, Poisson")
 	r.Param("size", s.Size.String())
 	r.Param("connections", strconv.Itoa(s.connections()))
 	r.Param("customers", strconv.Itoa(s.Customers))
-	srv, stop, err := e.start(ctx, s.Customers)
+	var flags []string
+	if s.Stay > 0 {
+		r.Param("stay", s.Stay.String()+" on average")
+		flags = lingerFlags
+	}
+	srv, stop, err := e.start(ctx, s.Customers, flags...)
 	if err != nil {
 		return nil, err
 	}
@@ -64,21 +81,19 @@ func (s *Mixed) Run(ctx context.Context, e *Env) ([]*result.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	first := uint64(s.Queued * s.Customers)
 	m := &mixture{
-		Mixed: s, bed: bed{e, srv, r}, perSecond: rate, first: first,
-		ledger:  letters.NewLedger(first + uint64(3*rate*s.For.Seconds()) + 1000),
-		latency: newHistogram(), late: newHistogram(), turns: newShared(),
+		Mixed: s, bed: bed{e, srv, r}, ledger: letters.NewLedger(stages[len(stages)-1].end),
+		turns: newShared(), present: make([]atomic.Pointer[traffic.Customer], s.Customers),
 	}
 	if err := e.handIn(ctx, srv, batch{customers: s.Customers, each: s.Queued, sizes: s.Size, ledger: m.ledger}); err != nil {
 		return nil, err
 	}
 	e.settle(ctx, srv, 5*time.Second)
-	p, err := m.run(ctx)
+	p, err := m.run(ctx, stages)
 	if err != nil {
 		return nil, err
 	}
-	m.tell(p, lone)
+	m.tell(p, stages, lone)
 	return []*result.Result{r}, nil
 }
 
@@ -92,11 +107,46 @@ func (s *Mixed) connections() int {
 	return n
 }
 
-// rate is that of arrivals: given, or a share of the peak.
-func (s *Mixed) rate(ctx context.Context, e *Env, r *result.Result) (float64, error) {
-	if s.Rate > 0 {
-		return s.Rate, nil
+// stage is a stretch of time in which mail arrives at one rate.
+type stage struct {
+	share      float64 // of the peak rate; 0: it is not known
+	perSecond  float64
+	length     time.Duration
+	first, end uint64                  // numbers that its messages may have
+	latency    *hdrhistogram.Histogram // from the intended time to the durable 250
+	late       *hdrhistogram.Histogram // from the intended time to when it was sent
+}
+
+// stages are what is measured, one after the other; the last is what the scenario is about.
+func (s *Mixed) stages(ctx context.Context, e *Env, r *result.Result) ([]*stage, error) {
+	list := []*stage{{perSecond: s.Rate, length: s.For}}
+	if s.Rate <= 0 {
+		peak, err := s.peak(ctx, e)
+		if err != nil {
+			return nil, err
+		}
+		r.Notes = append(r.Notes, fmt.Sprintf("peak rate over the same connections, nobody collecting: %s/s; arrivals are %.0f %% of it", result.Number(peak), 100*s.Share))
+		list[0].share = s.Share
+		if s.Lower > 0 {
+			list = []*stage{{share: s.Lower, length: s.For / 2}, list[0]}
+		}
+		for _, at := range list {
+			at.perSecond = peak * at.share
+		}
 	}
+	first := uint64(s.Queued * s.Customers)
+	for _, at := range list {
+		at.first = first
+		of := uint64(s.Customers)
+		first += (uint64(3*at.perSecond*at.length.Seconds())+1000)/of*of + of
+		at.end = first
+		at.latency, at.late = newHistogram(), newHistogram()
+	}
+	return list, nil
+}
+
+// peak is how much mail the server takes over the same connections while nobody collects.
+func (s *Mixed) peak(ctx context.Context, e *Env) (float64, error) {
 	srv, stop, err := e.start(ctx, s.Customers)
 	if err != nil {
 		return 0, err
@@ -108,53 +158,69 @@ func (s *Mixed) rate(ctx context.Context, e *Env, r *result.Result) (float64, er
 	if _, err := peak.drive(ctx, e, srv.SMTP[0], &counter, s.PeakFor); err != nil {
 		return 0, err
 	}
-	full := float64(counter.Messages.Load()) / time.Since(began).Seconds()
-	r.Notes = append(r.Notes, fmt.Sprintf("peak rate over the same connections, nobody collecting: %s/s; arrivals are %.0f %% of it", result.Number(full), 100*s.Share))
-	return full * s.Share, nil
+	return float64(counter.Messages.Load()) / time.Since(began).Seconds(), nil
 }
 
 // mixture is one run of Mixed.
 type mixture struct {
 	*Mixed
 	bed
-	perSecond float64
-	first     uint64 // number of the first message that arrives
-	ledger    *letters.Ledger
-	latency   *hdrhistogram.Histogram // from the intended time to the durable 250
-	late      *hdrhistogram.Histogram // from the intended time to when it was sent
-	turns     *sharedHistogram        // ATRN to first MAIL FROM
-	in, out   traffic.Counter
-	sessions  atomic.Int64 // customers after their turn, now
-	dialled   atomic.Int64
-	empty     atomic.Int64 // sessions answered 453
-	hurry     atomic.Bool  // no more arrivals: customers take what is left as fast as they can
-	done      atomic.Bool  // customers go home
-	met       collected
+	now      atomic.Pointer[stage]
+	ledger   *letters.Ledger
+	turns    *sharedHistogram // ATRN to its 250, or without Stay to the first MAIL FROM
+	in, out  traffic.Counter
+	sessions atomic.Int64 // customers after their turn, now
+	dialled  atomic.Int64
+	empty    atomic.Int64 // sessions answered 453
+	hurry    atomic.Bool  // no more arrivals: customers take what is left as fast as they can
+	done     atomic.Bool  // customers go home
+	present  []atomic.Pointer[traffic.Customer]
+	met      collected
 }
 
-// run is the measured part and the rest of the collecting.
-func (m *mixture) run(ctx context.Context) (*phase, error) {
-	senders, err := m.dial(ctx)
-	if err != nil {
-		return nil, err
-	}
+// run is the measured part and the rest of the collecting. What it returns is the last stage.
+func (m *mixture) run(ctx context.Context, stages []*stage) (p *phase, err error) {
 	var customers sync.WaitGroup
-	w := watched{title: "mixed", counter: &m.in, gauges: []gauge{
-		{name: "collected", unit: "msg/s", value: speed(&m.out)},
-		{name: "customers collecting", unit: "sessions", value: func() float64 { return float64(m.sessions.Load()) }},
-	}}
+	m.now.Store(stages[0])
 	for n := range m.Customers {
 		customers.Go(func() { m.customer(ctx, n) })
 	}
 	time.Sleep(rampUp + rampUp/4)
-	p, err := m.env.measure(m.srv, w, func() error { return m.arrive(senders) })
+	for _, at := range stages {
+		if p, err = m.stage(ctx, at); err != nil {
+			break
+		}
+	}
 	m.hurry.Store(true)
 	for deadline := time.Now().Add(collectLimit); m.ledger.ArrivedCount() < m.ledger.AckedCount() && time.Now().Before(deadline) && ctx.Err() == nil; {
 		time.Sleep(20 * time.Millisecond)
 	}
 	m.done.Store(true)
+	for n := range m.present {
+		if c := m.present[n].Load(); c != nil {
+			c.Leave()
+		}
+	}
 	customers.Wait()
 	return p, err
+}
+
+// stage is one stage of the measured part.
+func (m *mixture) stage(ctx context.Context, at *stage) (*phase, error) {
+	m.now.Store(at)
+	senders, err := m.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	title := m.r.ID
+	if at.share > 0 && at.share != m.Share {
+		title = fmt.Sprintf("%s-%.0f", title, 100*at.share)
+	}
+	w := watched{title: title, counter: &m.in, gauges: []gauge{
+		{name: "collected", unit: "msg/s", value: speed(&m.out)},
+		{name: "customers collecting", unit: "sessions", value: func() float64 { return float64(m.sessions.Load()) }},
+	}}
+	return m.env.measure(m.srv, w, func() error { return m.arrive(senders, at) })
 }
 
 // dial connects the senders.
@@ -173,41 +239,50 @@ func (m *mixture) dial(ctx context.Context) ([]*traffic.Sender, error) {
 }
 
 // arrive sends each message when its time has come, or as soon after as its connection is free.
-func (m *mixture) arrive(senders []*traffic.Sender) error {
+func (m *mixture) arrive(senders []*traffic.Sender, at *stage) error {
 	errs := make([]error, len(senders))
 	late := make([]*hdrhistogram.Histogram, len(senders))
 	began := time.Now()
 	var all sync.WaitGroup
 	for n, sender := range senders {
 		late[n] = newHistogram()
-		all.Go(func() { errs[n] = m.arriveOver(sender, share{n, len(senders)}, began, late[n]) })
+		o := arrivals{sender: sender, part: share{n, len(senders)}, began: began, late: late[n]}
+		all.Go(func() { errs[n] = m.arriveOver(at, o) })
 	}
 	all.Wait()
 	for n, sender := range senders {
-		m.latency.Merge(sender.Latency())
-		m.late.Merge(late[n])
+		at.latency.Merge(sender.Latency())
+		at.late.Merge(late[n])
 		sender.Close()
 	}
 	return firstOf(errs)
 }
 
+// arrivals are one connection's share of a stage.
+type arrivals struct {
+	sender *traffic.Sender
+	part   share
+	began  time.Time
+	late   *hdrhistogram.Histogram
+}
+
 // arriveOver is one connection's share of the arrivals: a Poisson process of its own.
-func (m *mixture) arriveOver(sender *traffic.Sender, part share, began time.Time, late *hdrhistogram.Histogram) error {
-	random := rand.New(rand.NewPCG(1, uint64(part.n)))
-	mean := float64(part.of) / m.perSecond * float64(time.Second)
-	due := began
-	for i := uint64(part.n); ; i += uint64(part.of) {
+func (m *mixture) arriveOver(at *stage, o arrivals) error {
+	random := rand.New(rand.NewPCG(1, at.first+uint64(o.part.n)))
+	mean := float64(o.part.of) / at.perSecond * float64(time.Second)
+	due := o.began
+	for id := at.first + uint64(o.part.n); id < at.end; id += uint64(o.part.of) {
 		due = due.Add(time.Duration(random.ExpFloat64() * mean))
-		if due.Sub(began) > m.For {
+		if due.Sub(o.began) > at.length {
 			return nil
 		}
 		time.Sleep(time.Until(due))
-		_ = late.RecordValue(max(1, time.Since(due).Microseconds()))
-		l := traffic.Letter{ID: m.first + i, Recipient: address(int(i % uint64(m.Customers))), Since: due}
-		if err := sender.Send(l); err != nil {
+		_ = o.late.RecordValue(max(1, time.Since(due).Microseconds()))
+		if err := o.sender.Send(traffic.Letter{ID: id, Recipient: address(int(id % uint64(m.Customers))), Since: due}); err != nil {
 			return err
 		}
 	}
+	return fmt.Errorf("more than %d messages fell due", at.end-at.first)
 }
 
 // pace is how long a customer takes over one message.
@@ -220,7 +295,7 @@ func (m *mixture) pace() time.Duration {
 
 // busy is how long a customer takes over one message while mail arrives.
 func (m *mixture) busy() time.Duration {
-	return time.Duration(customersBusy * float64(m.Customers) / m.perSecond * float64(time.Second))
+	return time.Duration(customersBusy * float64(m.Customers) / m.now.Load().perSecond * float64(time.Second))
 }
 
 // customer dials in, collects, hangs up, and comes back.
@@ -228,14 +303,13 @@ func (m *mixture) customer(ctx context.Context, n int) {
 	random := rand.New(rand.NewPCG(2, uint64(n)))
 	c := crowd{
 		addr: m.srv.ODMR[0], connect: traffic.CustomerOptions{Buffer: 4 << 10},
-		onTurn: func(d time.Duration) {
-			m.turns.add(d)
-			m.sessions.Add(1)
-		},
 		serve: traffic.ServeOptions{Offer: m.Offer, Ledger: m.ledger, Counter: &m.out, Pace: m.pace, Divide: uint64(m.Customers)},
 	}
 	time.Sleep(time.Duration(random.Int64N(int64(rampUp))))
 	for !m.done.Load() && ctx.Err() == nil {
+		if m.Stay > 0 {
+			c.serve.Until = time.Now().Add(time.Duration(random.ExpFloat64() * float64(m.Stay)))
+		}
 		if err := m.session(ctx, c, n); err != nil {
 			m.met.fail(err)
 		}
@@ -250,21 +324,30 @@ func (m *mixture) customer(ctx context.Context, n int) {
 // session is one call of a customer.
 func (m *mixture) session(ctx context.Context, c crowd, n int) error {
 	turned := false
-	onTurn := c.onTurn
-	c.onTurn = func(d time.Duration) {
+	turn := func(time.Duration) {
 		turned = true
-		onTurn(d)
+		m.sessions.Add(1)
 	}
 	defer func() {
 		if turned {
 			m.sessions.Add(-1)
 		}
 	}()
+	if m.Stay > 0 { // the first message may be a while in coming
+		c.onATRN = func(d time.Duration) { turn(d); m.turns.add(d) }
+	} else {
+		c.onTurn = func(d time.Duration) { turn(d); m.turns.add(d) }
+	}
 	customer, err := c.login(ctx, n)
 	if err != nil {
 		return err
 	}
 	m.dialled.Add(1)
+	m.present[n].Store(customer)
+	defer m.present[n].Store(nil)
+	if m.done.Load() { // too late to be told to leave
+		return customer.Quit()
+	}
 	waiting, err := c.collect(customer)
 	if err == nil && !waiting {
 		m.empty.Add(1)
@@ -274,14 +357,24 @@ func (m *mixture) session(ctx context.Context, c crowd, n int) error {
 	return err
 }
 
-// tell fills the result.
-func (m *mixture) tell(p *phase, lone float64) {
-	r := m.r
-	durable := result.Of("durable 250, from the intended time", m.latency)
-	r.Latency = append(r.Latency, durable, result.Of("lateness: intended time to sending", m.late), result.Of("ATRN to first MAIL FROM", m.turns.h))
+// tell fills the result. p is the last stage.
+func (m *mixture) tell(p *phase, stages []*stage, lone float64) {
+	r, at := m.r, stages[len(stages)-1]
+	durable := result.Of("durable 250, from the intended time", at.latency)
+	turns := "ATRN to its 250"
+	if m.Stay <= 0 {
+		turns = "ATRN to first MAIL FROM"
+	}
+	r.Latency = append(r.Latency, durable, result.Of("lateness: intended time to sending", at.late), result.Of(turns, m.turns.h))
 	r.AddLess("p99", "p99 of a durable 250, from the intended time", durable.P99, "us")
 	r.AddLess("fdatasync", "a lone fdatasync on this disk, median, before the run", lone, "us")
 	r.AddLess("p99_fdatasyncs", "that p99 in lone fdatasyncs", durable.P99/max(lone, 1), "×")
+	for _, lower := range stages[:len(stages)-1] {
+		name := fmt.Sprintf("at %.0f %% of the peak, %s/s, before: durable 250", 100*lower.share, result.Number(lower.perSecond))
+		durable := result.Of(name, lower.latency)
+		r.Latency = append(r.Latency, durable)
+		r.AddLess("p99_lower", fmt.Sprintf("p99 at %.0f %% of the peak", 100*lower.share), durable.P99, "us")
+	}
 	r.Add("arrived", "mail in", p.perSecond(), "msg/s")
 	r.Add("collected", "mail out, meanwhile", p.gauges[0].mean(), "msg/s")
 	r.Add("sessions", "customers collecting at a time, mean", p.gauges[1].mean(), "")

@@ -143,6 +143,7 @@ func (p *phase) tell(r *result.Result, srv *server.Process) {
 	if p.messages > 0 {
 		r.AddLess("harness_cpu", "harness: processor time per message", float64(p.own.Microseconds())/float64(p.messages), "us")
 	}
+	r.Add("harness_cpus", "harness: processors in use", p.own.Seconds()/p.seconds, "")
 	if srv.Pid == 0 {
 		return
 	}

@@ -49,6 +49,7 @@ type ServeOptions struct {
 	OnMail   func(first bool)     // told of each MAIL; may be nil
 	OnLetter func(id uint64)      // told of each message that the Ledger took; may be nil
 	Divide   uint64               // >0: order is checked; ids of one customer have the same remainder
+	Until    time.Time            // when the customer leaves, as after Leave; zero: it stays until QUIT
 }
 
 // server is the state of one session.
@@ -61,12 +62,13 @@ type server struct {
 	mails  int
 	lmtp   bool
 	rcpts  int
+	open   bool // MAIL was answered, and its message is not at its end
 	quit   bool
 }
 
 const ok = "250 2.0.0 ok\r\n"
 
-// serve answers as an SMTP server until QUIT (nil) or the end of the connection (ErrLost).
+// serve answers as an SMTP server until QUIT or until it leaves (nil), or the end of the connection (ErrLost).
 func (c *wire) serve(o ServeOptions) error {
 	if o.Counter == nil {
 		o.Counter = new(Counter)
@@ -75,10 +77,18 @@ func (c *wire) serve(o ServeOptions) error {
 	if o.Divide > 0 {
 		s.lastID = map[uint64]uint64{}
 	}
+	if !o.Until.IsZero() {
+		if err := c.conn.SetReadDeadline(o.Until); err != nil {
+			return err
+		}
+	}
 	for !s.quit {
 		line, err := s.command()
 		if err != nil {
 			return err
+		}
+		if line == nil {
+			return s.leave()
 		}
 		if err := s.obey(line); err != nil {
 			return err
@@ -87,11 +97,14 @@ func (c *wire) serve(o ServeOptions) error {
 	return s.flush()
 }
 
-// command waits for the next line.
+// command waits for the next line; nil means that none is there and the customer is to leave.
 func (s *server) command() ([]byte, error) {
 	for {
 		if line := s.line(); line != nil {
 			return line, nil
+		}
+		if !s.open && s.r == s.w && s.due() {
+			return nil, nil
 		}
 		if err := s.more(); err != nil {
 			return nil, err
@@ -104,7 +117,10 @@ func (s *server) more() error {
 	if err := s.flush(); err != nil {
 		return err
 	}
-	return s.fill()
+	if err := s.fill(); err != nil {
+		return s.late(err)
+	}
+	return nil
 }
 
 // obey answers one command. Verbs are told apart by their first letters: the other end is known.
@@ -114,6 +130,10 @@ func (s *server) obey(line []byte) error {
 	}
 	switch string(line[:4]) {
 	case "MAIL":
+		if s.due() {
+			return s.leave()
+		}
+		s.open = true
 		if s.o.OnMail != nil {
 			s.o.OnMail(s.mails == 0)
 		}
@@ -134,7 +154,10 @@ func (s *server) obey(line []byte) error {
 		} else {
 			s.out = append(s.out, offers[s.o.Offer]...)
 		}
-	case "RSET", "NOOP":
+	case "RSET":
+		s.open = false
+		s.out = append(s.out, ok...)
+	case "NOOP":
 		s.out = append(s.out, ok...)
 	case "QUIT":
 		s.out = append(s.out, "221 2.0.0 bye\r\n"...)
@@ -239,6 +262,7 @@ func (s *server) end() error {
 		}
 	}
 	s.judge.Reset()
+	s.open = false
 	if s.o.Pace != nil {
 		if wait := s.o.Pace(); wait > 0 {
 			if err := s.flush(); err != nil {

@@ -46,6 +46,7 @@ type wire struct {
 	vec     net.Buffers
 	unwatch func() bool
 	slow    *Throttle // nil: read as fast as can be
+	leaving atomic.Bool
 }
 
 func newWire(ctx context.Context, conn net.Conn, buffer int) *wire {
