@@ -38,10 +38,11 @@ func (e *Engine) takes(rt *routing) session.Result {
 		return routeResult(domain, false, err)
 	}
 	r := routeResult(domain, true, nil)
-	if refusal := e.unknown(a, rt); refusal != nil {
+	refusal, each := e.unknown(a, rt)
+	if refusal != nil {
 		return session.Result{Refusal: refusal}
 	}
-	r.MaxSize, r.Each = a.Policy.MaxMessageSize, e.each(a, domain)
+	r.MaxSize, r.Each = a.Policy.MaxMessageSize, each
 	if r.MaxSize > 0 && size > r.MaxSize { // RFC 1870 6.1
 		return session.Result{Refusal: &mail.Refusal{Code: 552, Enhanced: "5.3.4", Text: "Message exceeds the size limit of this recipient"}}
 	}

@@ -26,27 +26,33 @@ type routing struct {
 	now     session.Time
 }
 
-// unknown refuses a recipient that a's list does not have, or that a's own server does not know.
-func (e *Engine) unknown(a *account.Account, r *routing) *mail.Refusal {
-	if recipients.Covers(a.Recipients, r.domain) {
-		q := recipients.Query{Address: string(r.address), Domain: r.domain, Null: r.null, Delimiters: e.cfg.Recipients.Delimiters}
-		if !recipients.Listed(a.Recipients, &q) {
-			return refuseUnknown
+// unknown refuses a recipient that a's list does not have, or that a's own server does not know, and says whether every
+// recipient of the domain is to be asked for.
+func (e *Engine) unknown(a *account.Account, r *routing) (refusal *mail.Refusal, each bool) {
+	lister, apart := e.cfg.Directory.(account.Lister)
+	list := a.Recipients
+	if apart {
+		list = lister.Recipients(a.Name)
+	}
+	q := recipients.Query{Address: string(r.address), Domain: r.domain, Null: r.null, Delimiters: e.cfg.Recipients.Delimiters}
+	if each = recipients.Covers(list, r.domain); each && recipients.Listed(list, &q) {
+		return nil, true // the list is the customer's word
+	}
+	if each && apart {
+		list = lister.RecentRecipients(a.Name)
+	}
+	switch {
+	case each && recipients.Covers(list, r.domain):
+		if !recipients.Listed(list, &q) {
+			return refuseUnknown, true
 		}
-		return nil // the list is the customer's word
+	case e.learned != nil && e.learned.Unknown(a.Name, r.domain, r.address, r.now):
+		return refuseUnknown, true
 	}
-	if e.learned != nil && e.learned.Unknown(a.Name, r.domain, r.address, r.now) {
-		return refuseUnknown
-	}
-	return nil
+	return nil, each || e.learned != nil && e.learned.Any(r.domain)
 }
 
 var refuseUnknown = &mail.Refusal{Code: 550, Enhanced: "5.1.1", Text: "The customer's server knows no such recipient"}
-
-// each says whether every recipient of a domain is asked for.
-func (e *Engine) each(a *account.Account, domain string) bool {
-	return recipients.Covers(a.Recipients, domain) || e.learned != nil && e.learned.Any(domain)
-}
 
 // learn takes what the customer's server said of the recipients of a message that is settled.
 func (c *conn) learn(now session.Time, s *settlement) {

@@ -85,6 +85,7 @@ func source(c *config.Config, keys *account.Deriver) (cache.Source, error) {
 		}{
 			{c.AccountsQueryAccount, &q.Account}, {c.AccountsQueryDomains, &q.Domains},
 			{c.AccountsQueryOwners, &q.Owners}, {c.AccountsQueryIdentities, &q.Identities},
+			{c.AccountsQueryRecipients, &q.Recipients},
 		} {
 			if f.given != "" {
 				*f.query = f.given

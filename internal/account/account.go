@@ -123,6 +123,15 @@ type Identifier interface {
 // account has failed with what it gave, which may be an old secret. It does not block.
 type Doubter interface{ Doubt(account string) }
 
+// Lister is a Directory that has the lists of recipients apart from its accounts, whose Recipients are empty. Both lists are like
+// Account.Recipients, and nil where the directory cannot answer: mail is never refused for that.
+type Lister interface {
+	// Recipients is the account's list.
+	Recipients(account string) []string
+	// RecentRecipients is one that is so new that a refusal may rest on it.
+	RecentRecipients(account string) []string
+}
+
 // CRAMMD5Context holds what HMAC-MD5 makes of a secret: the MD5 chaining states after the
 // inner and the outer padded key.
 type CRAMMD5Context struct {

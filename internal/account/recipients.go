@@ -2,6 +2,7 @@ package account
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -31,6 +32,27 @@ func ParseRecipient(address string) (entry string, err error) {
 		return "", err
 	}
 	return recipients.Entry(address[:at], domain), nil
+}
+
+// ParseRecipients makes a list, as Account.Recipients has it, of what a directory has: addresses that nobody has checked. Its errors are
+// ErrRecord.
+func ParseRecipients(account string, addresses []string) ([]string, error) {
+	if len(addresses) > MaxRecipients {
+		return nil, fmt.Errorf("%w: account %q has more than %d recipients", ErrRecord, clip(account), MaxRecipients)
+	}
+	list := make([]string, 0, len(addresses))
+	for _, a := range addresses {
+		if a = strings.TrimSpace(a); a == "" {
+			continue
+		}
+		entry, err := ParseRecipient(a)
+		if err != nil {
+			return nil, fmt.Errorf("%w: recipients of account %q: %w", ErrRecord, clip(account), err)
+		}
+		list = append(list, entry)
+	}
+	slices.Sort(list)
+	return slices.Compact(list), nil
 }
 
 // unlisted reports whether r can stand in no list: what separates words in the file, control characters, and octets that are not

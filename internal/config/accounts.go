@@ -124,6 +124,7 @@ func (l *loader) checkAccounts() {
 		{"accounts-query-domains", c.AccountsQueryDomains != "", a.SQL(), "a database"},
 		{"accounts-query-owners", c.AccountsQueryOwners != "", a.SQL(), "a database"},
 		{"accounts-query-identities", c.AccountsQueryIdentities != "", a.SQL(), "a database"},
+		{"accounts-query-recipients", c.AccountsQueryRecipients != "", a.SQL(), "a database"},
 		{"accounts-bind", c.AccountsBind != "", a.LDAP(), "LDAP"},
 		{"accounts-starttls", c.AccountsStartTLS, a.LDAP(), "LDAP"},
 		{"accounts-attributes", len(c.AccountsAttributes) > 0, a.LDAP(), "LDAP"},

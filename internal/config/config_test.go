@@ -202,7 +202,7 @@ func TestPrintRoundTrip(t *testing.T) {
 	elsewhere := append(args, "--accounts-password-file=/p", "--accounts-cache=2m", "--accounts-cache-negative=3s", "--accounts-cache-entries=5000",
 		"--accounts-stale=0s", "--accounts-timeout=6s", "--accounts-connections=4", "--accounts-ca=ca.pem", "--accounts-unverified")
 	database := load(t, source("", nil, append(elsewhere, "--accounts=postgres://odmr@db.example/odmr?sslmode=disable",
-		"--accounts-query-account=SELECT a, b FROM t WHERE n = :name", "--accounts-query-domains=d", "--accounts-query-owners=o", "--accounts-query-identities=i")...))
+		"--accounts-query-account=SELECT a, b FROM t WHERE n = :name", "--accounts-query-domains=d", "--accounts-query-owners=o", "--accounts-query-identities=i", "--accounts-query-recipients=r")...))
 	directory := load(t, source("", nil, append(elsewhere, "--accounts=ldap://ldap.example/dc=isp,dc=example??sub?(a=b)", "--accounts-bind=cn=odmr,dc=isp",
 		"--accounts-starttls", "--accounts-attributes=name=cn,password=userPassword")...))
 	for i, d := 0, reflect.ValueOf(*standard); i < d.NumField(); i++ {

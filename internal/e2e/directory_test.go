@@ -79,8 +79,13 @@ func loginCRAM(t *testing.T, s *Server, name, password string) int {
 	return code(t, c.Login(name, password))
 }
 
-// rcpt asks for a recipient and returns the reply's code.
+// rcpt asks for a recipient of domain and returns the reply's code.
 func rcpt(t *testing.T, s *Server, domain string) int {
+	t.Helper()
+	return rcptTo(t, s, "b@"+domain)
+}
+
+func rcptTo(t *testing.T, s *Server, address string) int {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -92,7 +97,7 @@ func rcpt(t *testing.T, s *Server, domain string) int {
 	if r, err := m.Command("MAIL FROM:<a@mx.example>"); err != nil || r.Code != 250 {
 		t.Fatal(r, err)
 	}
-	r, err := m.Command("RCPT TO:<b@" + domain + ">")
+	r, err := m.Command("RCPT TO:<" + address + ">")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,6 +294,8 @@ func testDirectory(t *testing.T, p *place) {
 	p.add("tim", secretsOf(t, password), "example.org", "xn--bcher-kva.example")
 	p.clear("eve", "in clear", "eve.example")
 	p.clear("zoe", "in clear", "zoe.example")
+	p.list("zoe", "Info@zoe.example", "zoe@zoe.example")
+	p.flags = append(p.flags, p.listed...)
 	s, ca := startElsewhere(t, p)
 	checkReady(t, s, 200, "")
 	t.Run("logins", func(t *testing.T) { testLogins(t, s, ca) })
@@ -297,6 +304,14 @@ func testDirectory(t *testing.T, p *place) {
 		want(t, "a domain of nobody", rcpt(t, s, "new.example"), 550)
 		p.clear("new", "in clear", "new.example")
 		until(t, "the new domain", func() bool { return rcpt(t, s, "new.example") == 250 })
+	})
+	t.Run("recipients", func(t *testing.T) {
+		for address, code := range map[string]int{"info@zoe.example": 250, "ZOE+tag@zoe.example": 250, "postmaster@zoe.example": 250, "b@zoe.example": 550,
+			"'@zoe.example": 550, "*@zoe.example": 550, "b@eve.example": 250} {
+			want(t, address, rcptTo(t, s, address), code)
+		}
+		p.list("zoe", "new@zoe.example")
+		until(t, "the new recipient", func() bool { return rcptTo(t, s, "new@zoe.example") == 250 })
 	})
 	t.Run("hangs", func(t *testing.T) { testHanging(t, s, p, ca) })
 	t.Run("down", func(t *testing.T) { testDown(t, s, p) })
@@ -435,6 +450,7 @@ func testDown(t *testing.T, s *Server, p *place) {
 	want(t, "tim", loginCRAM(t, s, "tim", password), 0)
 	want(t, "tim by his domain", loginCRAM(t, s, "example.org", password), 0)
 	want(t, "his mail", rcpt(t, s, "example.org"), 250)
+	want(t, "a recipient that is not listed", rcptTo(t, s, "b@zoe.example"), 550)
 	zoe := dialODMR(t, s)
 	if err := zoe.Login("zoe", "in clear"); err != nil {
 		t.Fatal(err)
@@ -450,6 +466,7 @@ func testDown(t *testing.T, s *Server, p *place) {
 	want(t, "tim by his domain", loginCRAM(t, s, "example.org", password), 0)
 	want(t, "tim, with a wrong password", loginCRAM(t, s, "tim", "wrong one"), 535)
 	want(t, "his mail", rcpt(t, s, "example.org"), 250)
+	until(t, "mail to be taken for all while the list cannot be looked up", func() bool { return rcptTo(t, s, "b@zoe.example") == 250 })
 	want(t, "zoe, who has logged in", code(t, zoe.ATRN()), 453)
 	forget(t, s)
 	want(t, "zoe, who is forgotten", code(t, zoe.ATRN()), 451)

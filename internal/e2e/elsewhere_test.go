@@ -219,6 +219,9 @@ type place struct {
 	run func(text string)
 	// clear enters an account whose password is in clear.
 	clear func(name, password, domain string)
+	// list adds recipients to the account's list, which odmrd asks for with the flags in listed.
+	list   func(name string, addresses ...string)
+	listed []string
 }
 
 // postgresProgram finds a program of PostgreSQL's server, which Debian keeps out of the way.
@@ -286,6 +289,13 @@ func inSQL(e *elsewhere, run func(text string)) *place {
 			}
 			run(adapt(e.t, readmeBlock(e.t, "INSERT INTO odmr_accounts"), "cram-md5 INNER OUTER; scram-sha-256 ITERATIONS SALT STORED SERVER", strings.Join(secrets, "; "),
 				"('example.org', 'tim'), ('example.com', 'tim')", strings.Join(rows, ", "), "VALUES ('tim'", "VALUES ('"+name+"'"))
+		},
+		listed: []string{"--accounts-query-recipients", "SELECT recipient FROM odmr_recipients WHERE account = :name"},
+		list: func(name string, addresses ...string) {
+			e.t.Helper()
+			for _, a := range addresses {
+				run(fmt.Sprintf("INSERT INTO odmr_recipients (recipient, account) VALUES ('%s', '%s');", a, name))
+			}
 		},
 		clear: func(name, password, domain string) {
 			e.t.Helper()
@@ -368,6 +378,11 @@ func startSlapd(t *testing.T, addrs, cert, key string) *place {
 	p.clear = func(name, password, domain string) {
 		t.Helper()
 		e.do(fmt.Sprintf("dn: uid=%s,ou=customers,dc=isp,dc=example\nobjectClass: account\nobjectClass: odmrAccount\nuid: %[1]s\nodmrDomain: %s\nuserPassword: %s\n", name, domain, password), admin...)
+	}
+	p.listed = []string{"--accounts-attributes", "recipient=odmrRecipient"}
+	p.list = func(name string, addresses ...string) {
+		t.Helper()
+		e.do(fmt.Sprintf("dn: uid=%s,ou=customers,dc=isp,dc=example\nchangetype: modify\nadd: odmrRecipient\nodmrRecipient: %s\n", name, strings.Join(addresses, "\nodmrRecipient: ")), admin...)
 	}
 	p.url = socket + "/ou=customers,dc=isp,dc=example??sub?(objectClass=odmrAccount)"
 	p.flags = []string{"--accounts-bind", "cn=odmr,dc=isp,dc=example",

@@ -41,6 +41,11 @@ type Source interface {
 	// Identities reports whether the Source knows customers by certificate and network: texts as in an accounts file,
 	// "cert-dns gw.example.org" and "network 192.0.2.0/29".
 	Identities() bool
+	// Recipients returns the addresses that mail is taken for, as account.Recipients has them; none if there is no list. It is
+	// called only if Lists reports true.
+	Recipients(ctx context.Context, name string) ([]string, error)
+	// Lists reports whether the Source has lists of recipients.
+	Lists() bool
 	// Check reports whether the Source can answer: that it is there, and as it was configured.
 	Check(ctx context.Context) error
 	// Reset lets go of connections that are not in use.
@@ -80,7 +85,7 @@ type Config struct {
 	TTL         time.Duration // of positive answers
 	NegativeTTL time.Duration // of negative ones, and how old a positive one may be that a refusal rests on
 	StaleTTL    time.Duration // for which positive answers serve on, behind TTL, while the Source is down
-	Entries     int           // accounts that are remembered; of domains and identities as many each
+	Entries     int           // accounts that are remembered; of domains and identities as many each, of recipients ten times as many
 	Timeout     time.Duration // of one question, waiting for a connection included
 	Connections int           // questions at once
 	Now         func() time.Time
@@ -96,6 +101,8 @@ const (
 	// few KiB each, and fewer than an engine has workers for lookups. More are ErrUnavailable.
 	maxWaiting = 2048
 	stallTime  = time.Second
+	// listedPerEntry is how many recipients are remembered for each of Entries, all lists together: about 60 octets each.
+	listedPerEntry = 10
 )
 
 // Directory is the account.Directory. Close it in the end.
@@ -105,6 +112,7 @@ type Directory struct {
 	accounts   *shelf[*account.Account]
 	owners     *shelf[string]
 	holders    *shelf[[]string]
+	lists      *shelf[[]string]
 	flights    singleflight.Group
 	generation atomic.Uint64 // of Drop
 	slots      chan struct{}
@@ -117,6 +125,7 @@ var (
 	_ account.Directory  = (*Directory)(nil)
 	_ account.Identifier = (*Directory)(nil)
 	_ account.Doubter    = (*Directory)(nil)
+	_ account.Lister     = (*Directory)(nil)
 )
 
 // New makes a Directory that asks src, which it owns from now on. Run must be running.
@@ -124,6 +133,8 @@ func New(src Source, cfg Config) *Directory {
 	d := &Directory{src: src, cfg: cfg, slots: make(chan struct{}, cfg.Connections)}
 	d.accounts, d.owners, d.holders = newShelf[*account.Account](d, "account"), newShelf[string](d, "domain"), newShelf[[]string](d, "identity")
 	d.owners.kept = d.moved
+	d.lists = newShelf[[]string](d, "recipients")
+	d.lists.size, d.lists.room = func(list []string) int { return len(list) }, max(listedPerEntry*cfg.Entries, account.MaxRecipients)
 	d.health.init()
 	return d
 }
@@ -137,6 +148,7 @@ func (d *Directory) Drop() {
 	d.accounts.purge()
 	d.owners.purge()
 	d.holders.purge()
+	d.lists.purge()
 	d.src.Reset()
 }
 

@@ -25,6 +25,7 @@ type shop struct {
 	accounts map[string]*account.Account
 	owners   map[string]string
 	holders  map[string]string
+	lists    map[string][]string // nil: it has none
 	broken   error
 	hung     chan struct{} // closed: goes on; nil: does not hang
 	asked    map[string]int
@@ -119,6 +120,15 @@ func (s *shop) Holders(ctx context.Context, identities []string) (map[string]str
 	return s.pairs(ctx, s.holders, identities)
 }
 
+func (s *shop) Recipients(ctx context.Context, name string) ([]string, error) {
+	if err := s.ask(ctx, "recipients "+name); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return account.ParseRecipients(name, s.lists[name])
+}
+
 func (s *shop) pairs(ctx context.Context, from map[string]string, keys []string) (map[string]string, error) {
 	if err := s.ask(ctx, "of "+keys[0]); err != nil {
 		return nil, err
@@ -134,6 +144,7 @@ func (s *shop) pairs(ctx context.Context, from map[string]string, keys []string)
 	return found, nil
 }
 
+func (s *shop) Lists() bool                     { return s.lists != nil }
 func (s *shop) Identities() bool                { return len(s.holders) > 0 }
 func (s *shop) Check(ctx context.Context) error { return s.ask(ctx, "check") }
 func (s *shop) Reset()                          {}

@@ -28,14 +28,37 @@ type shelf[V any] struct {
 	lru  *simplelru.LRU[string, entry[V]]
 	// kept, if there is one, is told of every answer, and of the one before it.
 	kept func(key string, before, now V)
+	// size, if there is one, is what an answer takes of room: those longest unused make way for more than that.
+	size       func(V) int
+	room, used int
 }
 
 func newShelf[V any](d *Directory, kind string) *shelf[V] {
-	lru, err := simplelru.NewLRU[string, entry[V]](max(d.cfg.Entries, 1), nil)
+	s := &shelf[V]{d: d, kind: kind}
+	lru, err := simplelru.NewLRU(max(d.cfg.Entries, 1), func(_ string, e entry[V]) {
+		if s.size != nil {
+			s.used -= s.size(e.value)
+		}
+	})
 	if err != nil {
 		panic(err) // of a size below 1
 	}
-	return &shelf[V]{d: d, kind: kind, lru: lru}
+	s.lru = lru
+	return s
+}
+
+// add keeps an entry, and makes room for it. The lock is held.
+func (s *shelf[V]) add(key string, e entry[V]) {
+	if s.size == nil {
+		s.lru.Add(key, e)
+		return
+	}
+	s.lru.Remove(key)
+	s.used += s.size(e.value)
+	s.lru.Add(key, e)
+	for s.used > s.room {
+		s.lru.RemoveOldest()
+	}
 }
 
 func (s *shelf[V]) get(key string) (entry[V], bool) {
@@ -50,7 +73,7 @@ func (s *shelf[V]) put(generation uint64, key string, e entry[V]) {
 	s.mu.Lock()
 	before, _ := s.lru.Peek(key)
 	if generation == s.d.generation.Load() {
-		s.lru.Add(key, e)
+		s.add(key, e)
 	}
 	s.mu.Unlock()
 	if s.kept != nil {
@@ -72,7 +95,7 @@ func (s *shelf[V]) expire(key string) {
 	defer s.mu.Unlock()
 	if e, ok := s.lru.Peek(key); ok && e.at.After(over) {
 		e.at = over
-		s.lru.Add(key, e)
+		s.add(key, e)
 	}
 }
 
@@ -83,8 +106,23 @@ func (s *shelf[V]) purge() {
 }
 
 // ask answers from memory what is no older than it may be (positive answers: age), else asks the Source with fetch, once for all
-// who ask the same at the same time.
+// who ask the same at the same time. While the Source is down older answers serve.
 func (s *shelf[V]) ask(key string, age time.Duration, fetch func(context.Context) (entry[V], error)) (entry[V], error) {
+	cfg := &s.d.cfg
+	e, err := s.current(key, age, fetch)
+	switch {
+	case err == nil:
+		return e, nil
+	case e.found && errors.Is(err, account.ErrUnavailable) && cfg.Now().Sub(e.at) < cfg.TTL+cfg.StaleTTL:
+		cfg.Observer.Answered(Stale)
+		return e, nil
+	}
+	cfg.Observer.Answered(Unanswered)
+	return entry[V]{}, err
+}
+
+// current is ask without answers that are older. With an error comes what is remembered.
+func (s *shelf[V]) current(key string, age time.Duration, fetch func(context.Context) (entry[V], error)) (entry[V], error) {
 	cfg := &s.d.cfg
 	e, have := s.get(key)
 	limit := cfg.NegativeTTL
@@ -96,16 +134,11 @@ func (s *shelf[V]) ask(key string, age time.Duration, fetch func(context.Context
 		return e, nil
 	}
 	fetched, err := s.fly(key, fetch)
-	switch {
-	case err == nil:
-		cfg.Observer.Answered(Fetched)
-		return fetched, nil
-	case e.found && errors.Is(err, account.ErrUnavailable) && cfg.Now().Sub(e.at) < cfg.TTL+cfg.StaleTTL:
-		cfg.Observer.Answered(Stale)
-		return e, nil
+	if err != nil {
+		return e, err
 	}
-	cfg.Observer.Answered(Unanswered)
-	return entry[V]{}, err
+	cfg.Observer.Answered(Fetched)
+	return fetched, nil
 }
 
 // fly asks the Source.

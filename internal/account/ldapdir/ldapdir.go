@@ -30,17 +30,19 @@ type Attributes struct {
 	Password string // in clear, or a stored form with its {SCHEME}, as in userPassword. Empty: not looked at
 	Setting  string
 	Identity string // empty: EXTERNAL is not possible
+	// Recipient has the addresses that mail is taken for, as user@domain or @domain. Empty: there are no lists.
+	Recipient string
 }
 
 // Defaults are the attributes of Schema.
 var Defaults = Attributes{Name: "uid", Domain: "odmrDomain", Secret: "odmrSecret", Setting: "odmrSetting"}
 
-// Set gives the attribute for one of name, domain, secret, password, setting and identity.
+// Set gives the attribute for one of name, domain, secret, password, setting, identity and recipient.
 func (a *Attributes) Set(what, attribute string) error {
 	field := map[string]*string{"name": &a.Name, "domain": &a.Domain, "secret": &a.Secret, "password": &a.Password,
-		"setting": &a.Setting, "identity": &a.Identity}[what]
+		"setting": &a.Setting, "identity": &a.Identity, "recipient": &a.Recipient}[what]
 	if field == nil {
-		return fmt.Errorf("%q is none of name, domain, secret, password, setting, identity", what)
+		return fmt.Errorf("%q is none of name, domain, secret, password, setting, identity, recipient", what)
 	}
 	if attribute == "" || strings.Trim(attribute, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.;") != "" {
 		return fmt.Errorf("%q is not an attribute (RFC 4512 2.5)", attribute)
@@ -123,7 +125,34 @@ func Open(cfg Config) (*Source, error) {
 // Account implements cache.Source.
 func (s *Source) Account(ctx context.Context, name string) (*account.Account, error) {
 	a := &s.cfg.Attributes
-	entries, err := s.search(ctx, equal(a.Name, name), a.Domain, a.Secret, a.Password, a.Setting)
+	entry, err := s.entry(ctx, name, a.Domain, a.Secret, a.Password, a.Setting)
+	if err != nil {
+		return nil, err
+	}
+	record := account.Record{Name: name, Domains: values(entry, a.Domain), Secrets: values(entry, a.Secret),
+		Passwords: values(entry, a.Password), Settings: values(entry, a.Setting)}
+	return record.Account(s.cfg.Keys)
+}
+
+// Recipients implements cache.Source.
+func (s *Source) Recipients(ctx context.Context, name string) ([]string, error) {
+	attribute := s.cfg.Attributes.Recipient
+	entry, err := s.entry(ctx, name, attribute)
+	if errors.Is(err, account.ErrUnknown) { // removed since
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return account.ParseRecipients(name, values(entry, attribute))
+}
+
+// Lists implements cache.Source.
+func (s *Source) Lists() bool { return s.cfg.Attributes.Recipient != "" }
+
+// entry is the account's, with some attributes.
+func (s *Source) entry(ctx context.Context, name string, attributes ...string) (*ldap.Entry, error) {
+	entries, err := s.search(ctx, equal(s.cfg.Attributes.Name, name), attributes...)
 	if err != nil {
 		return nil, err
 	}
@@ -143,9 +172,7 @@ func (s *Source) Account(ctx context.Context, name string) (*account.Account, er
 	if entry == nil {
 		return nil, account.ErrUnknown
 	}
-	record := account.Record{Name: name, Domains: values(entry, a.Domain), Secrets: values(entry, a.Secret),
-		Passwords: values(entry, a.Password), Settings: values(entry, a.Setting)}
-	return record.Account(s.cfg.Keys)
+	return entry, nil
 }
 
 // name is the entry's account name, of which there must be one.

@@ -87,10 +87,10 @@ func TestSchemasAgree(t *testing.T) {
 	}
 	file := definitions(Schema(), "objectIdentifier", "attributetype", "objectclass")
 	ldif := definitions(SchemaLDIF(), "olcObjectIdentifier:", "olcAttributeTypes:", "olcObjectClasses:")
-	if len(file) != 6 || !slices.Equal(file, ldif) {
+	if len(file) != 7 || !slices.Equal(file, ldif) {
 		t.Errorf("%q\n%q", file, ldif)
 	}
-	for _, a := range []string{Defaults.Domain, Defaults.Secret, Defaults.Setting, "odmrIdentity"} {
+	for _, a := range []string{Defaults.Domain, Defaults.Secret, Defaults.Setting, "odmrIdentity", "odmrRecipient"} {
 		if !strings.Contains(Schema(), "NAME '"+a+"'") {
 			t.Errorf("%s is not in the schema", a)
 		}

@@ -23,6 +23,7 @@ type query struct {
 	text    []string // the text in pieces; between them the parameter stands
 	list    bool
 	columns int // that the answer has; 0: by name
+	rows    int // that the answer stays below
 	dialect *dialect
 }
 
@@ -135,14 +136,14 @@ func (s *Source) rows(ctx context.Context, q *query, values []string) (*answer, 
 	if q.columns > 0 && len(a.columns) != q.columns {
 		return nil, fmt.Errorf("query of %s: %d columns instead of %d", q.what, len(a.columns), q.columns)
 	}
+	fields := make([]sql.NullString, len(a.columns))
+	into := make([]any, len(fields))
+	for i := range fields {
+		into[i] = &fields[i]
+	}
 	for rows.Next() {
-		if len(a.values) == maxRows {
-			return nil, fmt.Errorf("%w: query of %s: more than %d rows", account.ErrRecord, q.what, maxRows-1)
-		}
-		fields := make([]sql.NullString, len(a.columns))
-		into := make([]any, len(fields))
-		for i := range fields {
-			into[i] = &fields[i]
+		if len(a.values) == q.rows {
+			return nil, fmt.Errorf("%w: query of %s: more than %d rows", account.ErrRecord, q.what, q.rows-1)
 		}
 		if err := rows.Scan(into...); err != nil { // of a column that is no text
 			return nil, fmt.Errorf("%w: query of %s: a column is no text", account.ErrRecord, q.what)

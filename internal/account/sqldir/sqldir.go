@@ -1,6 +1,6 @@
 // Package sqldir looks accounts up in an SQL database: PostgreSQL, MariaDB and MySQL, or SQLite. It is a cache.Source.
 //
-// What is asked is text of the operator's: four queries with named parameters (Queries), which are the same for every
+// What is asked is text of the operator's: five queries with named parameters (Queries), which are the same for every
 // database. What peers send goes into parameters only, never into the text of a query. Rows of the package's own schema
 // (Schema) need no query to be written.
 //
@@ -32,6 +32,8 @@ type Queries struct {
 	// Identities has :identities, and two columns: an identity and the name of the account that is known by it. Empty: EXTERNAL is not
 	// possible.
 	Identities string
+	// Recipients has :name, and one column: the addresses that mail is taken for, as user@domain or @domain. Empty: there are no lists.
+	Recipients string
 }
 
 // Defaults are the queries for the tables of Schema.
@@ -43,6 +45,9 @@ var Defaults = Queries{
 
 // IdentitiesOfSchema is Queries.Identities for the tables of Schema.
 const IdentitiesOfSchema = "SELECT identity, account FROM odmr_identities WHERE identity IN (:identities)"
+
+// RecipientsOfSchema is Queries.Recipients likewise.
+const RecipientsOfSchema = "SELECT recipient FROM odmr_recipients WHERE account = :name"
 
 //go:embed schema/*.sql
 var schemas embed.FS
@@ -71,7 +76,7 @@ type Config struct {
 type Source struct {
 	db      *sql.DB
 	dialect *dialect
-	queries struct{ account, domains, owners, identities query }
+	queries struct{ account, domains, owners, identities, recipients query }
 	keys    *account.Deriver
 	idle    int // connections that may be kept
 }
@@ -106,16 +111,18 @@ func Open(cfg Config) (*Source, error) {
 		{&s.queries.domains, "domains", cfg.Queries.Domains, "name", 1},
 		{&s.queries.owners, "owners", cfg.Queries.Owners, "domains", 2},
 		{&s.queries.identities, "identities", cfg.Queries.Identities, "identities", 2},
+		{&s.queries.recipients, "recipients", cfg.Queries.Recipients, "name", 1},
 	} {
-		if q.text == "" && q.flag == "identities" {
+		if q.text == "" && (q.flag == "identities" || q.flag == "recipients") {
 			continue
 		}
 		var err error
 		if *q.compiled, err = compile(q.text, q.param, s.dialect); err != nil {
 			problems = append(problems, fmt.Errorf("query of %s: %w", q.flag, err))
 		}
-		q.compiled.what, q.compiled.columns = q.flag, q.columns
+		q.compiled.what, q.compiled.columns, q.compiled.rows = q.flag, q.columns, maxRows
 	}
+	s.queries.recipients.rows = account.MaxRecipients + 1
 	if err := errors.Join(problems...); err != nil {
 		return nil, err
 	}
@@ -185,6 +192,22 @@ func (s *Source) Holders(ctx context.Context, identities []string) (map[string]s
 	return s.pairs(ctx, &s.queries.identities, identities)
 }
 
+// Recipients implements cache.Source.
+func (s *Source) Recipients(ctx context.Context, name string) ([]string, error) {
+	rows, err := s.rows(ctx, &s.queries.recipients, []string{name})
+	if err != nil {
+		return nil, err
+	}
+	addresses := make([]string, len(rows.values))
+	for i, row := range rows.values {
+		addresses[i] = row[0]
+	}
+	return account.ParseRecipients(name, addresses)
+}
+
+// Lists implements cache.Source.
+func (s *Source) Lists() bool { return s.queries.recipients.text != nil }
+
 // pairs asks for the account of each of keys, in portions.
 func (s *Source) pairs(ctx context.Context, q *query, keys []string) (map[string]string, error) {
 	found := make(map[string]string, len(keys))
@@ -213,7 +236,7 @@ const probe = "odmrd.invalid"
 
 // Check implements cache.Source: every query is asked for something that there is not.
 func (s *Source) Check(ctx context.Context) error {
-	for _, q := range []*query{&s.queries.account, &s.queries.domains, &s.queries.owners, &s.queries.identities} {
+	for _, q := range []*query{&s.queries.account, &s.queries.domains, &s.queries.owners, &s.queries.identities, &s.queries.recipients} {
 		if q.text == nil {
 			continue
 		}

@@ -16,3 +16,10 @@ CREATE TABLE odmr_identities (
   account  varchar(255) NOT NULL,
   FOREIGN KEY (account) REFERENCES odmr_accounts (name) ON UPDATE CASCADE ON DELETE CASCADE
 ) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+-- For --accounts-query-recipients: user@example.org, or @example.org for all. Others in these domains are refused.
+CREATE TABLE odmr_recipients (
+  recipient varchar(254) NOT NULL,
+  account   varchar(255) NOT NULL,
+  PRIMARY KEY (account, recipient),
+  FOREIGN KEY (account) REFERENCES odmr_accounts (name) ON UPDATE CASCADE ON DELETE CASCADE
+) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;

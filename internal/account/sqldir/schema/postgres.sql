@@ -15,3 +15,9 @@ CREATE TABLE odmr_identities (
   identity text PRIMARY KEY,
   account  text NOT NULL REFERENCES odmr_accounts (name) ON UPDATE CASCADE ON DELETE CASCADE
 );
+-- For --accounts-query-recipients: user@example.org, or @example.org for all. Others in these domains are refused.
+CREATE TABLE odmr_recipients (
+  recipient text NOT NULL,
+  account   text NOT NULL REFERENCES odmr_accounts (name) ON UPDATE CASCADE ON DELETE CASCADE,
+  PRIMARY KEY (account, recipient)
+);
