@@ -24,10 +24,14 @@ const (
 	BugTwoReports         // each report comes into being twice
 	BugNoReport           // or not at all
 	BugBounced            // what the shield holds is bounced
+	BugUnsynced           // a message is acknowledged once it is in line, before it is durable
+	BugOvertakes          // those of one connection go into line in any order
+	BugStaleOrigin        // a message has the origin of the one before
 )
 
 var bugNames = [...]string{"none", "early ack", "settle drops", "settle neighbour", "foreign lease", "forget doubt",
-	"defer accepted", "swap", "wrong body", "truncate", "failed removed", "two reports", "no report", "held bounced"}
+	"defer accepted", "swap", "wrong body", "truncate", "failed removed", "two reports", "no report", "held bounced",
+	"unsynced", "overtakes", "stale origin"}
 
 func (b Bug) String() string { return bugNames[b] }
 
@@ -83,15 +87,16 @@ type hasty struct {
 	h *host
 }
 
-func (in *hasty) Commit(last []byte, envelopes []mail.Envelope) error {
+func (in *hasty) Submit(last []byte, envelopes []mail.Envelope, to queue.Waiter) {
 	h, era := in.h, in.h.era
 	last = append([]byte{}, last...)
 	h.w.after(h.w.within(10e9), func() {
 		if h.era == era && h.up {
+			h.speedUp()
 			_ = in.Incoming.Commit(last, envelopes)
 		}
 	})
-	return nil
+	to.Committed(nil)
 }
 
 func (s *buggy) Acquire(domains []string) (queue.Lease, error) {
@@ -105,8 +110,9 @@ func (s *buggy) Acquire(domains []string) (queue.Lease, error) {
 // buggyLease is a lease with a bug.
 type buggyLease struct {
 	queue.Lease
-	bug  Bug
-	keys map[string][]queue.Delivery
+	bug    Bug
+	origin *mail.Origin
+	keys   map[string][]queue.Delivery
 }
 
 func (l *buggyLease) Next(dst []queue.Delivery, limit queue.Limit) ([]queue.Delivery, error) {
@@ -129,6 +135,10 @@ func (l *buggyLease) Next(dst []queue.Delivery, limit queue.Limit) ([]queue.Deli
 		}
 	}
 	for i := range got {
+		if l.bug == BugStaleOrigin && got[i].Envelope.Origin == nil {
+			got[i].Envelope.Origin = l.origin
+		}
+		l.origin = got[i].Envelope.Origin
 		if l.bug == BugTruncate {
 			got[i].Body = &short{LeasedBody: got[i].Body}
 		}

@@ -18,22 +18,24 @@ type conn struct {
 	sess session.Session
 	out  session.Output
 
-	answers  []answer
-	inflight int
-	opened   bool
-	turned   bool // the machine was exchanged and has not been started
-	reversed bool
-	closing  bool // the machine asked to close
-	doomed   bool // without another word
-	ended    bool // the machine has had its End
-	gone     bool // the line is no more
-	timerAt  int64
-	takeBy   int64
-	heard    int64 // octets that the reversed machine consumed
+	answers    []answer
+	inflight   int
+	opened     bool
+	turned     bool // the machine was exchanged and has not been started
+	reversed   bool
+	closing    bool // the machine asked to close
+	committing bool // a message is on its way into line
+	doomed     bool // without another word
+	ended      bool // the machine has had its End
+	gone       bool // the line is no more
+	timerAt    int64
+	takeBy     int64
+	heard      int64 // octets that the reversed machine consumed
 
 	account  string
 	exchange account.Exchange
 	in       incoming
+	commits  []*commit // not in line yet, in their order
 	drain    drain
 	queue    output
 }
@@ -93,6 +95,11 @@ func (c *conn) hangUp(why string) {
 	c.finish()
 	c.queue.drop(c)
 	c.line.shut()
+	c.retireRecord()
+}
+
+// retireRecord forgets a connection that is gone once nothing is in flight for it.
+func (c *conn) retireRecord() {
 	if c.inflight == 0 && c.drain.lease == nil {
 		c.h.forget(c)
 	}
@@ -350,9 +357,7 @@ func (c *conn) submit(j *job, then func()) {
 		then()
 		c.leaseStep()
 		if c.gone {
-			if c.inflight == 0 && c.drain.lease == nil {
-				c.h.forget(c)
-			}
+			c.retireRecord()
 			return
 		}
 		c.run()

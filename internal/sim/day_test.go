@@ -139,6 +139,7 @@ func (s *Sim) clear() {
 	for !s.host.up && w.step() { // it starts again
 	}
 	s.host.full = false
+	s.host.speedUp()
 	s.host.policy.linger, s.host.policy.wait = 0, 0
 	s.host.housekeep()
 	for _, c := range s.customers {
@@ -160,6 +161,7 @@ func (s *Sim) clear() {
 // end gives the store back.
 func (s *Sim) end() {
 	if s.host.up {
+		s.host.speedUp()
 		s.host.up = false
 		s.host.bury(false)
 		if err := s.host.raw.Close(); err != nil {

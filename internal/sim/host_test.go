@@ -33,11 +33,14 @@ type host struct {
 	dir    *account.Table
 	auth   *account.Authenticator
 
-	disk  *crashfs.Disk
-	raw   *pebblestore.Store
-	store queue.Store // raw, with the planted bug, if there is one
-	full  bool        // the disk has no room
-	fatal chan string // the store's last words
+	disk    *crashfs.Disk
+	raw     *pebblestore.Store
+	store   queue.Store // raw, with the planted bug, if there is one
+	full    bool        // the disk has no room
+	slow    bool        // syncs of the log wait
+	written int         // octets, about, in the store's memtable
+	waiting []*commit   // in line, and not known to be durable
+	fatal   chan string // the store's last words
 
 	up       bool
 	era      int // counts the lives of the process
@@ -58,10 +61,11 @@ type host struct {
 
 // job is a call of the store, or another that blocks.
 type job struct {
-	conn *conn
-	what string
-	run  func()
-	done func() // tells the loop
+	conn   *conn
+	what   string
+	commit *commit // that it is about, if it is about one
+	run    func()
+	done   func() // tells the loop
 	// told tells the ledger what a call brought; torn, that it may have brought it. nil: nothing.
 	told, torn func()
 	discard    func() // gives back what came of a call that nobody hears of; nil: nothing
@@ -125,6 +129,7 @@ func (h *host) start() {
 	}
 	h.raw = s
 	h.store = h.s.bug.wrap(h, s)
+	h.written = 0
 	h.reporter = h.newReporter()
 	h.up = true
 	h.check()
@@ -150,22 +155,23 @@ func (h *host) crash(power bool) {
 	h.up = false
 	h.w.trace("server dies, power=%v", power)
 	h.w.meet(map[bool]string{true: "a loss of power", false: "a kill"}[power])
-	if j := h.halfway(); j != nil && !h.torn {
-		if err := h.raw.Sync(); err != nil {
-			h.w.fail(RuleStore, "sync: %v", err)
-		}
-		h.disk.TearLog(int64(h.w.rng.IntN(1 << h.w.between(4, 14))))
-		h.w.trace("in the middle of %s", j.what)
-		h.w.meet("a torn call")
-		h.w.meet("a torn " + j.what)
-		j.torn()
-		j.run()
+	drowned := h.slow && h.w.chance(2)
+	if drowned {
+		power = true
+		h.w.trace("before %d messages were durable", len(h.waiting))
+		h.w.meet("a loss of power before a sync")
+	} else {
+		h.speedUp()
+	}
+	if j := h.halfway(); j != nil && !h.torn && !drowned {
+		h.tear(j)
 	}
 	left := h.disk.PowerLost()
 	if !power {
 		left = h.disk.Killed()
 	}
 	h.bury(power)
+	h.drown()
 	// Only now, and on a disk that nobody looks at again: all that it held is given back.
 	if err := h.raw.Close(); err != nil {
 		h.w.fail(RuleStore, "close: %v", err)
@@ -174,11 +180,38 @@ func (h *host) crash(power bool) {
 	h.ledger.crashed()
 }
 
+// tear carries out a call by halves; with a message those of its connection that would have gone into line behind it.
+func (h *host) tear(j *job) {
+	if err := h.raw.Sync(); err != nil {
+		h.w.fail(RuleStore, "sync: %v", err)
+	}
+	h.disk.TearLog(int64(h.w.rng.IntN(1 << h.w.between(4, 14))))
+	h.w.trace("in the middle of %s", j.what)
+	h.w.meet("a torn call")
+	h.w.meet("a torn " + j.what)
+	j.torn()
+	j.run()
+	if j.commit == nil {
+		return
+	}
+	h.waiting = append(h.waiting, j.commit)
+	for _, m := range j.commit.conn.commits {
+		h.w.meet("messages torn together")
+		h.ledger.committed(m.kept, true)
+		m.submit()
+		h.waiting = append(h.waiting, m)
+	}
+}
+
 // halfway picks a call that the crash comes into the middle of, or nil.
 func (h *host) halfway() *job {
 	var could []*job
 	for _, j := range h.jobs {
-		if !j.ran && j.torn != nil {
+		switch {
+		case j.ran || j.torn == nil:
+		case j.commit != nil && len(j.commit.conn.commits) > 0: // what is rare
+			return j
+		default:
 			could = append(could, j)
 		}
 	}
@@ -265,6 +298,13 @@ func (h *host) submit(j *job) {
 
 // carryOut runs a job, in bad weather on a disk that fails.
 func (h *host) carryOut(j *job) {
+	h.written += callOctets
+	switch {
+	case j.commit != nil:
+		h.slowDown(j.commit)
+	case !slices.Contains(unsynced, j.what):
+		h.speedUp()
+	}
 	switch {
 	case !h.s.calm && h.s.faulty && h.w.chance(60):
 		h.w.trace("reads fail during %s", j.what)
@@ -275,6 +315,7 @@ func (h *host) carryOut(j *job) {
 		j.tell()
 	case !h.s.calm && h.s.mortal && j.torn != nil && h.w.chance(150):
 		h.w.trace("the log fails during %s", j.what)
+		h.speedUp()
 		h.disk.FailLog()
 		j.torn()
 		ended := make(chan struct{})
@@ -290,6 +331,9 @@ func (h *host) carryOut(j *job) {
 	}
 }
 
+// unsynced are the calls that need not wait for the disk.
+var unsynced = []string{"AUTH", "ATRN", "Next", "body"}
+
 func (j *job) tell() {
 	if j.told != nil {
 		j.told()
@@ -301,6 +345,7 @@ func (h *host) housekeep() {
 	if !h.up {
 		return
 	}
+	h.speedUp()
 	if !h.s.calm && h.w.chance(4) {
 		h.full = !h.full
 	} else {
@@ -309,6 +354,7 @@ func (h *host) housekeep() {
 	if err := h.raw.Housekeep(context.Background()); err != nil {
 		h.w.fail(RuleStore, "housekeep: %v", err)
 	}
+	h.written = 0
 	h.w.trace("housekeeping, full=%v", h.full)
 	h.decide()
 	h.smarthost()

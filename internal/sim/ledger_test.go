@@ -18,6 +18,7 @@ const (
 	RuleForeign   Rule = "foreign"   // nobody gets what is another's
 	RuleContent   Rule = "content"   // what comes is what was sent, octet by octet
 	RuleEnvelope  Rule = "envelope"  // and so is its envelope
+	RuleOrigin    Rule = "origin"    // a customer is told of no message whom another one comes from
 	RuleOrder     Rule = "order"     // within a domain first in, first out
 	RuleDuplicate Rule = "duplicate" // nothing comes twice, unless it was in doubt
 	RuleOutcome   Rule = "outcome"   // what is recorded is what the customer said
@@ -34,10 +35,17 @@ type ledger struct {
 	letters []*letter
 	queues  map[string][]*entry // by domain, in the order of their commits
 	leased  map[string]*visit
+	sent    map[stretch]int64 // where the last letter in line ends on the line that it came on
+}
+
+// stretch is what one connection brings for one domain.
+type stretch struct {
+	line   *line
+	domain string
 }
 
 func newLedger(w *world) *ledger {
-	return &ledger{w: w, queues: map[string][]*entry{}, leased: map[string]*visit{}}
+	return &ledger{w: w, queues: map[string][]*entry{}, leased: map[string]*visit{}, sent: map[stretch]int64{}}
 }
 
 // find returns the recipient of that address, or nil.
@@ -70,6 +78,12 @@ func (l *ledger) committed(envelopes []mail.Envelope, unsure bool) {
 		if !e.letter.ended() {
 			l.w.fail(RulePhantom, "%v was committed before its end was sent", e)
 			return
+		}
+		if s := (stretch{e.letter.line, env.Domain}); s.line != nil {
+			if e.letter.ends < l.sent[s] {
+				l.w.fail(RuleOrder, "%v comes into line behind a letter that %v brought later", e, s.line)
+			}
+			l.sent[s] = e.letter.ends
 		}
 		l.queues[env.Domain] = append(l.queues[env.Domain], e)
 		e.place = len(l.queues[env.Domain])

@@ -18,6 +18,7 @@ type letter struct {
 	utf8    bool
 	ret     mail.Return
 	envid   string
+	origin  *mail.Origin // whom the MX has it from, as it says; nil: it says nothing
 
 	line    *line // on which it was sent
 	ends    int64 // where its content ends on that line; 0: the end was never sent

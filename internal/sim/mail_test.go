@@ -48,37 +48,13 @@ func (c *conn) append(a *session.Action) {
 		return
 	}
 	c.in.busy = true
+	c.h.written += len(data)
 	var err error
 	c.submit(&job{what: "Append", run: func() { err = in.Append(data) }}, func() {
 		c.in.busy = false
 		if c.in.abort || c.ended {
 			c.in.discard()
 		}
-		r := session.Result{}
-		if err != nil {
-			r.Refusal = ingestRefusal(err)
-		}
-		c.answer(ticket, r)
-	})
-}
-
-func (c *conn) commit(a *session.Action) {
-	in, data, envelopes, ticket := c.in.in, a.Data, a.Envelopes, a.Ticket
-	if in == nil || c.in.busy {
-		c.w.fail(RuleProtocol, "%v: commit without a message", c)
-		return
-	}
-	c.in = incoming{} // the next message may come in meanwhile
-	var err error
-	c.submit(&job{what: "Commit", run: func() { err = in.Commit(data, envelopes) },
-		told: func() {
-			if err == nil {
-				c.h.ledger.committed(envelopes, false)
-				c.w.after(0, c.h.poke)
-			}
-		},
-		torn: func() { c.h.ledger.committed(envelopes, true) },
-	}, func() {
 		r := session.Result{}
 		if err != nil {
 			r.Refusal = ingestRefusal(err)

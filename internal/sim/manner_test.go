@@ -1,6 +1,10 @@
 package sim
 
-import "time"
+import (
+	"time"
+
+	"odmr/codec"
+)
 
 // smallestSize is the least limit that a customer announces with SIZE.
 const smallestSize = 4 << 10
@@ -16,6 +20,10 @@ type manner struct {
 	tooMany                                int   // recipients taken at a time, not announced; 0: any
 	goesOn                                 bool  // DATA without a recipient is answered 354 (RFC 2920 3.1)
 
+	xforward    codec.XAttrs // what XFORWARD may say; none: it is not offered
+	unbelieving bool         // refuses it all the same
+	remembers   bool         // does not forget it with the end of a transaction
+
 	delay      time.Duration // before each command is looked at
 	sip        int           // octets of content read at a time; 0: all
 	defers     int           // once in so many replies a 4xx; 0: never
@@ -30,7 +38,27 @@ type manner struct {
 
 // calmManner is that of a good server.
 func (w *world) calmManner() manner {
-	return manner{calm: true, pipelining: w.chance(2), chunking: w.chance(2), eight: true, utf8: true, dsn: true}
+	m := manner{calm: true, pipelining: w.chance(2), chunking: w.chance(2), eight: true, utf8: true, dsn: true}
+	m.offerXForward(w)
+	return m
+}
+
+func (m *manner) offerXForward(w *world) {
+	if w.chance(2) {
+		m.xforward = codec.XAttrs(1<<codec.XName | 1<<codec.XAddr | 1<<codec.XHelo | w.rng.IntN(1<<codec.NumXAttrs))
+	}
+	m.unbelieving, m.remembers = w.chance(6), w.chance(2)
+}
+
+// xforwardOffer are the attributes as EHLO lists them.
+func (m *manner) xforwardOffer() string {
+	text := ""
+	for a, name := range []string{"NAME", "ADDR", "PORT", "PROTO", "HELO", "IDENT", "SOURCE"} {
+		if m.xforward.Has(codec.XAttr(a)) {
+			text += " " + name
+		}
+	}
+	return text
 }
 
 // newManner throws the dice.
@@ -61,6 +89,7 @@ func (w *world) newManner() manner {
 	case 1:
 		m.delay = 6 * time.Minute
 	}
+	m.offerXForward(w)
 	if w.chance(8) {
 		m.sip = 1 << w.between(4, 12)
 	}

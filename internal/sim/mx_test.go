@@ -24,22 +24,29 @@ type delivery struct {
 	lmtp      bool
 	pipelined bool
 	chunked   bool
+	ahead     bool // goes on with the next letter before the last is answered
+	forwards  bool // says by XFORWARD whom it has letters from
 	unsent    []byte
 	written   int64 // octets that went into the line
 	over      bool
 	quit      bool
 
+	plan   []step // what is still to be said, of one letter
+	due    []step // what was said and not answered
+	budget int    // letters in this session
+}
+
+// attempt is the handing in of one letter.
+type attempt struct {
 	letter  *letter
-	plan    []step // what is still to be said
-	due     []step // what was said and not answered
-	finals  []*recipient
-	replies int // final ones seen
-	budget  int // letters in this session
+	finals  []*recipient // that were taken
+	replies int          // final ones seen
 }
 
 // step is one command, or a piece of content, and the reply that is due for it.
 type step struct {
 	kind   stepKind
+	of     *attempt // nil: it belongs to no letter
 	octets []byte
 	rcpt   *recipient
 	wait   bool // nothing is said behind it before it is answered
@@ -50,6 +57,7 @@ type stepKind uint8
 const (
 	stepGreeting stepKind = iota
 	stepHello
+	stepForward
 	stepMail
 	stepRcpt
 	stepForeign
@@ -67,6 +75,10 @@ func (m *mx) next() {
 	}
 	m.w.after(m.w.within(m.s.pace), func() {
 		d := &delivery{m: m, w: m.w, lmtp: m.w.chance(3), pipelined: m.w.chance(2), chunked: m.w.chance(3), budget: m.w.between(1, 6)}
+		d.ahead, d.forwards = d.pipelined && !m.w.chance(3), m.w.chance(2)
+		if d.ahead {
+			d.budget = m.w.between(2, 20)
+		}
 		r := roleSMTP
 		if d.lmtp {
 			r = roleLMTP
@@ -136,7 +148,7 @@ func (d *delivery) answer(code int) {
 		return
 	}
 	s := d.due[0]
-	if s.kind != stepFinal || !d.lmtp || d.replies+1 >= len(d.finals) {
+	if s.kind != stepFinal || !d.lmtp || s.of.replies+1 >= len(s.of.finals) {
 		d.due = d.due[1:]
 	}
 	switch s.kind {
@@ -153,7 +165,7 @@ func (d *delivery) answer(code int) {
 	case stepRcpt:
 		if code < 300 {
 			s.rcpt.mayTake = true
-			d.finals = append(d.finals, s.rcpt)
+			s.of.finals = append(s.of.finals, s.rcpt)
 		}
 	case stepForeign:
 		if code < 400 {
@@ -161,34 +173,38 @@ func (d *delivery) answer(code int) {
 		}
 	case stepData:
 		if code != 354 {
-			d.letter.refused = true
-			d.plan = nil
+			s.of.letter.refused = true
+			d.plan = nil // it is of this letter: behind DATA nothing is said
 		}
 	case stepChunk:
 		if code >= 400 {
-			d.letter.refused = true
+			s.of.letter.refused = true
+		}
+	case stepForward:
+		if code != 250 {
+			d.w.fail(RuleProtocol, "XFORWARD was answered %d", code)
 		}
 	case stepFinal:
-		d.final(code)
+		d.final(s.of, code)
 	case stepQuit:
 		d.lost(false)
 	}
 }
 
 // final takes a final reply: over LMTP one for each recipient that was taken (RFC 2033 4.2).
-func (d *delivery) final(code int) {
-	l := d.letter
-	d.replies++
-	ours := d.finals
-	if d.lmtp && len(d.finals) > 0 {
-		ours = d.finals[d.replies-1 : d.replies]
+func (d *delivery) final(a *attempt, code int) {
+	l := a.letter
+	a.replies++
+	ours := a.finals
+	if d.lmtp && len(a.finals) > 0 {
+		ours = a.finals[a.replies-1 : a.replies]
 	}
 	d.w.trace("%v is answered %d", l, code)
 	d.w.meet(fmt.Sprintf("a letter answered %d", code))
 	for _, r := range ours {
 		r.acked = code < 300
 	}
-	if code >= 400 && (!d.lmtp || d.replies == 1) {
+	if code >= 400 && (!d.lmtp || a.replies == 1) {
 		l.refused = true
 	}
 	if code < 300 {
@@ -205,15 +221,15 @@ func (d *delivery) speak() {
 		if len(d.due) > 0 && (!d.pipelined || d.due[len(d.due)-1].wait) {
 			break
 		}
-		if len(d.plan) == 0 && (len(d.due) > 0 || d.quit || !d.begin()) {
+		if len(d.plan) == 0 && (len(d.due) > 0 && !d.ahead || d.quit || !d.begin()) {
 			break
 		}
 		s := d.plan[0]
 		if s.kind == stepFinal {
-			if len(d.finals) == 0 && d.lmtp || s.octets == nil {
+			if len(s.of.finals) == 0 && d.lmtp || s.octets == nil {
 				break
 			}
-			d.letter.line, d.letter.ends = d.line, d.written+int64(len(d.unsent)+len(s.octets))
+			s.of.letter.line, s.of.letter.ends = d.line, d.written+int64(len(d.unsent)+len(s.octets))
 		}
 		d.plan = d.plan[1:]
 		d.unsent = append(d.unsent, s.octets...)
@@ -224,7 +240,6 @@ func (d *delivery) speak() {
 
 // begin plans the next letter, or QUIT.
 func (d *delivery) begin() bool {
-	d.letter, d.finals, d.replies = nil, nil, 0
 	if d.budget == 0 || d.m.left == 0 {
 		d.quit = true
 		d.plan = []step{{kind: stepQuit, octets: []byte("QUIT\r\n"), wait: true}}
@@ -233,8 +248,12 @@ func (d *delivery) begin() bool {
 	d.budget--
 	d.m.left--
 	l := d.m.s.newLetter()
-	d.letter = l
-	d.plan = []step{{kind: stepMail, octets: mailCommand(l)}}
+	a := &attempt{letter: l}
+	if d.forwards && d.w.chance(2) {
+		l.origin = d.w.newOrigin(l.n)
+		d.plan = append(d.plan, step{kind: stepForward, octets: forwardCommand(l.origin)})
+	}
+	d.plan = append(d.plan, step{kind: stepMail, octets: mailCommand(l)})
 	for _, r := range l.rcpts {
 		d.plan = append(d.plan, step{kind: stepRcpt, octets: rcptCommand(r), rcpt: r})
 	}
@@ -246,24 +265,27 @@ func (d *delivery) begin() bool {
 	case d.w.chance(15):
 		d.plan = append(d.plan, step{kind: stepReset, octets: []byte("RSET\r\n")})
 	case d.chunked:
-		d.planChunks()
+		d.planChunks(l)
 	default:
 		var st codec.Stuffer
 		wire := append(st.Append(nil, l.content), ".\r\n"...)
-		d.plan = append(d.plan, step{kind: stepData, octets: []byte("DATA\r\n"), wait: true}, step{kind: stepFinal, octets: wire, wait: true})
+		d.plan = append(d.plan, step{kind: stepData, octets: []byte("DATA\r\n"), wait: true}, step{kind: stepFinal, octets: wire, wait: !d.ahead})
+	}
+	for i := range d.plan {
+		d.plan[i].of = a
 	}
 	return true
 }
 
 // planChunks cuts the content into chunks (RFC 3030).
-func (d *delivery) planChunks() {
-	rest := d.letter.content
+func (d *delivery) planChunks(l *letter) {
+	rest := l.content
 	for range d.w.rng.IntN(3) {
 		n := d.w.rng.IntN(len(rest) + 1)
 		d.plan = append(d.plan, step{kind: stepChunk, octets: append(fmt.Appendf(nil, "BDAT %d\r\n", n), rest[:n]...)})
 		rest = rest[n:]
 	}
-	d.plan = append(d.plan, step{kind: stepFinal, octets: append(fmt.Appendf(nil, "BDAT %d LAST\r\n", len(rest)), rest...), wait: true})
+	d.plan = append(d.plan, step{kind: stepFinal, octets: append(fmt.Appendf(nil, "BDAT %d LAST\r\n", len(rest)), rest...), wait: !d.ahead})
 }
 
 func mailCommand(l *letter) []byte {

@@ -47,6 +47,7 @@ func (h *host) report() {
 	if !h.up {
 		return
 	}
+	h.speedUp()
 	if !h.s.calm && h.w.chance(12) {
 		if err := h.raw.Sync(); err != nil {
 			h.w.fail(RuleStore, "sync: %v", err)
@@ -102,6 +103,11 @@ func (s reviewed) Review(domain string, stage queue.Stage, seqs []uint64, decide
 		list = append(list, decision{r.letter.entry(domain), d.Verdict, d.Messages})
 		return d
 	})
+	for i := range list {
+		for j := range list[i].reports {
+			s.h.written += callOctets + len(list[i].reports[j].Body)
+		}
+	}
 	if err == nil {
 		s.h.ledger.reviewed(list, s.h.tearing)
 	}

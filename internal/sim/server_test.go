@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"odmr/codec"
 )
 
 // server is the customer's SMTP server, after the turn.
@@ -16,6 +18,7 @@ type server struct {
 	inChunk bool
 	mails   int
 	marks   int
+	origin  [codec.NumXAttrs]string // what XFORWARD said
 }
 
 // transaction is one message on its way to the customer.
@@ -114,6 +117,8 @@ func (s *server) command(k *call, line string) {
 		s.hello(k)
 	case "HELO":
 		s.say(k, 250, "customer.example")
+	case "XFORWARD":
+		s.xforward(k, arg)
 	case "MAIL":
 		s.mail(k, arg)
 	case "RCPT":
@@ -123,7 +128,7 @@ func (s *server) command(k *call, line string) {
 	case "BDAT":
 		s.bdat(k, arg)
 	case "RSET":
-		s.tx = nil
+		s.transactionOver(k)
 		s.say(k, 250, "2.0.0 ok")
 	case "NOOP":
 		s.say(k, 250, "2.0.0 ok")
@@ -152,6 +157,7 @@ func (s *server) hello(k *call) {
 	add(m.eight, "8BITMIME")
 	add(m.utf8, "SMTPUTF8")
 	add(m.dsn, "DSN")
+	add(m.xforward != 0, "XFORWARD"+m.xforwardOffer())
 	add(m.size > 0, "SIZE "+strconv.FormatInt(m.size, 10))
 	if m.mailMax > 0 || m.rcptMax > 0 {
 		limits := "LIMITS"
@@ -211,6 +217,7 @@ func (s *server) rcpt(k *call, arg string) {
 	}
 	k.c.s.ledger.offered(s.visit, r)
 	s.checkRcpt(k, r, arg)
+	s.checkOrigin(k, r.letter)
 	if s.tx == nil {
 		s.say(k, 503, "5.5.1 MAIL first")
 		return
@@ -245,11 +252,11 @@ func (s *server) checkRcpt(k *call, r *recipient, arg string) {
 func (s *server) data(k *call) {
 	if s.tx == nil || len(s.tx.rcpts) == 0 && !k.manner.goesOn {
 		s.say(k, 503, "5.5.1 no valid recipients")
-		s.tx = nil
+		s.transactionOver(k)
 		return
 	}
 	if code, text := s.refusal(k, nil); code > 0 && len(s.tx.rcpts) > 0 {
-		s.tx = nil
+		s.transactionOver(k)
 		s.say(k, code, text)
 		return
 	}
@@ -320,7 +327,7 @@ func (s *server) takeChunk(k *call, in []byte) bool {
 	}
 	s.inChunk = false
 	if s.tx == nil || len(s.tx.rcpts) == 0 {
-		s.tx = nil
+		s.transactionOver(k)
 		s.say(k, 503, "5.5.1 no valid recipients")
 		return true
 	}
@@ -331,7 +338,7 @@ func (s *server) takeChunk(k *call, in []byte) bool {
 // finish gives the final reply: or the line breaks just before it.
 func (s *server) finish(k *call) {
 	t := s.tx
-	s.tx = nil
+	s.transactionOver(k)
 	l := k.c.s.ledger
 	if len(t.rcpts) == 0 { // a lone dot
 		s.say(k, 554, "5.5.1 no valid recipients")

@@ -40,6 +40,7 @@ func seeds(t *testing.T, n int) (from, to uint64) {
 var sights = []string{
 	"a line broken by FIN", "a line broken by RST", "a line broken by silence", "a 421", "a lie", "too many recipients",
 	"a loss of power", "a kill", "a torn call", "a torn review", "a log that failed",
+	"a client said by XFORWARD", "a slow disk", "messages that wait for the disk together", "a message behind one that is being committed", "messages torn together", "a loss of power before a sync",
 	"reads failing during Next", "reads failing during Settle", "reads failing during body",
 	"a letter answered 250", "MAIL answered 452", "a message in doubt", "a message that came again", "a body without its stuffing",
 	"a takeover", "mail for a session that stayed", "mail for an ATRN that waited",
@@ -120,6 +121,9 @@ func TestSimNotices(t *testing.T) {
 		{BugTwoReports, []Rule{RuleReport}},
 		{BugNoReport, []Rule{RuleReport}},
 		{BugBounced, []Rule{RuleShield}},
+		{BugUnsynced, []Rule{RuleLost}},
+		{BugOvertakes, []Rule{RuleOrder}},
+		{BugStaleOrigin, []Rule{RuleOrigin}},
 	} {
 		t.Run(c.bug.String(), func(t *testing.T) {
 			t.Parallel()

@@ -254,6 +254,7 @@ func (h *host) decide() {
 	if !h.up {
 		return
 	}
+	h.speedUp()
 	var held []queue.Entry
 	if err := h.raw.List("", func(e queue.Entry) bool {
 		for i := range e.Envelope.Recipients {

@@ -27,8 +27,9 @@ type Disk struct {
 	mu        sync.Mutex
 	failReads bool
 	failLog   bool
-	torn      bool  // the log is cut off once left octets more have been written
-	left      int64 // see torn
+	torn      bool          // the log is cut off once left octets more have been written
+	left      int64         // see torn
+	held      chan struct{} // closed once syncs of the log may go on; nil: they may
 }
 
 // New returns an empty disk.
@@ -62,6 +63,37 @@ func (d *Disk) TearLog(n int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.torn, d.left = true, n
+}
+
+// HoldSyncs has every sync of the write-ahead log wait from now on, as on a disk that is slow: what was not synced before
+// is lost with the power. LetSyncs lets them go on. How much of the log is written meanwhile depends on the timing of goroutines, so
+// that Killed must not be called in between; and whoever writes more than some hundred kilobytes waits, too.
+func (d *Disk) HoldSyncs() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.held == nil {
+		d.held = make(chan struct{})
+	}
+}
+
+// LetSyncs ends HoldSyncs.
+func (d *Disk) LetSyncs() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.held != nil {
+		close(d.held)
+		d.held = nil
+	}
+}
+
+// logSync waits while syncs are held.
+func (d *Disk) logSync() {
+	d.mu.Lock()
+	held := d.held
+	d.mu.Unlock()
+	if held != nil {
+		<-held
+	}
 }
 
 // Killed is what the death of the process leaves: all that was written.

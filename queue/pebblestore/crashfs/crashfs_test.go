@@ -94,3 +94,31 @@ func TestFaults(t *testing.T) {
 	}
 	put(t, d, "other", "whole", "")
 }
+
+// TestHeldSyncs: a sync of the log waits until it is let go, and what it would have kept is lost with the power before that.
+func TestHeldSyncs(t *testing.T) {
+	d := New()
+	f := put(t, d, "000001.log", "kept ", "")
+	d.HoldSyncs()
+	if _, err := f.Write([]byte("lost")); err != nil {
+		t.Fatal(err)
+	}
+	synced := make(chan error)
+	go func() { synced <- f.SyncData() }()
+	if got := get(t, d.PowerLost(), "000001.log"); got != "kept " {
+		t.Errorf("without its sync: %q", got)
+	}
+	put(t, d, "other", "whole", "")
+	select {
+	case err := <-synced:
+		t.Errorf("a held sync returned: %v", err)
+	default:
+	}
+	d.LetSyncs()
+	if err := <-synced; err != nil {
+		t.Error(err)
+	}
+	if got := get(t, d.PowerLost(), "000001.log"); got != "kept lost" {
+		t.Errorf("after the sync: %q", got)
+	}
+}

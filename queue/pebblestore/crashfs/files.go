@@ -40,6 +40,30 @@ func (f file) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// Sync waits while syncs of the log are held; SyncData and SyncTo likewise.
+func (f file) Sync() error {
+	f.mayWait()
+	return f.File.Sync()
+}
+
+// SyncData implements vfs.File.
+func (f file) SyncData() error {
+	f.mayWait()
+	return f.File.SyncData()
+}
+
+// SyncTo implements vfs.File.
+func (f file) SyncTo(length int64) (fullSync bool, err error) {
+	f.mayWait()
+	return f.File.SyncTo(length)
+}
+
+func (f file) mayWait() {
+	if f.log {
+		f.d.logSync()
+	}
+}
+
 // ReadAt fails if reads do.
 func (f file) ReadAt(p []byte, off int64) (int, error) {
 	if err := f.d.reading(); err != nil {
