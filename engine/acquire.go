@@ -292,7 +292,13 @@ func (c *conn) mailCame() {
 	if d.expects == 0 {
 		return
 	}
-	c.submit(&c.lp.eng.lookups, &recheckJob{ticket: d.expects, dir: c.lp.eng.cfg.Directory, account: c.account, domains: d.lease.Domains()})
+	j := &recheckJob{ticket: d.expects, dir: c.lp.eng.cfg.Directory, account: c.account, domains: d.lease.Domains()}
+	if j.dir.NonBlocking() {
+		j.run()
+		c.rechecked(j)
+		return
+	}
+	c.submit(&c.lp.eng.lookups, j)
 }
 
 // rechecked goes on with a session that has waited for mail, or tells it that it must not.

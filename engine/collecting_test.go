@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 type ledger struct {
 	queue.Store
 	settles door
+	nexts   atomic.Int64 // calls of Next
 	mu      sync.Mutex
 	leases  []queue.Lease
 }
@@ -35,6 +37,11 @@ func (l *ledger) Acquire(domains []string) (queue.Lease, error) {
 	defer l.mu.Unlock()
 	l.leases = append(l.leases, lease)
 	return &ledgerLease{lease, l}, nil
+}
+
+func (l *ledgerLease) Next(dst []queue.Delivery, limit queue.Limit) ([]queue.Delivery, error) {
+	l.of.nexts.Add(1)
+	return l.Lease.Next(dst, limit)
 }
 
 func (l *ledgerLease) Settle(s []queue.Settlement) error {
@@ -78,6 +85,26 @@ func (c *customer) rest() {
 func (s *server) state(st State, n int) {
 	s.t.Helper()
 	eventually(s.t, fmt.Sprintf("%d sessions in state %s", n, st), func() bool { return s.seen.states()[st] == n })
+}
+
+// That nothing is left is known without a call of the store: a session that stays and gets one message after another reads
+// as often as one comes.
+func TestDryQueueIsNotRead(t *testing.T) {
+	var led ledger
+	s := newServer(t, withAccount("a", "a.example"), collecting(Collecting{Linger: time.Hour}), withLedger(&led))
+	c := s.turned("a", "ATRN", "PIPELINING", "CHUNKING")
+	const messages = 5
+	for i := range messages {
+		s.state(StateLinger, 1)
+		s.hold("a.example", fmt.Sprintf("%d\r\n", i))
+		for len(c.got) <= i || c.got[i].body == "" {
+			c.command()
+		}
+	}
+	s.state(StateLinger, 1)
+	if n := led.nexts.Load(); n != messages {
+		t.Errorf("%d messages, one at a time, took %d calls of Next", messages, n)
+	}
 }
 
 // A session that lingers is told by QUIT, and the new one need not wait for its reply.

@@ -145,11 +145,19 @@ func (c *conn) traffic(now session.Time) {
 		c.swallow()
 		return
 	}
-	if c.everTurned {
-		// Re-armed after each read: behind fetchmail, Nagle would wait for a delayed acknowledgement.
+	before := c.stats.out
+	c.run(now)
+	if c.stats.out == before {
+		c.acknowledge()
+	}
+}
+
+// acknowledge says at once that what came was read, where further replies are due and nothing went out that said so:
+// behind fetchmail, which writes line by line, Nagle's algorithm holds the next line back until then.
+func (c *conn) acknowledge() {
+	if m, ok := c.sess.(*session.Reversed); ok && m.Due() && c.phase == phaseOpen && !c.doomed {
 		_ = unix.SetsockoptInt(c.fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1)
 	}
-	c.run(now)
 }
 
 // swallow reads what comes in after the end.

@@ -77,7 +77,12 @@ func (c *conn) leaseStep() {
 	if d.want != nil && !d.waiting && d.calls&callNext == 0 {
 		j := d.want
 		d.want = nil
-		c.call(&e.reads, callNext, j)
+		if d.lease.Waiting().Messages > 0 {
+			c.call(&e.reads, callNext, j)
+		} else { // as at the end of each session, and of each run of mail that comes to one that stays: no worker need look
+			e.prefetch.charge(-j.reserved)
+			c.answer(j.ticket, session.Result{})
+		}
 	}
 	if len(d.queued) > 0 && d.calls&callSettle == 0 {
 		d.queued, d.flying = d.flying[:0], d.queued

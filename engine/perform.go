@@ -145,14 +145,18 @@ func (c *conn) auth(now session.Time, a *session.Action) {
 	if a.HasData {
 		j.response = append([]byte{}, a.Data...)
 	}
-	lane := &c.lp.eng.lookups
-	if x, ok := j.exchange.(account.Costly); ok && x.Costly() {
-		// The few workers for arithmetic never wait for a directory.
-		if j.look = !c.lp.eng.cfg.Directory.NonBlocking(); !j.look {
-			lane = &c.lp.eng.passwords
-		}
+	inMemory := c.lp.eng.cfg.Directory.NonBlocking()
+	x, ok := j.exchange.(account.Costly)
+	switch costly := ok && x.Costly(); {
+	case costly && inMemory: // the few workers for arithmetic never wait for a directory
+		c.submit(&c.lp.eng.passwords, j)
+	case inMemory: // microseconds, less than to hand it to a worker
+		j.run()
+		c.authenticated(now, j)
+	default:
+		j.look = costly
+		c.submit(&c.lp.eng.lookups, j)
 	}
-	c.submit(lane, j)
 }
 
 func (c *conn) authenticated(now session.Time, j *authJob) {

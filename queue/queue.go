@@ -8,7 +8,7 @@
 // Concurrency: a Store is safe for use by many goroutines. An Incoming, a Lease and a
 // Body each belong to one caller at a time; calls may come from different goroutines,
 // but never two at once, except that one Lease.Next and one Lease.Settle may run at the
-// same time, so that reading need not wait for the disk. Methods documented as blocking do disk or network I/O and must
+// same time, so that reading need not wait for the disk, and Lease.Waiting beside both. Methods documented as blocking do disk or network I/O and must
 // not be called on an event loop.
 //
 // Ordering: within a domain, messages are handed out in the order in which their

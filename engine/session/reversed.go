@@ -232,6 +232,9 @@ func reversedDefault[T int | int64 | time.Duration](v *T, d T) {
 	}
 }
 
+// Due reports whether the customer has replies to give.
+func (r *Reversed) Due() bool { return r.pipe.len() > 0 }
+
 // Stats returns the counters so far.
 func (r *Reversed) Stats() ReversedStats { return r.stats }
 
