@@ -92,6 +92,8 @@ type Counts struct {
 	Bytes    int64 // sum of WireSize over them
 	Failed   int64 // entries with nothing left to deliver that are kept for the report on them
 	Held     int64 // entries with nothing left to deliver until an operator decides about them: see Admin.Release
+	Kept     int64 // sum of WireSize over Failed and Held
+	Untold   int64 // of Messages and Held: entries of which a sender is yet to be told something, see Partial
 }
 
 // Entry is one message in the queue of one domain, as the operator sees it.
@@ -165,7 +167,7 @@ type Lease interface {
 	// Settle records outcomes and returns when they are durable. An entry whose recipients are all
 	// Delivered leaves the queue; a Deferred recipient stays pending for a later lease; an entry
 	// with none pending and some Failed is kept apart for its bounce, and one with none pending and some Held until
-	// an operator has decided. ErrLeaseLost settles nothing. It blocks.
+	// an operator has decided. One with some Failed beside others is at the stage Partial meanwhile. ErrLeaseLost settles nothing. It blocks.
 	Settle(settlements []Settlement) error
 	// Release ends the lease. What was not settled is pending as before. Bodies stay readable until closed.
 	Release()

@@ -8,6 +8,9 @@ type Stage uint8
 const (
 	Waiting Stage = iota // some recipient is pending: a session may be given it
 	Settled              // nothing is pending: kept for the report that its sender is due (Counts.Failed)
+	// Partial: some recipient is pending or held, and of another (Failed, Relayed) the sender is yet to be told
+	// (Counts.Untold). Such an entry is at the stage Waiting, too, or held.
+	Partial
 )
 
 // Reviewer is how a server looks after mail that no session settles: what has failed, waits for long or has expired.
@@ -22,8 +25,9 @@ type Reviewer interface {
 	// and so could not leave with it, is passed over.
 	//
 	// Waiting entries are out of reach of sessions meanwhile: it returns ErrBusy, and has done nothing, if the
-	// domain is leased, and an Acquire that comes waits. So decide must not take long; it must not call the
-	// store but through what it is given. Review returns ErrFull, and has done nothing, where messages come into being
+	// domain is leased, and an Acquire that comes waits. Partial ones are not: a session may be sending what is
+	// pending of them, and what it settles waits. All that may become of those is an Update after which nothing is left untold.
+	// So decide must not take long; it must not call the store but through what it is given. Review returns ErrFull, and has done nothing, where messages come into being
 	// without an entry leaving, and there is no room for new mail. It blocks.
 	Review(domain string, stage Stage, seqs []uint64, decide func(*Reviewed) Decision) error
 }

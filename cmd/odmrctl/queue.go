@@ -100,14 +100,14 @@ func (c *cli) withQueue(s *surroundings, fn func(q queue.Admin, out *bufio.Write
 }
 
 type queueDomains struct {
-	JSON bool `name:"json" help:"Write JSON, a line for each domain: domain, messages, bytes, failed, held."`
+	JSON bool `name:"json" help:"Write JSON, a line for each domain: domain, messages, bytes, failed, held, kept_bytes (of failed and held), untold."`
 }
 
 func (a *queueDomains) Run(c *cli, s *surroundings) error {
 	return c.withQueue(s, func(q queue.Admin, out *bufio.Writer) error {
 		return q.Domains(func(domain string, n queue.Counts) bool {
 			if a.JSON {
-				return writeLine(out, admin.DomainCounts{Domain: domain, Messages: n.Messages, Bytes: n.Bytes, Failed: n.Failed, Held: n.Held})
+				return writeLine(out, admin.NewDomainCounts(domain, n))
 			}
 			_, err := fmt.Fprintf(out, "%s  %s, %s, %d failed, %d held\n", domain, plural(n.Messages, "message"), sizeText(n.Bytes), n.Failed, n.Held)
 			return err == nil
@@ -204,6 +204,8 @@ func stateText(s mail.RecipientState) string {
 		return "held"
 	case mail.Relayed:
 		return "delivered, report to be sent"
+	case mail.Bounced:
+		return "failed, sender told"
 	}
 	return "unknown"
 }

@@ -183,7 +183,7 @@ func checkJSON(t *testing.T, data, id string) {
 		}
 	}
 	_, out, _ := ctl(t, data, "domains", "--json")
-	if want := `{"domain":"one.example","messages":1,"bytes":21,"failed":0,"held":0}` + "\n"; out != want {
+	if want := `{"domain":"one.example","messages":1,"bytes":21,"failed":0,"held":0,"kept_bytes":0,"untold":1}` + "\n"; out != want {
 		t.Errorf("domains: %s, want %s", out, want)
 	}
 	_, out, _ = ctl(t, data, "check", "--json")

@@ -105,7 +105,7 @@ func (c *Client) stream(ctx context.Context, method, path string, query url.Valu
 func (c *Client) Domains(fn func(domain string, n queue.Counts) bool) error {
 	return c.stream(context.Background(), http.MethodGet, "/queue/domains", nil, func(l *line) bool {
 		d := l.Domain
-		return d == nil || fn(d.Domain, queue.Counts{Messages: d.Messages, Bytes: d.Bytes, Failed: d.Failed, Held: d.Held})
+		return d == nil || fn(d.Domain, d.counts())
 	})
 }
 

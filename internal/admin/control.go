@@ -214,7 +214,8 @@ func (a *answer) end(err error) {
 func (c control) domains(w http.ResponseWriter, _ *http.Request) {
 	a := newAnswer(w)
 	a.end(c.queue.Domains(func(domain string, n queue.Counts) bool {
-		return a.send(line{Domain: &DomainCounts{Domain: domain, Messages: n.Messages, Bytes: n.Bytes, Failed: n.Failed, Held: n.Held}})
+		d := NewDomainCounts(domain, n)
+		return a.send(line{Domain: &d})
 	}))
 }
 

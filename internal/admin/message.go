@@ -59,13 +59,24 @@ type DomainCounts struct {
 	Bytes    int64  `json:"bytes"`
 	Failed   int64  `json:"failed"`
 	Held     int64  `json:"held"`
+	Kept     int64  `json:"kept_bytes"`
+	Untold   int64  `json:"untold"`
+}
+
+// NewDomainCounts describes the counts of a domain.
+func NewDomainCounts(domain string, n queue.Counts) DomainCounts {
+	return DomainCounts{domain, n.Messages, n.Bytes, n.Failed, n.Held, n.Kept, n.Untold}
+}
+
+func (d *DomainCounts) counts() queue.Counts {
+	return queue.Counts{Messages: d.Messages, Bytes: d.Bytes, Failed: d.Failed, Held: d.Held, Kept: d.Kept, Untold: d.Untold}
 }
 
 // names of enumerations; the index is the value.
 var (
 	bodyNames  = []string{"7BIT", "8BITMIME"}
 	retNames   = []string{"", "FULL", "HDRS"}
-	stateNames = []string{"pending", "delivered", "failed", "held", "relayed"}
+	stateNames = []string{"pending", "delivered", "failed", "held", "relayed", "bounced"}
 	notifyBits = []struct {
 		bit  mail.Notify
 		name string

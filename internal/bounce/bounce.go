@@ -3,10 +3,10 @@
 //
 // A Reporter is one goroutine (Run), or whoever calls Pass. It reads the queue through queue.Reviewer, in small
 // batches, each of which is one durable step: an entry leaves, and the report on it comes into being, or neither.
-// There is one report for each message and event, with all recipients of the entry that it concerns, or several that share
-// them if they are very many; a report for a domain that is held here goes straight into that domain's queue, all others into mail.OutboundDomain's.
+// A recipient that was refused is reported at once, also while others of the message wait, and never again. There is one
+// report for each message and event, with all recipients that it concerns, or several that share them if they are very many; a report for a domain that is held here goes straight into that domain's queue, all others into mail.OutboundDomain's.
 //
-// Mail in a domain that is being collected is left alone until the session ends. Memory is bounded: some words for each
+// What waits in a domain that is being collected is left alone until the session ends. Memory is bounded: some words for each
 // domain with mail, and one batch. It never sends anything itself, never reports on mail without a sender, and never lets
 // mail go without a report that is due or a line in the log that says why there is none.
 package bounce
@@ -76,15 +76,36 @@ const (
 
 // watch is what the Reporter knows of a domain.
 type watch struct {
-	settled time.Time // not before is there anything to be done about what has failed
-	waiting time.Time // likewise about what waits
-	// Places in line from which the last batch left something to be done: what is before was deleted, and a walk over
-	// it would cost more than the batch. 0 at the end of a round.
-	failedFrom, expiredFrom uint64
+	settled round     // through what has failed
+	partial round     // through what has failed of messages that wait or are held
+	waiting time.Time // not before is there anything to be done about what waits
+	expired round     // through what has expired; its due is waiting
 
 	noticed uint64    // who sent entries up to this place knows of the delay, or is not to be told
 	held    time.Time // when the domain was last seen on hold: the clock stood still until then
 	seen    bool      // in the pass at hand
+}
+
+// round is a way through the entries of a domain at one stage, batch by batch.
+type round struct {
+	due time.Time // not before is there anything to be done
+	// from is the place in line behind the last batch: what is before was dealt with, or cannot be now, and a walk over
+	// what was deleted would cost more than the batch. 0 at the beginning.
+	from uint64
+	did  bool // something became of some entry
+}
+
+// batch notes that a batch up to the place last was reviewed, and something became of n entries.
+func (r *round) batch(last uint64, n int) {
+	r.from, r.did, r.due = last+1, r.did || n > 0, time.Time{}
+}
+
+// end begins anew, at once if this time something was done.
+func (r *round) end(due time.Time) {
+	if r.did {
+		due = time.Time{}
+	}
+	*r = round{due: due}
 }
 
 // Reporter is described in the package's comment. It belongs to one goroutine.
@@ -138,7 +159,7 @@ func pause(ctx context.Context, d time.Duration) {
 func (r *Reporter) Pass(ctx context.Context) (more bool) {
 	now := r.cfg.Now()
 	old := now.Sub(r.swept) >= sweep || now.Before(r.swept)
-	if !old && r.cfg.Store.Totals().Failed == 0 {
+	if t := r.cfg.Store.Totals(); !old && t.Failed == 0 && t.Untold == 0 {
 		return false
 	}
 	domains, err := r.domains(old)
@@ -152,8 +173,11 @@ func (r *Reporter) Pass(ctx context.Context) (more bool) {
 		}
 		began := r.cfg.Now()
 		did := false
-		if d.failed && !now.Before(d.settled) {
-			did = r.settled(d.name, d.watch)
+		if d.failed && !now.Before(d.settled.due) {
+			did = r.settled(d.name, queue.Settled, &d.settled)
+		}
+		if d.untold && !now.Before(d.partial.due) {
+			did = r.settled(d.name, queue.Partial, &d.partial) || did
 		}
 		if old && d.waits && !now.Before(d.waiting) {
 			did = r.waiting(d.name, d.watch) || did
@@ -176,8 +200,8 @@ func (r *Reporter) Pass(ctx context.Context) (more bool) {
 // seenDomain is a domain in the pass at hand.
 type seenDomain struct {
 	*watch
-	name          string
-	failed, waits bool
+	name                  string
+	failed, untold, waits bool
 }
 
 // domains lists the domains with mail. all forgets those that have none any more.
@@ -189,8 +213,8 @@ func (r *Reporter) domains(all bool) (list []seenDomain, err error) {
 			r.watches[name] = w
 		}
 		w.seen = true
-		if c.Failed > 0 || all && c.Messages > 0 {
-			list = append(list, seenDomain{w, name, c.Failed > 0, c.Messages > 0})
+		if c.Failed > 0 || c.Untold > 0 || all && c.Messages > 0 {
+			list = append(list, seenDomain{w, name, c.Failed > 0, c.Untold > 0, c.Messages > 0})
 		}
 		return true
 	})
@@ -203,41 +227,52 @@ func (r *Reporter) domains(all bool) (list []seenDomain, err error) {
 	return list, err
 }
 
-// settled deals with a batch of what has failed, and says whether it got on.
-func (r *Reporter) settled(domain string, w *watch) bool {
+// settled deals with a batch of what has failed, which is at stage, and says whether it got on.
+func (r *Reporter) settled(domain string, stage queue.Stage, rd *round) bool {
 	now := r.cfg.Now()
 	p, err := r.cfg.Policy(domain)
 	if err != nil {
-		w.settled = now.Add(sweep)
+		rd.due = now.Add(sweep)
+		return false
+	}
+	due := now.Add(again)
+	if stage == queue.Partial && !p.Bounce { // goes with what it is part of
+		rd.end(due)
 		return false
 	}
 	var seqs []uint64
-	w.settled = now.Add(again)
-	from := w.failedFrom
-	w.failedFrom = 0
-	err = r.cfg.Store.Walk(domain, queue.Settled, from, func(k queue.Key, env *mail.Envelope) bool {
+	err = r.cfg.Store.Walk(domain, stage, rd.from, func(k queue.Key, env *mail.Envelope) bool {
 		if expires := time.Unix(0, env.Arrived).Add(p.Retention); !p.Bounce && now.Before(expires) {
-			w.settled = earlier(w.settled, expires) // kept until then, for whoever looks
+			due = earlier(due, expires) // kept until then, for whoever looks
 			return false
 		}
 		seqs = append(seqs, k.Seq)
 		return len(seqs) < batch
 	})
+	if err == nil && len(seqs) == 0 {
+		rd.end(due)
+		return false
+	}
 	did := 0
-	if err == nil && len(seqs) > 0 {
-		did, err = r.review(domain, queue.Settled, seqs, func(e *queue.Reviewed) queue.Decision { return r.giveUp(e, p, now) })
+	if err == nil {
+		did, err = r.review(domain, stage, seqs, func(e *queue.Reviewed) queue.Decision {
+			if stage == queue.Partial {
+				return r.tell(e, now)
+			}
+			return r.giveUp(e, p, now)
+		})
+	}
+	if errors.Is(err, queue.ErrFull) { // reports while their mail stays need room: later
+		*rd = round{due: now.Add(sweep)}
+		return false
 	}
 	if err != nil {
 		r.complain(err, domain)
+		*rd = round{due: due}
 		return false
 	}
-	if did > 0 {
-		w.failedFrom = seqs[len(seqs)-1] + 1
-	}
-	if did > 0 || from > 0 { // at the end of a round once more from the start
-		w.settled = time.Time{}
-	}
-	return did > 0
+	rd.batch(seqs[len(seqs)-1], did)
+	return true
 }
 
 // waiting deals with a batch of what is old, and says whether it got on.
@@ -253,9 +288,9 @@ func (r *Reporter) waiting(domain string, w *watch) bool {
 		w.held, w.waiting = now, now.Add(sweep)
 		return false
 	}
-	expired, err := r.expire(domain, w, p, now)
-	if err == nil && expired == 0 && p.DelayNotice > 0 {
-		expired, err = r.notify(domain, w, p, now)
+	did, err := r.expire(domain, w, p, now)
+	if err == nil && !did && p.DelayNotice > 0 {
+		did, err = r.notify(domain, w, p, now)
 	}
 	if errors.Is(err, queue.ErrBusy) {
 		w.waiting = now.Add(sweep)
@@ -265,18 +300,18 @@ func (r *Reporter) waiting(domain string, w *watch) bool {
 		r.complain(err, domain)
 		return false
 	}
-	if expired > 0 {
+	if did {
 		w.waiting = time.Time{}
 	}
-	return expired > 0
+	return did
 }
 
-// expire ends a batch of entries whose time is over. Entries stand in the order in which they came, so that the first
-// that may stay ends the search.
-func (r *Reporter) expire(domain string, w *watch, p Policy, now time.Time) (n int, err error) {
+// expire ends a batch of entries whose time is over, and says whether it got on. Entries stand in the order in which they
+// came, so that the first that may stay ends the search.
+func (r *Reporter) expire(domain string, w *watch, p Policy, now time.Time) (did bool, err error) {
 	var seqs []uint64
-	from := w.expiredFrom
-	w.expiredFrom = 0
+	from := w.expired.from
+	w.expired.from = 0
 	err = r.cfg.Store.Walk(domain, queue.Waiting, from, func(k queue.Key, env *mail.Envelope) bool {
 		if expires := w.since(env).Add(p.Retention); now.Before(expires) {
 			w.waiting = earlier(w.waiting, expires)
@@ -285,18 +320,24 @@ func (r *Reporter) expire(domain string, w *watch, p Policy, now time.Time) (n i
 		seqs = append(seqs, k.Seq)
 		return len(seqs) < batch
 	})
-	if err != nil || len(seqs) == 0 {
-		return 0, err
+	if err != nil {
+		return false, err
 	}
-	n, err = r.review(domain, queue.Waiting, seqs, func(e *queue.Reviewed) queue.Decision { return r.giveUp(e, p, now) })
-	if n > 0 {
-		w.expiredFrom = seqs[len(seqs)-1] + 1
+	if len(seqs) == 0 { // at the end of a round in which something expired once more from the start
+		did = w.expired.did
+		w.expired = round{}
+		return did, nil
 	}
-	return n, err
+	n, err := r.review(domain, queue.Waiting, seqs, func(e *queue.Reviewed) queue.Decision { return r.giveUp(e, p, now) })
+	if err != nil {
+		return false, err
+	}
+	w.expired.batch(seqs[len(seqs)-1], n)
+	return true, nil
 }
 
 // notify tells the senders of a batch of entries that these still wait.
-func (r *Reporter) notify(domain string, w *watch, p Policy, now time.Time) (n int, err error) {
+func (r *Reporter) notify(domain string, w *watch, p Policy, now time.Time) (did bool, err error) {
 	var seqs []uint64
 	walked, upTo := 0, w.noticed
 	err = r.cfg.Store.Walk(domain, queue.Waiting, w.noticed+1, func(k queue.Key, env *mail.Envelope) bool {
@@ -322,17 +363,17 @@ func (r *Reporter) notify(domain string, w *watch, p Policy, now time.Time) (n i
 		})
 	}
 	if errors.Is(err, queue.ErrFull) { // there is no room for what is not strictly needed: later
-		return 0, nil
+		return false, nil
 	}
 	if err != nil {
-		return 0, err
+		return false, err
 	}
 	if later > 0 {
 		w.noticed = later - 1
-		return told, nil
+		return told > 0, nil
 	}
 	w.noticed = upTo
-	return walked, nil
+	return walked > 0, nil
 }
 
 // since is when the clock began for an entry.
@@ -347,9 +388,10 @@ func (w *watch) since(env *mail.Envelope) time.Time {
 func (r *Reporter) review(domain string, stage queue.Stage, seqs []uint64, decide func(*queue.Reviewed) queue.Decision) (int, error) {
 	var after []func() // log and metrics, once it is durable
 	err := r.cfg.Store.Review(domain, stage, seqs, func(e *queue.Reviewed) queue.Decision {
+		kind := kindOf(stage, e.Envelope)
 		d := decide(e)
 		if d.Verdict != queue.Keep {
-			after = append(after, r.told(e, d))
+			after = append(after, r.told(e, d, kind))
 		}
 		return d
 	})

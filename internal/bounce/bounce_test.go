@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,6 +45,7 @@ type world struct {
 	clock    *clock
 	store    *pebblestore.Store
 	reporter *Reporter
+	damaged  map[uint64]bool   // places of entries that a review passes over
 	policy   map[string]Policy // that differs from usual
 	broken   error             // of the directory
 	unknown  error             // of the policy
@@ -72,10 +74,21 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
+// damaged is a store of which some entries cannot be reviewed.
+type damaged struct {
+	Store
+	w *world
+}
+
+func (d damaged) Review(domain string, stage queue.Stage, seqs []uint64, decide func(*queue.Reviewed) queue.Decision) error {
+	sound := slices.DeleteFunc(slices.Clone(seqs), func(seq uint64) bool { return d.w.damaged[seq] })
+	return d.Store.Review(domain, stage, sound, decide)
+}
+
 // restart makes a Reporter that knows nothing.
 func (w *world) restart() {
 	w.reporter = New(Config{
-		Store: w.store, Hostname: "mail.isp.example", Now: w.clock.Now, Logger: zerolog.New(&w.log), Observer: w,
+		Store: damaged{w.store, w}, Hostname: "mail.isp.example", Now: w.clock.Now, Logger: zerolog.New(&w.log), Observer: w,
 		Wake: func() { w.woken++ },
 		Policy: func(domain string) (Policy, error) {
 			if p, ok := w.policy[domain]; ok {
@@ -258,12 +271,14 @@ func TestPolicyUnknown(t *testing.T) {
 	w.wantReports([]string{"To: <ann", "Status: 5.1.1"}, []string{"To: <bob", "Status: 4.4.7"})
 }
 
-// Mail that nobody collects expires at its time, not before; recipients that have failed before are in the same report.
+// Mail that nobody collects expires at its time, not before; recipients that have failed before are not told of again.
 func TestExpiry(t *testing.T) {
 	w := newWorld(t)
 	w.policy["one.example"] = Policy{Retention: 48 * time.Hour, Bounce: true}
 	w.put("one.example", "ann@elsewhere.example", "a", "b", fmt.Sprint("c ", mail.NotifyDelay))
 	w.collect("one.example", failed, deferred, deferred)
+	w.work()
+	w.wantReports([]string{"To: <ann", "a@one.example", "!b@one.example", "Status: 5.1.1", "!Status: 4.4.7"})
 	w.clock.add(time.Hour)
 	w.put("one.example", "bob@elsewhere.example", "d")
 	w.put("one.example", "", "e")
@@ -273,14 +288,14 @@ func TestExpiry(t *testing.T) {
 	w.wantReports()
 	w.clock.add(time.Minute)
 	w.work()
-	w.wantReports([]string{"To: <ann", "a@one.example", "b@one.example", "!c@one.example", "Status: 4.4.7", "Status: 5.1.1", "waited for 2 days"})
+	w.wantReports([]string{"To: <ann", "!a@one.example", "b@one.example", "!c@one.example", "Status: 4.4.7", "!Status: 5.1.1", "waited for 2 days"})
 	if got := w.store.Counts("one.example").Messages; got != 2 {
 		t.Fatalf("%d messages left, want 2", got)
 	}
 	w.clock.add(time.Hour)
 	w.work()
 	w.wantReports([]string{"To: <bob", "d@one.example"})
-	if w.counted["expired"] != 2 || w.counted["no-sender"] != 1 {
+	if w.counted["failed"] != 1 || w.counted["expired"] != 2 || w.counted["no-sender"] != 1 {
 		t.Errorf("counted %v", w.counted)
 	}
 }

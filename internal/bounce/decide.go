@@ -14,7 +14,7 @@ import (
 // giveUp ends an entry: whoever is still pending has waited for too long. Its sender is told what it wants to know.
 func (r *Reporter) giveUp(e *queue.Reviewed, p Policy, now time.Time) queue.Decision {
 	drop := queue.Decision{Verdict: queue.Drop}
-	about := ended(e.Envelope)
+	about := ended(e.Envelope, true)
 	if !p.Bounce || e.Envelope.ReversePath == "" || len(about) == 0 {
 		return drop
 	}
@@ -23,6 +23,26 @@ func (r *Reporter) giveUp(e *queue.Reviewed, p Policy, now time.Time) queue.Deci
 		return queue.Decision{}
 	}
 	return drop
+}
+
+// tell tells the sender of an entry of which recipients wait, or are held, what became of the others.
+func (r *Reporter) tell(e *queue.Reviewed, now time.Time) queue.Decision {
+	d := queue.Decision{Verdict: queue.Update}
+	if about := ended(e.Envelope, false); len(about) > 0 && e.Envelope.ReversePath != "" {
+		var ok bool
+		if d.Messages, ok = r.report(e, about, time.Time{}, now); !ok {
+			return queue.Decision{}
+		}
+	}
+	for i := range e.Envelope.Recipients {
+		switch r := &e.Envelope.Recipients[i]; r.State {
+		case mail.Failed:
+			r.State = mail.Bounced
+		case mail.Relayed:
+			r.State = mail.Delivered
+		}
+	}
+	return d
 }
 
 // announce tells the sender of an entry that it still waits.
@@ -39,8 +59,9 @@ func (r *Reporter) announce(e *queue.Reviewed, w *watch, p Policy, now time.Time
 	return queue.Decision{Verdict: queue.Update, Messages: messages}
 }
 
-// ended are the recipients of an entry that leaves the queue whose sender is to be told.
-func ended(env *mail.Envelope) (about []dsn.Recipient) {
+// ended are the recipients of an entry of which their sender is to be told that nothing more will be done: those that
+// have been settled, and, with expired, those that still wait.
+func ended(env *mail.Envelope, expired bool) (about []dsn.Recipient) {
 	for i := range env.Recipients {
 		r := &env.Recipients[i]
 		d := dsn.Recipient{Address: r.Address, ORcpt: r.ORcpt, Reply: r.Reply}
@@ -49,6 +70,9 @@ func ended(env *mail.Envelope) (about []dsn.Recipient) {
 		case mail.Relayed:
 			d.Action = dsn.Relayed
 		case mail.Pending:
+			if !expired {
+				continue
+			}
 			d.Expired = true
 		default:
 			continue
@@ -131,17 +155,23 @@ func original(e *queue.Reviewed) (content []byte, whole bool, err error) {
 	return content, false, nil
 }
 
-// told logs and counts what was decided of an entry, when it is called.
-func (r *Reporter) told(e *queue.Reviewed, d queue.Decision) func() {
-	env := e.Envelope
-	kind := "relayed"
+// kindOf is the word for what a review at stage tells of an entry.
+func kindOf(stage queue.Stage, env *mail.Envelope) string {
 	switch {
-	case d.Verdict == queue.Update:
-		kind = "delayed"
-	case has(env, mail.Pending):
-		kind = "expired"
+	case stage == queue.Waiting:
+		return "expired"
 	case has(env, mail.Failed):
-		kind = "failed"
+		return "failed"
+	}
+	return "relayed"
+}
+
+// told logs and counts what was decided of an entry, when it is called.
+func (r *Reporter) told(e *queue.Reviewed, d queue.Decision, kind string) func() {
+	env := e.Envelope
+	leaves := d.Verdict == queue.Drop && !has(env, mail.Held)
+	if d.Verdict == queue.Update && kind == "expired" {
+		kind = "delayed"
 	}
 	id, domain, from, n := env.ID, env.Domain, env.ReversePath, len(env.Recipients)
 	why := ""
@@ -149,7 +179,7 @@ func (r *Reporter) told(e *queue.Reviewed, d queue.Decision) func() {
 		switch {
 		case from == "":
 			why = "no-sender"
-		case len(ended(env)) == 0:
+		case d.Verdict == queue.Update || len(ended(env, true)) == 0:
 			why = "unasked"
 		default:
 			why = "bounce-off"
@@ -157,13 +187,16 @@ func (r *Reporter) told(e *queue.Reviewed, d queue.Decision) func() {
 	}
 	return func() {
 		ev := r.cfg.Logger.Info().Stringer("queue_id", id).Str("domain", domain).Str("from", from).Int("recipients", n).Str("event", kind)
-		if why != "" {
+		switch {
+		case why == "":
+			r.cfg.Observer.Reported(kind)
+			ev.Str("report_in", d.Messages[0].Envelope.Domain).Msg("sender told")
+		case leaves:
 			r.cfg.Observer.Discarded(why)
 			ev.Str("reason", why).Msg("message discarded")
-			return
+		default:
+			ev.Str("reason", why).Msg("recipients settled without a report, the message stays for the others")
 		}
-		r.cfg.Observer.Reported(kind)
-		ev.Str("report_in", d.Messages[0].Envelope.Domain).Msg("sender told")
 	}
 }
 

@@ -80,8 +80,9 @@ type Recipient struct {
 }
 
 // RecipientState says what became of a recipient. Legal transitions:
-// Pending -> Pending (deferred), Pending -> Delivered, Pending -> Relayed, Pending -> Failed, Pending -> Held, and by an
-// operator's decision Held -> Pending and Held -> Failed.
+// Pending -> Pending (deferred), Pending -> Delivered, Pending -> Relayed, Pending -> Failed, Pending -> Held; by an
+// operator's decision Held -> Pending and Held -> Failed; once the sender knows, Failed -> Bounced and Relayed -> Delivered;
+// and at the end of its time Pending -> Bounced, where the entry stays for a held one.
 type RecipientState uint8
 
 const (
@@ -90,7 +91,22 @@ const (
 	Failed                          // the customer refused for good (5xx); kept for its bounce
 	Held                            // refused for good by a server that refuses nearly everything: an operator decides
 	Relayed                         // delivered, and its sender is to be told so, as the customer's server will not (RFC 3461 5.2.2)
+	Bounced                         // failed, and done with: its sender was told, or was not to be
 )
+
+// Untold says whether something became of some recipient, while others wait or are held, that its sender is yet to be told.
+func (e *Envelope) Untold() bool {
+	open, news := false, false
+	for i := range e.Recipients {
+		switch e.Recipients[i].State {
+		case Pending, Held:
+			open = true
+		case Failed, Relayed:
+			news = true
+		}
+	}
+	return open && news
+}
 
 // Outcome is what one delivery attempt brought for one recipient.
 type Outcome struct {

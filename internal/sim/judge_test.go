@@ -201,7 +201,7 @@ func (l *ledger) final(store queue.Store) {
 				l.w.fail(RuleStore, "the store has %q, which nobody sent", have.Address)
 			case have.State == mail.Pending:
 				l.w.fail(RuleLost, "%v is still queued though its customer takes everything", r)
-			case have.State != r.state && !r.unsure:
+			case !r.is(have.State) && !r.unsure:
 				l.w.fail(RuleStore, "the store has %v as %d, settled was %d", r, have.State, r.state)
 			case have.State == mail.Failed, have.State == mail.Held, have.State == mail.Relayed:
 				kept[r.String()]++
@@ -214,7 +214,7 @@ func (l *ledger) final(store queue.Store) {
 	}
 	for _, t := range l.letters {
 		for _, r := range t.rcpts {
-			if (r.state == mail.Failed || r.state == mail.Held) && !r.unsure && kept[r.String()] != 1 && !r.ended() {
+			if (r.state == mail.Failed || r.state == mail.Held) && !r.unsure && kept[r.String()] != 1 && !r.ended() && !r.bounced {
 				l.w.fail(RuleLost, "%v failed, and is not kept for its bounce", r)
 			}
 		}

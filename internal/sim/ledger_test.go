@@ -192,12 +192,22 @@ func (l *ledger) suppose(r *recipient) {
 	}
 }
 
+// is says whether the store may have r in that state.
+func (r *recipient) is(have mail.RecipientState) bool {
+	if r.bounced && (r.state == mail.Failed && have == mail.Bounced || r.state == mail.Relayed && have == mail.Delivered) {
+		return true
+	}
+	return have == r.state
+}
+
 func (l *ledger) sameState(v *visit, r *recipient, have *mail.Recipient) {
 	if have.Address != r.address || have.Notify != r.notify || have.ORcpt != r.orcpt {
 		l.w.fail(RuleEnvelope, "%v was handed %+v for %v", v, *have, r)
 	}
 	switch {
-	case have.State == r.state:
+	case r.is(have.State):
+	case r.unsure && r.bounced: // by a review of what a torn settlement left
+		r.told = true
 	case r.unsure:
 		r.state = have.State
 	default:

@@ -46,6 +46,7 @@ type recipient struct {
 	refusals int                  // final refusals (5xx) by the customer
 	excused  bool                 // by a session with a liar
 	expired  bool                 // waited too long
+	bounced  bool                 // its failure was told while others waited
 	told     bool                 // in a report that a crash tore, perhaps
 	reports  map[string][]mail.ID // to its sender, by action
 }

@@ -89,6 +89,7 @@ func (s reviewed) Review(domain string, stage queue.Stage, seqs []uint64, decide
 	var list []decision
 	err := s.Store.Review(domain, stage, seqs, func(e *queue.Reviewed) queue.Decision {
 		r := s.h.ledger.find(e.Envelope.Recipients[0].Address)
+		news := s.h.ledger.untold(e.Envelope)
 		d := decide(e)
 		switch s.h.s.bug {
 		case BugTwoReports:
@@ -99,6 +100,10 @@ func (s reviewed) Review(domain string, stage queue.Stage, seqs []uint64, decide
 		if r == nil || r.letter.entry(domain) == nil {
 			s.h.w.fail(RulePhantom, "reviewed is mail for %q, which was never taken", e.Envelope.Recipients[0].Address)
 			return d
+		}
+		for _, r := range news {
+			r.bounced = r.bounced || d.Verdict == queue.Update && stage == queue.Partial
+			s.h.w.meet("a report while others wait")
 		}
 		list = append(list, decision{r.letter.entry(domain), d.Verdict, d.Messages})
 		return d
@@ -112,6 +117,16 @@ func (s reviewed) Review(domain string, stage queue.Stage, seqs []uint64, decide
 		s.h.ledger.reviewed(list, s.h.tearing)
 	}
 	return err
+}
+
+// untold are those that the sender of an entry is to be told of while others wait.
+func (l *ledger) untold(env *mail.Envelope) (rs []*recipient) {
+	for i := range env.Recipients {
+		if p := &env.Recipients[i]; env.Untold() && (p.State == mail.Failed || p.State == mail.Relayed) {
+			rs = append(rs, l.find(p.Address))
+		}
+	}
+	return rs
 }
 
 // reviewed says what the reporter decided, durably, or, with unsure, perhaps.

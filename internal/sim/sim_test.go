@@ -44,7 +44,7 @@ var sights = []string{
 	"reads failing during Next", "reads failing during Settle", "reads failing during body",
 	"a letter answered 250", "MAIL answered 452", "a message in doubt", "a message that came again", "a body without its stuffing",
 	"a takeover", "mail for a session that stayed", "mail for an ATRN that waited",
-	"the shield", "held mail released", "held mail bounced", "expired mail", "a report: failed", "a report: delayed", "a report: relayed", "a report to a customer",
+	"the shield", "held mail released", "held mail bounced", "expired mail", "a report: failed", "a report while others wait", "a report: delayed", "a report: relayed", "a report to a customer",
 }
 
 // TestSim runs many days, each from its seed, and no promise is broken. With ODMR_SIM_SEED the course of that one is shown.

@@ -43,8 +43,8 @@ func heldWaits(t *testing.T, s *suite) {
 	s.hold(t, "a.example", 1)
 	check := func() {
 		t.Helper()
-		wantCounts(t, "counts", s.Store.Counts("a.example"), queue.Counts{Messages: 1, Bytes: 20, Held: 1})
-		wantCounts(t, "totals", s.Store.Totals(), queue.Counts{Messages: 1, Bytes: 20, Held: 1})
+		wantCounts(t, "counts", s.Store.Counts("a.example"), queue.Counts{Messages: 1, Bytes: 20, Held: 1, Kept: 700})
+		wantCounts(t, "totals", s.Store.Totals(), queue.Counts{Messages: 1, Bytes: 20, Held: 1, Kept: 700})
 		if got := s.deliverable(t, "a.example"); !slices.Equal(got, []mail.ID{later}) {
 			t.Fatalf("deliverable: %v, want %v", got, later)
 		}
@@ -108,7 +108,7 @@ func releasedInOrder(t *testing.T, s *suite) {
 	l := s.acquire(t, "a.example")
 	settle(t, l, next(t, l, many), mail.OutcomeDelivered)
 	l.Release()
-	wantCounts(t, "totals", s.Store.Totals(), queue.Counts{Held: 2})
+	wantCounts(t, "totals", s.Store.Totals(), queue.Counts{Held: 2, Kept: 400})
 }
 
 func releasedLeased(t *testing.T, s *suite) {
@@ -157,7 +157,7 @@ func heldBounced(t *testing.T, s *suite) {
 	}
 	check := func() {
 		t.Helper()
-		wantCounts(t, "totals", s.Store.Totals(), queue.Counts{Failed: 1})
+		wantCounts(t, "totals", s.Store.Totals(), queue.Counts{Failed: 1, Kept: 700})
 		es, err := s.Store.Show(id)
 		if err != nil || len(es) != 1 || es[0].Envelope.Recipients[0].State != mail.Failed {
 			t.Fatalf("Show: %+v, %v", es, err)
@@ -209,7 +209,7 @@ func heldBesideOthers(t *testing.T, s *suite) {
 	}
 	attempt(x, d, h, f) // deliverable still
 	states(mail.Delivered, mail.Pending, mail.Held, mail.Failed)
-	wantCounts(t, "counts", s.Store.Counts("a.example"), queue.Counts{Messages: 1, Bytes: 100})
+	wantCounts(t, "counts", s.Store.Counts("a.example"), queue.Counts{Messages: 1, Bytes: 100, Untold: 1})
 	if n, err := s.Store.Release("", id); n != 1 || err != nil {
 		t.Fatal(n, err)
 	}
@@ -220,12 +220,12 @@ func heldBesideOthers(t *testing.T, s *suite) {
 	}
 	states(mail.Delivered, mail.Failed, mail.Pending, mail.Failed)
 	attempt(u, u, h, u)
-	wantCounts(t, "counts", s.Store.Counts("a.example"), queue.Counts{Held: 1})
+	wantCounts(t, "counts", s.Store.Counts("a.example"), queue.Counts{Held: 1, Kept: 100, Untold: 1})
 	if n, err := s.Store.Bounce("a.example", id); n != 1 || err != nil {
 		t.Fatal(n, err)
 	}
 	states(mail.Delivered, mail.Failed, mail.Failed, mail.Failed)
-	wantCounts(t, "counts", s.Store.Counts("a.example"), queue.Counts{Failed: 1})
+	wantCounts(t, "counts", s.Store.Counts("a.example"), queue.Counts{Failed: 1, Kept: 100})
 }
 
 func heldInSeveral(t *testing.T, s *suite) {
@@ -243,7 +243,7 @@ func heldInSeveral(t *testing.T, s *suite) {
 	if n, err := s.Store.Release("", id); n != 1 || err != nil {
 		t.Fatal(n, err)
 	}
-	wantCounts(t, "totals", s.Store.Totals(), queue.Counts{Messages: 1, Bytes: int64(len(body)), Failed: 1})
+	wantCounts(t, "totals", s.Store.Totals(), queue.Counts{Messages: 1, Bytes: int64(len(body)), Failed: 1, Kept: int64(len(body))})
 	l = s.acquire(t, "a.example")
 	ds := next(t, l, many)
 	wantBody(t, ds[0].Body, body)
@@ -324,10 +324,14 @@ func heldOutlives(t *testing.T, s *suite) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		wantCounts(t, "totals", s.Store.Totals(), queue.Counts{Held: 1})
+		want := queue.Counts{Held: 1, Kept: 100}
+		if verdict == queue.Update {
+			want.Untold = 1
+		}
+		wantCounts(t, "totals", s.Store.Totals(), want)
 		Clean(t, s.Store)
 		s.restart(t)
-		wantCounts(t, "totals", s.Store.Totals(), queue.Counts{Held: 1})
+		wantCounts(t, "totals", s.Store.Totals(), want)
 		if n, err := s.Store.Release("", id); n != 1 || err != nil {
 			t.Fatal(n, err)
 		}
@@ -339,7 +343,7 @@ func heldOutlives(t *testing.T, s *suite) {
 		settle(t, l, ds, mail.OutcomeDelivered)
 		l.Release()
 		if verdict == queue.Update { // the one that had failed waits for its report
-			wantCounts(t, "totals", s.Store.Totals(), queue.Counts{Failed: 1})
+			wantCounts(t, "totals", s.Store.Totals(), queue.Counts{Failed: 1, Kept: 100})
 			if n, err := s.Store.Remove("", id); n != 1 || err != nil {
 				t.Fatal(n, err)
 			}

@@ -271,7 +271,7 @@ func waiting(t *testing.T, s *suite) {
 	closeBodies(next(t, l, many))
 	wantCounts(t, "dry", l.Waiting(), queue.Counts{})
 	l.Release()
-	wantCounts(t, "totals", s.Store.Totals(), queue.Counts{Messages: 6, Bytes: s.Store.Totals().Bytes, Failed: 1})
+	wantCounts(t, "totals", s.Store.Totals(), queue.Counts{Messages: 6, Bytes: s.Store.Totals().Bytes, Failed: 1, Kept: 100})
 }
 
 func unsettled(t *testing.T, s *suite) {

@@ -21,6 +21,10 @@ var reviewScenarios = []scenario{
 	{"reports for the outside have a queue of their own", reviewOutbound},
 	{"what was delivered to who sends no reports is kept for one", reviewRelayed},
 	{"bad messages change nothing", reviewBadMessage},
+	{"what failed is told while other recipients wait", reviewPartial},
+	{"what failed is told within a session", reviewPartialLeased},
+	{"a settlement waits for a review of its entry", reviewPartialInTurn},
+	{"what may not become of a partial entry", reviewPartialOnly},
 }
 
 // message is a report for domain, of which the store has no entry yet.
@@ -117,7 +121,7 @@ func reviewKeeps(t *testing.T, s *suite) {
 	if err == nil {
 		t.Fatal("a report that would be made again and again was taken")
 	}
-	wantCounts(t, "totals", s.Store.Totals(), queue.Counts{Failed: 1})
+	wantCounts(t, "totals", s.Store.Totals(), queue.Counts{Failed: 1, Kept: 70})
 }
 
 func reviewUpdates(t *testing.T, s *suite) {
@@ -320,7 +324,7 @@ func reviewBadMessage(t *testing.T, s *suite) {
 		if err == nil {
 			t.Errorf("%s: taken", name)
 		}
-		wantCounts(t, name, s.Store.Totals(), queue.Counts{Failed: 1})
+		wantCounts(t, name, s.Store.Totals(), queue.Counts{Failed: 1, Kept: 70})
 	}
 }
 
@@ -341,7 +345,7 @@ func reviewRelayed(t *testing.T, s *suite) {
 	settle(l, ds[0], relayed, mail.Outcome{Status: mail.OutcomeDeferred})
 	settle(l, ds[1], relayed)
 	l.Release()
-	wantCounts(t, "counts", s.Store.Counts("a.example"), queue.Counts{Messages: 1, Bytes: 80, Failed: 1})
+	wantCounts(t, "counts", s.Store.Counts("a.example"), queue.Counts{Messages: 1, Bytes: 80, Failed: 1, Kept: 80, Untold: 1})
 	s.restart(t)
 	l = s.acquire(t, "a.example")
 	ds = next(t, l, many)

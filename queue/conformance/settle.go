@@ -95,7 +95,7 @@ func failedKept(t *testing.T, s *suite) {
 	l.Release()
 	check := func() {
 		t.Helper()
-		wantCounts(t, "counts", s.Store.Counts("a.example"), queue.Counts{Messages: 1, Bytes: 20, Failed: 1})
+		wantCounts(t, "counts", s.Store.Counts("a.example"), queue.Counts{Messages: 1, Bytes: 20, Failed: 1, Kept: 700})
 		l := s.acquire(t, "a.example")
 		ds := next(t, l, many)
 		if !slices.Equal(ids(ds), []mail.ID{later}) {
@@ -174,7 +174,7 @@ func recipientsOneByOne(t *testing.T, s *suite) {
 			t.Errorf("recipient %d: %q, want %q", i, got, want)
 		}
 	}
-	wantCounts(t, "counts", s.Store.Counts("a.example"), queue.Counts{Failed: 1})
+	wantCounts(t, "counts", s.Store.Counts("a.example"), queue.Counts{Failed: 1, Kept: 100})
 
 	// All delivered, though not at once: the entry is gone.
 	s.putEnvelopes(t, body, envelope("b.example", 100, "r0", "r1"))
@@ -291,7 +291,7 @@ func severalAtOnce(t *testing.T, s *suite) {
 	}
 	l.Release()
 	got := s.Store.Totals()
-	wantCounts(t, "totals", got, queue.Counts{Messages: 10, Bytes: got.Bytes, Failed: 10})
+	wantCounts(t, "totals", got, queue.Counts{Messages: 10, Bytes: got.Bytes, Failed: 10, Kept: got.Kept})
 	s.restart(t)
 	wantCounts(t, "after a restart", s.Store.Totals(), got)
 }

@@ -386,6 +386,10 @@ func (s *Store) remove(b *pebble.Batch, domain string, id mail.ID, at whereabout
 			return 0, err
 		}
 	}
+	marks, err := s.unmark(b, meant)
+	if err != nil {
+		return 0, err
+	}
 	if len(meant) == len(all) {
 		if at.own() {
 			err = b.DeleteSized(appendEntryKey(nil, spaceOwn, at.domain, at.seq), uint32(o.record), nil)
@@ -407,6 +411,7 @@ func (s *Store) remove(b *pebble.Batch, domain string, id mail.ID, at whereabout
 			s.tally(d, p.space, -1, p.wire)
 		}
 	}
+	s.remark(meant, marks)
 	return len(meant), nil
 }
 

@@ -238,7 +238,7 @@ func checkEnvelope(env *mail.Envelope) string {
 	}
 	for i := range env.Recipients {
 		r := &env.Recipients[i]
-		if r.State > mail.Relayed || r.Notify&^notifyKnown != 0 {
+		if r.State > mail.Bounced || r.Notify&^notifyKnown != 0 {
 			return "a recipient's field is out of range"
 		}
 		if env.Domain != mail.OutboundDomain && !inDomain(r.Address, env.Domain) {

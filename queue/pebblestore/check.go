@@ -25,7 +25,9 @@ import (
 //  6. every piece has a body record, unless its message is on its way in;
 //  7. no number is in use beyond the sequence's bound on disk;
 //  8. the counts in memory are those of the entries, and the head of each domain that is not leased has no
-//     entry below it but those known.
+//     entry below it but those known;
+//  9. beside an entry of which a sender is yet to be told something, while it waits or is held, stands a mark, and
+//     beside no other.
 func (s *Store) Check(ctx context.Context, progress func(done, total int64), report func(queue.Violation)) (queue.Checked, error) {
 	if err := s.enter(); err != nil {
 		return queue.Checked{}, err
@@ -40,7 +42,7 @@ func (s *Store) Check(ctx context.Context, progress func(done, total int64), rep
 			progress(c.done, c.total)
 		}
 	}
-	for _, pass := range [...]func() error{c.meta, c.entries, c.bodies, c.owns, c.chunks, c.memory, c.strays} {
+	for _, pass := range [...]func() error{c.meta, c.entries, c.bodies, c.owns, c.chunks, c.marks, c.memory, c.strays} {
 		if err := pass(); err != nil {
 			return c.checked, fmt.Errorf("pebblestore: check: %w", err)
 		}
@@ -199,8 +201,16 @@ func (c *checker) entry(space byte, domain string, seq uint64, v []byte) {
 		counts.Bytes += env.WireSize
 	case spaceFailed:
 		counts.Failed++
+		counts.Kept += env.WireSize
 	case spaceHeld:
 		counts.Held++
+		counts.Kept += env.WireSize
+	}
+	if env.Untold() {
+		counts.Untold++
+		if ok, err := markOf(c.snap, domain, seq); err != nil || !ok {
+			c.violation(domain, env.ID, "entry %d: a sender is to be told something, and there is no mark (%v)", seq, err)
+		}
 	}
 	if v := standing(&env); v == verdictRemove || v.space() != space {
 		c.violation(domain, env.ID, "entry %d: stands in space %c, which is not that of its recipients' states", seq, space)
@@ -380,6 +390,35 @@ func (c *checker) chunks() error {
 	return it.Error()
 }
 
+// marks is invariant 9, seen from the marks.
+func (c *checker) marks() error {
+	return c.each([]byte{spaceUntold}, []byte{spaceUntold + 1}, func(k, v []byte) error {
+		domain, seq, ok := parseEntryKey(k, spaceUntold)
+		if !ok || string(v) != string([]byte{recordVersion}) {
+			c.violation("", 0, "bad mark %x: %x", k, v)
+			return nil
+		}
+		for _, space := range spacesOf(queue.Partial) {
+			rec, closer, err := c.snap.Get(appendEntryKey(nil, space, string(domain), seq))
+			if errors.Is(err, pebble.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			env, _, err := decodeEntry(string(domain), rec)
+			if err := closer.Close(); err != nil {
+				return err
+			}
+			if err != nil || env.Untold() { // one that cannot be read is reported already
+				return nil
+			}
+		}
+		c.violation(string(domain), 0, "a mark beside entry %d, of which nobody is to be told anything", seq)
+		return nil
+	})
+}
+
 // memory is invariant 8.
 func (c *checker) memory() error {
 	var sum queue.Counts
@@ -396,6 +435,8 @@ func (c *checker) memory() error {
 		sum.Bytes += k.counts.Bytes
 		sum.Failed += k.counts.Failed
 		sum.Held += k.counts.Held
+		sum.Kept += k.counts.Kept
+		sum.Untold += k.counts.Untold
 		c.checked.Domains++
 	}
 	for name, got := range c.counted {
@@ -420,7 +461,7 @@ func (c *checker) strays() error {
 			}
 		}
 	}
-	known := [...]byte{0, spaceBody, spaceChunk, spaceOwn, spaceEntry, spaceFailed, spaceHeld, spaceMeta}
+	known := [...]byte{0, spaceBody, spaceChunk, spaceOwn, spaceEntry, spaceFailed, spaceHeld, spaceMeta, spaceUntold}
 	for i, space := range known {
 		lower, upper := []byte{space + 1}, []byte{0xff, 0xff}
 		if i == 0 {

@@ -65,8 +65,10 @@ func (s *Store) enact(b *pebble.Batch, domain string, id mail.ID, w whereTo) (in
 		return 0, err
 	}
 	var moved []placed
+	var marks []int64
 	var spaces []byte // where moved go
 	for _, p := range all {
+		before := p.env.Untold()
 		switch {
 		case domain != "" && p.domain != domain:
 			continue
@@ -85,7 +87,11 @@ func (s *Store) enact(b *pebble.Batch, domain string, id mail.ID, w whereTo) (in
 		if err := b.Set(appendEntryKey(nil, space, p.domain, p.seq), rec, nil); err != nil {
 			return 0, err
 		}
-		moved, spaces = append(moved, p), append(spaces, space)
+		n, err := setMark(b, p.ref, before, p.env.Untold())
+		if err != nil {
+			return 0, err
+		}
+		moved, spaces, marks = append(moved, p), append(spaces, space), append(marks, n)
 	}
 	if len(moved) == 0 {
 		return 0, queue.ErrNotFound
@@ -93,16 +99,18 @@ func (s *Store) enact(b *pebble.Batch, domain string, id mail.ID, w whereTo) (in
 	if err := s.apply(b); err != nil {
 		return 0, err
 	}
-	for _, tell := range s.moved(moved, spaces) {
+	for _, tell := range s.moved(moved, spaces, marks) {
 		tell()
 	}
 	return len(moved), nil
 }
 
-// moved brings the memory in line with entries that went to spaces, and returns whom the caller is to tell.
-func (s *Store) moved(entries []placed, spaces []byte) (waiting []func()) {
+// moved brings the memory in line with entries that went to spaces, and with their marks, and returns whom the caller
+// is to tell.
+func (s *Store) moved(entries []placed, spaces []byte, marks []int64) (waiting []func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.remark(entries, marks)
 	for i, p := range entries {
 		d := s.domains[p.domain]
 		if d == nil || spaces[i] == p.space {

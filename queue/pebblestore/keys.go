@@ -19,6 +19,7 @@ import (
 //	f DOMAIN 00 SEQ      entry with nothing left to deliver, kept for the report on it: failed, or delivered to who sends none
 //	h DOMAIN 00 SEQ      entry with nothing left to deliver, and a held recipient that an operator decides about
 //	m NAME               facts about the store: format, sequence
+//	r DOMAIN 00 SEQ      mark beside an entry in e or h, as long as its sender is yet to be told of some recipient (mail.Untold)
 //
 // ID and SEQ are 8 octets and come from one counter (see sequence). An entry's SEQ is greater than its ID, by as
 // much as the message took to come in.
@@ -35,6 +36,7 @@ const (
 	spaceFailed = 'f'
 	spaceHeld   = 'h'
 	spaceMeta   = 'm'
+	spaceUntold = 'r'
 )
 
 // entrySpaces are those in which an entry may stand; it stands in one of them.

@@ -26,6 +26,9 @@ type modelEntry struct {
 
 func (e *modelEntry) deliverable() bool { return slices.Contains(e.states, mail.Pending) }
 func (e *modelEntry) held() bool        { return slices.Contains(e.states, mail.Held) }
+func (e *modelEntry) untold() bool {
+	return (e.deliverable() || e.held()) && slices.Contains(e.states, mail.Failed)
+}
 
 // modelLease is a lease and what it has handed out.
 type modelLease struct {
@@ -69,6 +72,7 @@ func TestModel(t *testing.T) {
 			"release": m.release,
 			"remove":  m.remove,
 			"decide":  m.decide,
+			"tell":    m.tell,
 			"reopen":  m.reopen,
 		})
 	})
@@ -345,6 +349,41 @@ func (m *queueModel) decide(rt *rapid.T) {
 	}
 }
 
+// tell is the reporter: it tells of what has failed, while a session drains the domain or not.
+func (m *queueModel) tell(rt *rapid.T) {
+	domain := rapid.SampledFrom(modelDomains).Draw(rt, "domain")
+	most := rapid.IntRange(1, 3).Draw(rt, "messages")
+	var want []mail.ID
+	for _, e := range m.queues[domain] {
+		if e.untold() && len(want) < most {
+			want = append(want, e.id)
+			for i := range e.states {
+				if e.states[i] == mail.Failed {
+					e.states[i] = mail.Bounced
+				}
+			}
+		}
+	}
+	var seqs []uint64
+	if err := m.store.Walk(domain, queue.Partial, 0, func(k queue.Key, _ *mail.Envelope) bool {
+		seqs = append(seqs, k.Seq)
+		return len(seqs) < most
+	}); err != nil {
+		rt.Fatal(err)
+	}
+	var got []mail.ID
+	if err := m.store.Review(domain, queue.Partial, seqs, func(e *queue.Reviewed) queue.Decision {
+		got = append(got, e.Envelope.ID)
+		told(e.Envelope)
+		return queue.Decision{Verdict: queue.Update}
+	}); err != nil {
+		rt.Fatal(err)
+	}
+	if !slices.Equal(got, want) {
+		rt.Fatalf("told of %v, want %v", got, want)
+	}
+}
+
 func (m *queueModel) reopen(rt *rapid.T) {
 	m.releaseAll()
 	if err := m.store.Close(); err != nil {
@@ -365,10 +404,13 @@ func (m *queueModel) compare(rt *rapid.T) {
 			if e.deliverable() {
 				want.Messages++
 				want.Bytes += int64(e.size)
-			} else if e.held() {
+			} else if want.Kept += int64(e.size); e.held() {
 				want.Held++
 			} else {
 				want.Failed++
+			}
+			if e.untold() {
+				want.Untold++
 			}
 		}
 		if got := m.store.Counts(d); got != want {
@@ -378,6 +420,8 @@ func (m *queueModel) compare(rt *rapid.T) {
 		totals.Bytes += want.Bytes
 		totals.Failed += want.Failed
 		totals.Held += want.Held
+		totals.Kept += want.Kept
+		totals.Untold += want.Untold
 		i := 0
 		if err := m.store.List(d, func(e queue.Entry) bool {
 			if i >= len(m.queues[d]) {

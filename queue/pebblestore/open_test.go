@@ -84,6 +84,49 @@ func TestFormatBefore(t *testing.T) {
 	}
 }
 
+// TestFormatWithoutMarks: in a store of the format that had no marks, what its senders are yet to be told of is found all the same.
+func TestFormatWithoutMarks(t *testing.T) {
+	fs := vfs.NewMem()
+	s := mustOpen(t, "queue", testOptions(t, fs))
+	in, err := s.Begin(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := benchEnvelope("a.example", 2)
+	env.Recipients = append(env.Recipients, mail.Recipient{Address: "second@a.example"})
+	if err := in.Commit([]byte("\r\n"), []mail.Envelope{env}); err != nil {
+		t.Fatal(err)
+	}
+	putTest(t, s, 10, "a.example")
+	l, err := s.Acquire([]string{"a.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ds, err := l.Next(nil, queue.Limit{Messages: 1, Bytes: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ds[0].Body.Close()
+	if err := l.Settle([]queue.Settlement{{Key: ds[0].Key, Outcomes: []mail.Outcome{{Status: mail.OutcomeFailed}, {Status: mail.OutcomeDeferred}}}}); err != nil {
+		t.Fatal(err)
+	}
+	l.Release()
+	if err := s.db.DeleteRange([]byte{spaceUntold}, []byte{spaceUntold + 1}, pebble.Sync); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.db.Set(keyFormat, appendNumber(nil, storeFormat-1), pebble.Sync); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, "queue", testOptions(t, fs))
+	if n := s.Counts("a.example"); n.Messages != 2 || n.Untold != 1 {
+		t.Fatalf("%+v", n)
+	}
+	mustClean(t, s)
+}
+
 // TestNumbersNeverComeAgain: the clock goes back by years, the queue is empty, the end was a crash or an
 // orderly one: numbers grow all the same, also past the bound's extensions.
 func TestNumbersNeverComeAgain(t *testing.T) {

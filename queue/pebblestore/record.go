@@ -169,7 +169,7 @@ func decodeEntry(domain string, rec []byte) (env mail.Envelope, own bool, err er
 		p.ORcpt = r.text()
 		p.State = mail.RecipientState(r.octet())
 		p.Reply = r.text()
-		if p.Notify&^notifyKnown != 0 || p.State > mail.Relayed {
+		if p.Notify&^notifyKnown != 0 || p.State > mail.Bounced {
 			r.bad = true
 		}
 	}

@@ -3,6 +3,7 @@ package pebblestore
 import (
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -12,12 +13,15 @@ import (
 	"odmr/queue"
 )
 
-// spaceOf is where entries at that stage stand.
-func spaceOf(stage queue.Stage) byte {
-	if stage == queue.Settled {
-		return spaceFailed
+// spacesOf are where entries at that stage stand.
+func spacesOf(stage queue.Stage) []byte {
+	switch stage {
+	case queue.Settled:
+		return []byte{spaceFailed}
+	case queue.Partial:
+		return []byte{spaceEntry, spaceHeld}
 	}
-	return spaceEntry
+	return []byte{spaceEntry}
 }
 
 // Walk implements queue.Reviewer. It begins at the head of the domain, so that it does not walk over what was deleted.
@@ -44,7 +48,10 @@ func (s *Store) Walk(domain string, stage queue.Stage, from uint64, fn func(queu
 	if from > durable {
 		return nil
 	}
-	space := spaceOf(stage)
+	space := spacesOf(stage)[0]
+	if stage == queue.Partial {
+		space = spaceUntold
+	}
 	it, err := s.db.NewIter(&pebble.IterOptions{
 		LowerBound: appendEntryKey(nil, space, domain, from), UpperBound: appendEntryKey(nil, space, domain, durable+1),
 	})
@@ -54,11 +61,13 @@ func (s *Store) Walk(domain string, stage queue.Stage, from uint64, fn func(queu
 	defer it.Close()
 	for ok := it.First(); ok; ok = it.Next() {
 		_, seq, _ := parseEntryKey(it.Key(), space)
-		rec, err := it.ValueAndErr()
-		if err != nil {
+		env, there, err := s.walked(it, stage, ref{domain, seq})
+		if err != nil && !errors.Is(err, errRecord) {
 			return fmt.Errorf("pebblestore: walk %s: %w", domain, err)
 		}
-		env, _, err := decodeEntry(domain, rec)
+		if err == nil && !there {
+			continue // it was settled meanwhile
+		}
 		if err != nil {
 			s.opts.Events.Corruption(fmt.Errorf("pebblestore: entry %s/%d: %w", domain, seq, err))
 			continue
@@ -70,11 +79,29 @@ func (s *Store) Walk(domain string, stage queue.Stage, from uint64, fn func(queu
 	return it.Error()
 }
 
+// walked reads the entry that it has come to.
+func (s *Store) walked(it *pebble.Iterator, stage queue.Stage, r ref) (env mail.Envelope, there bool, err error) {
+	if stage != queue.Partial {
+		rec, err := it.ValueAndErr()
+		if err == nil {
+			env, _, err = decodeEntry(r.domain, rec)
+		}
+		return env, true, err
+	}
+	all, err := s.placed(nil, r)
+	for _, p := range all {
+		if p.err != nil || p.env.Untold() {
+			return p.env, true, p.err
+		}
+	}
+	return env, false, err
+}
+
 // review is one Review.
 type review struct {
 	store    *Store
 	domain   *domain
-	space    byte
+	stage    queue.Stage
 	work     []settling
 	updated  []mail.Envelope // parallel to work; of those that are updated
 	messages []queue.Message
@@ -94,7 +121,7 @@ func (s *Store) Review(domain string, stage queue.Stage, seqs []uint64, decide f
 	if err != nil {
 		return err
 	}
-	r := review{store: s, space: spaceOf(stage)}
+	r := review{store: s, stage: stage}
 	s.mu.Lock()
 	r.domain = s.use(domain)
 	r.domain.commits++ // it stays until the end
@@ -116,12 +143,16 @@ func (s *Store) Review(domain string, stage queue.Stage, seqs []uint64, decide f
 	return r.carryOut(release)
 }
 
-// holdFor keeps leases off a domain whose waiting entries are reviewed.
+// holdFor keeps leases off a domain whose waiting entries are reviewed, and settlements off partial ones.
 func (s *Store) holdFor(domain string, stage queue.Stage) (release func(), err error) {
-	if stage != queue.Waiting {
-		return func() {}, nil
+	switch stage {
+	case queue.Waiting:
+		return s.hold([]placed{{ref: ref{domain: domain}}})
+	case queue.Partial:
+		s.telling.Lock()
+		return s.telling.Unlock, nil
 	}
-	return s.hold([]placed{{ref: ref{domain: domain}}})
+	return func() {}, nil
 }
 
 // decide asks about each entry.
@@ -135,6 +166,7 @@ func (r *review) decide(seqs []uint64, decide func(*queue.Reviewed) queue.Decisi
 		seen[seq] = true
 		key := queue.Key{Domain: r.domain.name, Seq: seq}
 		env, w, err := r.read(seq)
+		before := env.Untold()
 		if errors.Is(err, pebble.ErrNotFound) || err == nil && !s.isDurable(r.domain, seq) {
 			continue
 		}
@@ -146,25 +178,44 @@ func (r *review) decide(seqs []uint64, decide func(*queue.Reviewed) queue.Decisi
 			continue
 		}
 		d := decide(&queue.Reviewed{Key: key, Envelope: &env, Open: func() (queue.Body, error) { return s.openReviewed(key) }})
-		switch {
-		case d.Verdict == queue.Drop && r.space == spaceEntry && settleOthers(&env):
-			w.verdict = verdictHold
-		case d.Verdict == queue.Drop:
-			w.verdict, r.leaves = verdictRemove, true
-		case d.Verdict == queue.Update && r.space == spaceEntry && standing(&env) == verdictHold:
-			w.verdict = verdictHold
-		case d.Verdict == queue.Update && slices.ContainsFunc(env.Recipients, isPending) == (r.space == spaceEntry):
-			w.verdict = verdictUpdate
-		case d.Verdict == queue.Update || len(d.Messages) > 0:
+		w.verdict = r.verdict(&w, &env, d)
+		if w.verdict == verdictLeave && (d.Verdict != queue.Keep || len(d.Messages) > 0) {
 			return fmt.Errorf("pebblestore: review %s/%d: what was decided would repeat itself", key.Domain, seq)
-		default:
+		}
+		if w.verdict == verdictLeave {
 			continue
 		}
+		w.untold = [2]bool{before, w.verdict != verdictRemove && env.Untold()}
+		r.leaves = r.leaves || w.verdict == verdictRemove
 		r.work = append(r.work, w)
 		r.updated = append(r.updated, env)
 		r.messages = append(r.messages, d.Messages...)
 	}
 	return nil
+}
+
+// verdict is what a decision makes of an entry that is now as in env; verdictLeave: nothing.
+func (r *review) verdict(w *settling, env *mail.Envelope, d queue.Decision) verdict {
+	waits := r.stage == queue.Waiting
+	switch {
+	case d.Verdict == queue.Keep:
+		return verdictLeave
+	case r.stage == queue.Partial:
+		stays := standing(env)
+		if d.Verdict == queue.Update && !env.Untold() && stays != verdictRemove && stays.space() == w.space {
+			return verdictUpdate
+		}
+		return verdictLeave
+	case d.Verdict == queue.Drop && waits && settleOthers(env):
+		return verdictHold
+	case d.Verdict == queue.Drop:
+		return verdictRemove
+	case waits && standing(env) == verdictHold:
+		return verdictHold
+	case slices.ContainsFunc(env.Recipients, isPending) == waits:
+		return verdictUpdate
+	}
+	return verdictLeave
 }
 
 // openReviewed opens the body of an entry for the time of a Review.
@@ -174,17 +225,6 @@ func (s *Store) openReviewed(key queue.Key) (queue.Body, error) {
 		b.inside = true
 	}
 	return b, err
-}
-
-// settleOthers makes the end of an entry that of its recipients that are not held, and says whether there are such.
-func settleOthers(env *mail.Envelope) (held bool) {
-	held = slices.ContainsFunc(env.Recipients, func(r mail.Recipient) bool { return r.State == mail.Held })
-	for i := range env.Recipients {
-		if r := &env.Recipients[i]; held && r.State != mail.Held {
-			r.State = mail.Delivered // in so far as there is nothing left to do for it
-		}
-	}
-	return held
 }
 
 func isPending(r mail.Recipient) bool { return r.State == mail.Pending }
@@ -197,12 +237,22 @@ func (s *Store) isDurable(d *domain, seq uint64) bool {
 
 // read reads one entry.
 func (r *review) read(seq uint64) (env mail.Envelope, w settling, err error) {
-	rec, closer, err := r.store.db.Get(appendEntryKey(nil, r.space, r.domain.name, seq))
+	var rec []byte
+	var closer io.Closer
+	for _, space := range spacesOf(r.stage) {
+		w.space = space
+		if rec, closer, err = r.store.db.Get(appendEntryKey(nil, space, r.domain.name, seq)); !errors.Is(err, pebble.ErrNotFound) {
+			break
+		}
+	}
 	if err != nil {
 		return env, w, err
 	}
-	w = settling{ledger: &ledger{domain: r.domain}, seq: seq}
+	w.ledger, w.seq = &ledger{domain: r.domain}, seq
 	env, own, err := decodeEntry(r.domain.name, rec)
+	if err == nil && r.stage == queue.Partial && !env.Untold() {
+		err = pebble.ErrNotFound
+	}
 	w.o = outstanding{id: env.ID, size: env.WireSize, entry: len(rec), own: own, record: ownHead + int(env.WireSize), recipients: len(env.Recipients)}
 	return env, w, errors.Join(err, closer.Close())
 }
@@ -315,7 +365,7 @@ func (r *review) apply(b *pebble.Batch, domains []*domain) (seqs []uint64, err e
 	shared := false
 	for i := range r.work {
 		w := &r.work[i]
-		if err := s.record(b, w, &r.updated[i], r.space); err != nil {
+		if err := s.record(b, w, &r.updated[i]); err != nil {
 			return nil, err
 		}
 		shared = shared || w.o.shared && w.verdict == verdictRemove
@@ -332,9 +382,12 @@ func (r *review) apply(b *pebble.Batch, domains []*domain) (seqs []uint64, err e
 	return seqs, nil
 }
 
-// record writes what becomes of an entry in space to b, except for the body of a shared one.
-func (s *Store) record(b *pebble.Batch, w *settling, env *mail.Envelope, space byte) error {
-	key := appendEntryKey(nil, space, w.ledger.domain.name, w.seq)
+// record writes what becomes of an entry to b, except for the body of a shared one.
+func (s *Store) record(b *pebble.Batch, w *settling, env *mail.Envelope) error {
+	if err := w.setMark(b, w.untold[0], w.untold[1]); err != nil {
+		return err
+	}
+	key := appendEntryKey(nil, w.space, w.ledger.domain.name, w.seq)
 	if w.verdict == verdictUpdate {
 		return b.Set(key, appendEntry(make([]byte, 0, entrySize(env)), env, w.o.own), nil)
 	}
@@ -360,13 +413,15 @@ func (r *review) note() {
 	var freed int64
 	s.mu.Lock()
 	for i := range r.work {
-		switch w := &r.work[i]; w.verdict {
+		w := &r.work[i]
+		s.tally(r.domain, spaceUntold, w.mark, 0)
+		switch w.verdict {
 		case verdictRemove:
-			s.tally(r.domain, r.space, -1, w.o.size)
+			s.tally(r.domain, w.space, -1, w.o.size)
 			freed += w.o.size
 		case verdictHold:
-			s.tally(r.domain, r.space, -1, w.o.size)
-			s.tally(r.domain, spaceHeld, 1, 0)
+			s.tally(r.domain, w.space, -1, w.o.size)
+			s.tally(r.domain, spaceHeld, 1, w.o.size)
 		}
 	}
 	s.mu.Unlock()

@@ -27,6 +27,11 @@ type settling struct {
 	seq     uint64
 	o       outstanding
 	verdict verdict
+	mark    int64 // 1: the entry gets a mark in spaceUntold; -1: it loses it
+
+	// Of a review:
+	space  byte    // where the entry stands
+	untold [2]bool // mail.Envelope.Untold, before and after
 }
 
 // Settle implements queue.Lease. It checks everything before it writes anything.
@@ -42,6 +47,10 @@ func (l *lease) Settle(settlements []queue.Settlement) error {
 	work, err := l.claim(settlements)
 	if err != nil || len(work) == 0 {
 		return err
+	}
+	if !plain(work, settlements) {
+		s.telling.RLock()
+		defer s.telling.RUnlock()
 	}
 	s.frozen.RLock()
 	defer s.frozen.RUnlock()
@@ -116,7 +125,7 @@ func (s *Store) settle(b *pebble.Batch, w *settling, t *queue.Settlement) error 
 	var buf [256]byte
 	key := appendEntryKey(buf[:0], spaceEntry, t.Key.Domain, t.Key.Seq)
 	var env mail.Envelope
-	if w.o.fresh && allDelivered(t.Outcomes) {
+	if w.plain(t) {
 		w.verdict = verdictRemove // nearly always, and without a look at the entry
 	} else {
 		rec, closer, err := s.db.Get(key)
@@ -127,7 +136,12 @@ func (s *Store) settle(b *pebble.Batch, w *settling, t *queue.Settlement) error 
 		if err = errors.Join(err, closer.Close()); err != nil {
 			return fmt.Errorf("entry %s/%d: %w", t.Key.Domain, t.Key.Seq, err)
 		}
+		w.o.entry = len(rec)
+		before := env.Untold()
 		w.verdict = judge(&env, t)
+		if err := w.setMark(b, before, env.Untold()); err != nil {
+			return err
+		}
 	}
 	switch w.verdict {
 	case verdictUpdate:
@@ -149,6 +163,18 @@ func (s *Store) settle(b *pebble.Batch, w *settling, t *queue.Settlement) error 
 		return deleteBody(b, &w.o)
 	}
 	return nil
+}
+
+// plain says whether that settlement needs no look at the entry.
+func (w *settling) plain(t *queue.Settlement) bool { return w.o.fresh && allDelivered(t.Outcomes) }
+
+func plain(work []settling, settlements []queue.Settlement) bool {
+	for i := range work {
+		if !work[i].plain(&settlements[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 func allDelivered(outcomes []mail.Outcome) bool {
@@ -202,10 +228,9 @@ func judge(env *mail.Envelope, t *queue.Settlement) verdict {
 	return v
 }
 
-// standing is what becomes of an entry whose recipients are as in env. The bounce of a failed recipient waits as
-// long as another one is held, so that its sender hears once.
+// standing is what becomes of an entry whose recipients are as in env.
 func standing(env *mail.Envelope) verdict {
-	var n [mail.Relayed + 1]int
+	var n [mail.Bounced + 1]int
 	for i := range env.Recipients {
 		n[env.Recipients[i].State]++
 	}
@@ -321,6 +346,7 @@ func (l *lease) note(work []settling) {
 		w := &work[i]
 		g := w.ledger
 		delete(g.out, w.seq)
+		s.tally(g.domain, spaceUntold, w.mark, 0)
 		if w.verdict == verdictLeave || w.verdict == verdictUpdate {
 			g.leave(w.seq)
 			continue
@@ -331,7 +357,7 @@ func (l *lease) note(work []settling) {
 		if w.verdict == verdictRemove {
 			freed += w.o.size
 		} else {
-			s.tally(g.domain, w.verdict.space(), 1, 0)
+			s.tally(g.domain, w.verdict.space(), 1, w.o.size)
 		}
 	}
 	s.mu.Unlock()

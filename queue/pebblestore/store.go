@@ -28,9 +28,9 @@ var (
 )
 
 // storeFormat is the version of the whole key layout and its records, kept under keyFormat. Format 2, which had no
-// entry records v2 and no held recipients, is read as it is and becomes 3 when it is opened.
+// entry records v2 and no held recipients, and format 3, which had no marks (spaceUntold), become 4 when they are opened.
 const (
-	storeFormat     = 3
+	storeFormat     = 4
 	storeFormatRead = 2
 )
 
@@ -57,6 +57,10 @@ type Store struct {
 	// reviewing is held by whoever may take entries out of the queue and is no session: Review, Remove and what decides
 	// about held ones. Taken before frozen.
 	reviewing sync.Mutex
+	// telling is held for writing by a Review of partial entries from its look at them until its batch is in the log,
+	// and for reading by a Settle that looks at entries: either sees what the other made of one. Taken after
+	// reviewing and before frozen.
+	telling sync.RWMutex
 	// sharing is held while it is decided whether an entry is the last of its body, until the batch that
 	// follows from it is in the log: of two last entries one must see the other gone. Taken after frozen.
 	sharing sync.Mutex
@@ -187,6 +191,9 @@ func (s *Store) recover() error {
 			return err
 		}
 	}
+	if err := s.countMarks(); err != nil {
+		return err
+	}
 	for _, d := range s.domains {
 		d.durable = s.seq.last.Load()
 	}
@@ -196,10 +203,15 @@ func (s *Store) recover() error {
 func (s *Store) checkFormat() error {
 	format, err := s.readNumber(keyFormat)
 	switch {
-	case errors.Is(err, pebble.ErrNotFound), err == nil && format == storeFormatRead:
+	case errors.Is(err, pebble.ErrNotFound):
 		return s.db.Set(keyFormat, appendNumber(nil, storeFormat), pebble.Sync)
 	case err != nil:
 		return err
+	case format >= storeFormatRead && format < storeFormat:
+		if err := s.markAll(); err != nil {
+			return err
+		}
+		return s.db.Set(keyFormat, appendNumber(nil, storeFormat), pebble.Sync)
 	case format != storeFormat:
 		return fmt.Errorf("%w %d: this version knows %d", ErrFormat, format, storeFormat)
 	}
@@ -249,20 +261,21 @@ func (s *Store) count(space byte) error {
 
 // tally adds n entries (1 or -1) of size octets to the counts. mu is held, or nobody else is there yet.
 func (s *Store) tally(d *domain, space byte, n, size int64) {
-	switch space {
-	case spaceFailed:
-		d.counts.Failed += n
-		s.totals.Failed += n
-		return
-	case spaceHeld:
-		d.counts.Held += n
-		s.totals.Held += n
-		return
+	for _, c := range [...]*queue.Counts{&d.counts, &s.totals} {
+		switch space {
+		case spaceFailed:
+			c.Failed += n
+			c.Kept += n * size
+		case spaceHeld:
+			c.Held += n
+			c.Kept += n * size
+		case spaceUntold:
+			c.Untold += n
+		default:
+			c.Messages += n
+			c.Bytes += n * size
+		}
 	}
-	d.counts.Messages += n
-	d.counts.Bytes += n * size
-	s.totals.Messages += n
-	s.totals.Bytes += n * size
 }
 
 // sweep deletes the pieces of messages that have no body record: a crash came before
