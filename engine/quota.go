@@ -8,7 +8,8 @@ import (
 	"odmr/internal/mail"
 )
 
-// Quota bounds what is held for one account, all its domains together. An account's own policy goes before it. It is
+// Quota bounds what is held for one account, all its domains together: whatever takes up space, also what failed and
+// waits for its bounce, and what the bounce shield holds. An account's own policy goes before it. It is
 // looked at when a recipient is named, by counts that cost no scan: messages that come in at the same moment
 // may exceed it by as much as is on its way.
 type Quota struct {
@@ -62,7 +63,7 @@ func (e *Engine) overQuota(a *account.Account, size int64) *mail.Refusal {
 	var heldMessages, heldBytes int64
 	for _, d := range a.Domains {
 		n := e.cfg.Store.Counts(d)
-		heldMessages, heldBytes = heldMessages+n.Messages, heldBytes+n.Bytes
+		heldMessages, heldBytes = heldMessages+n.Messages+n.Failed+n.Held, heldBytes+n.Bytes+n.Kept
 	}
 	if (messages == 0 || heldMessages < messages) && (bytes == 0 || heldBytes+max(size, 1) <= bytes) {
 		return nil
