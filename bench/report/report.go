@@ -24,6 +24,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"octets":   result.Octets,
 	"micros":   result.Micros,
 	"number":   result.Number,
+	"count":    func(n int64) string { return result.Number(float64(n)) },
 	"sections": sections,
 	"bars":     bars,
 	"gain":     func(c result.Change) string { return fmt.Sprintf("%+.1f %%", 100*c.Gain()) },
@@ -60,7 +61,7 @@ func sections(run *result.Run) []section {
 			s.Plots = append(s.Plots, plot{group.title(), overTime(group)})
 		}
 		if len(r.Latency) > 0 {
-			s.Plots = append(s.Plots, plot{"latency by percentile", percentiles(r.Latency)})
+			s.Plots = append(s.Plots, plot{"latency by percentile, both scales logarithmic", percentiles(r.Latency)})
 		}
 		out = append(out, s)
 	}
@@ -70,12 +71,17 @@ func sections(run *result.Run) []section {
 // group is series that share an axis.
 type group []result.Series
 
+// title says what the plot shows, and in which unit where the axis does not.
 func (g group) title() string {
 	var names []string
 	for _, s := range g {
 		names = append(names, s.Name)
 	}
-	return strings.Join(names, ", ")
+	title := strings.Join(names, ", ")
+	if unit := g[0].Unit; unitOfAxis(unit) == "" && unit != "" {
+		title += " (" + unit + ")"
+	}
+	return title
 }
 
 // byUnit puts series of the same unit together, in the order in which units first occur.

@@ -53,6 +53,9 @@ func (r *Run) Compare(before *Run) []Change {
 func PrintChanges(w io.Writer, changes []Change) error {
 	var b strings.Builder
 	b.WriteString("\nagainst the baseline\n")
+	if len(changes) == 0 {
+		b.WriteString("  nothing to compare: it has no result of that name\n")
+	}
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	for _, c := range changes {
 		fmt.Fprintf(t, "  %s\t%s\t%s\t→ %s\t%+.1f %%\n", c.ID, c.Name,
