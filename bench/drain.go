@@ -15,8 +15,8 @@ import (
 
 // Drain measures customers that collect at the same time.
 type Drain struct {
-	Customers int           `default:"20" help:"Customers at once."`
-	Each      int           `default:"10000" help:"Messages for each."`
+	Customers int           `default:"20" min:"1" help:"Customers at once."`
+	Each      int           `default:"10000" min:"1" help:"Messages for each."`
 	Size      letters.Sizes `default:"4KiB" help:"Message sizes."`
 	TLS       bool          `name:"tls" help:"Customers collect in TLS (by STARTTLS), beside raw TLS over loopback."`
 	Offer     traffic.Offer `default:"chunking" help:"What the customers offer: data (lock-step), pipelining (PIPELINING), chunking (PIPELINING and CHUNKING)."`

@@ -34,7 +34,7 @@ type Settings struct {
 	Target     []string `placeholder:"ADDR" help:"Drive a server that runs already: smtp=HOST:PORT (or HOST:PORT alone), odmr=HOST:PORT, lmtp=HOST:PORT, admin=HOST:PORT. Its accounts come from the command accounts; memory, disk and processor time are not known then."`
 	NoCeilings bool     `help:"Do not measure the ceilings."`
 	Profile    string   `placeholder:"DIR" help:"Fetch the server's CPU profile of each measured part, and its heap and metrics after it, into DIR, along with the harness's own CPU profile."`
-	ProfileFor int      `default:"10" placeholder:"SECONDS" help:"Seconds of the CPU profiles, at most; a shorter measured part ends them."`
+	ProfileFor int      `default:"10" min:"1" placeholder:"SECONDS" help:"Seconds of the CPU profiles, at most; a shorter measured part ends them."`
 }
 
 // Customer is an account for the server.

@@ -17,8 +17,8 @@ import (
 
 // Idle measures what an authenticated session costs that does nothing.
 type Idle struct {
-	Sessions int           `default:"10000" help:"Sessions at once."`
-	Rest     time.Duration `default:"5s" help:"How long they rest before memory is looked at."`
+	Sessions int           `default:"10000" min:"1" help:"Sessions at once."`
+	Rest     time.Duration `default:"5s" min:"0s" help:"How long they rest before memory is looked at."`
 	TLS      string        `name:"tls" default:"too" enum:"too,off,only" help:"Sessions in TLS (by STARTTLS): too, off or only."`
 }
 

@@ -20,13 +20,13 @@ import (
 
 // Ingest measures durable 250s per second.
 type Ingest struct {
-	Connections int              `default:"64" help:"MX connections at once."`
-	For         time.Duration    `default:"5s" help:"How long."`
+	Connections int              `default:"64" min:"1" help:"MX connections at once."`
+	For         time.Duration    `default:"5s" min:"100ms" help:"How long."`
 	Size        letters.Sizes    `default:"4KiB" help:"Message sizes: 4KiB, 4KiB:70,64KiB:30 (weights), or mail (a usual mix)."`
 	LMTP        bool             `name:"lmtp" help:"LMTP instead of SMTP."`
 	Transfer    traffic.Transfer `default:"bdat" help:"bdat: whole transactions back to back; data: pipelined groups, one round trip per message; lock-step: no pipelining."`
-	Window      int              `default:"16" help:"Messages unanswered on a connection, with bdat."`
-	Customers   int              `default:"1000" help:"Customers whose mail it is."`
+	Window      int              `default:"16" min:"1" help:"Messages unanswered on a connection, with bdat."`
+	Customers   int              `default:"1000" min:"1" help:"Customers whose mail it is."`
 }
 
 // id sets a variant of the scenario apart.

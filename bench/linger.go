@@ -18,11 +18,11 @@ import (
 
 // Linger measures how soon mail that arrives reaches a customer whose session stays open, and what such a session costs.
 type Linger struct {
-	Sessions    int           `default:"2000" help:"Sessions that wait for mail."`
-	Rate        float64       `default:"200" help:"Messages that arrive per second, each for one of them."`
-	For         time.Duration `default:"10s" help:"How long."`
-	Connections int           `default:"16" help:"MX connections that they come over."`
-	Rest        time.Duration `default:"3s" help:"How long the sessions rest before memory is looked at."`
+	Sessions    int           `default:"2000" min:"1" help:"Sessions that wait for mail."`
+	Rate        float64       `default:"200" min:"0.1" help:"Messages that arrive per second, each for one of them."`
+	For         time.Duration `default:"10s" min:"100ms" help:"How long."`
+	Connections int           `default:"16" min:"1" help:"MX connections that they come over."`
+	Rest        time.Duration `default:"3s" min:"0s" help:"How long the sessions rest before memory is looked at."`
 	Size        letters.Sizes `default:"4KiB" help:"Message sizes."`
 	Offer       traffic.Offer `default:"chunking" help:"What the customers offer."`
 }

@@ -24,16 +24,16 @@ import (
 // once all is collected; then most customers of such a crowd do not collect but dial in twice a second and find nothing, which
 // measures logins.
 type Mixed struct {
-	Rate        float64       `default:"0" help:"Messages that arrive per second; 0: Share of the peak, which is measured first."`
-	Share       float64       `default:"0.3" help:"Part of the peak rate at which mail arrives."`
-	Lower       float64       `default:"0.15" help:"Part of the peak rate that is measured first, for half as long, to show where latency begins to rise; 0, or Rate given: none."`
-	PeakFor     time.Duration `default:"3s" help:"How long the peak rate is measured."`
-	For         time.Duration `default:"15s" help:"How long."`
-	Connections int           `default:"125" help:"MX connections at once, at most."`
-	Customers   int           `default:"2000" help:"Customers that collect all the time; each waits a moment before it dials in again."`
-	Stay        time.Duration `default:"10s" help:"Mean time that a customer stays for mail before it hangs up by 421; 0: the server ends the session by QUIT once all is collected."`
-	Queued      int           `default:"5" help:"Messages queued for each customer beforehand."`
-	Think       time.Duration `default:"500ms" help:"Mean time between a customer's sessions."`
+	Rate        float64       `default:"0" min:"0" help:"Messages that arrive per second; 0: Share of the peak, which is measured first."`
+	Share       float64       `default:"0.3" min:"0.001" max:"1" help:"Part of the peak rate at which mail arrives."`
+	Lower       float64       `default:"0.15" min:"0" max:"1" help:"Part of the peak rate that is measured first, for half as long, to show where latency begins to rise; 0, or Rate given: none."`
+	PeakFor     time.Duration `default:"3s" min:"100ms" help:"How long the peak rate is measured."`
+	For         time.Duration `default:"15s" min:"100ms" help:"How long."`
+	Connections int           `default:"125" min:"1" help:"MX connections at once, at most."`
+	Customers   int           `default:"2000" min:"1" help:"Customers that collect all the time; each waits a moment before it dials in again."`
+	Stay        time.Duration `default:"10s" min:"0s" help:"Mean time that a customer stays for mail before it hangs up by 421; 0: the server ends the session by QUIT once all is collected."`
+	Queued      int           `default:"5" min:"0" help:"Messages queued for each customer beforehand."`
+	Think       time.Duration `default:"500ms" min:"0s" help:"Mean time between a customer's sessions."`
 	Size        letters.Sizes `default:"4KiB" help:"Message sizes."`
 	Offer       traffic.Offer `default:"chunking" help:"What the customers offer."`
 }

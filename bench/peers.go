@@ -17,10 +17,10 @@ import (
 
 // Peers measures other mail servers beside ours, all by Postfix's load tools.
 type Peers struct {
-	Messages int           `default:"6000" help:"Messages of 4 KiB that each peer takes and relays."`
-	Ours     int           `default:"40000" help:"Messages that our server takes, and the bare sink: more, because it would be over too soon."`
-	Relay    time.Duration `default:"10s" help:"How long a peer relays at most; its rate is that of the messages that came by then."`
-	Sessions int           `default:"20" help:"Connections of smtp-source."`
+	Messages int           `default:"6000" min:"1" help:"Messages of 4 KiB that each peer takes and relays."`
+	Ours     int           `default:"40000" min:"1" help:"Messages that our server takes, and the bare sink: more, because it would be over too soon."`
+	Relay    time.Duration `default:"10s" min:"100ms" help:"How long a peer relays at most; its rate is that of the messages that came by then."`
+	Sessions int           `default:"20" min:"1" help:"Connections of smtp-source."`
 	Only     string        `help:"Only those whose names begin with this, and ours."`
 	Root     string        `default:"bin/peers" placeholder:"DIR" help:"Where make bench-peers has unpacked what cannot be installed side by side."`
 }

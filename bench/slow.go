@@ -15,11 +15,11 @@ import (
 
 // Slow measures what thousands of customers on slow lines cost the server and the others.
 type Slow struct {
-	Customers int           `default:"2000" help:"Slow customers at once."`
-	Rate      int           `default:"7000" help:"Octets per second that each of them takes: 7000 is a modem's 56 kbit/s."`
-	For       time.Duration `default:"12s" help:"How long."`
+	Customers int           `default:"2000" min:"1" help:"Slow customers at once."`
+	Rate      int           `default:"7000" min:"1" help:"Octets per second that each of them takes: 7000 is a modem's 56 kbit/s."`
+	For       time.Duration `default:"12s" min:"100ms" help:"How long."`
 	Size      letters.Sizes `default:"64KiB" help:"Message sizes."`
-	Each      int           `default:"4" help:"Messages for each; more than they can take meanwhile."`
+	Each      int           `default:"4" min:"1" help:"Messages for each; more than they can take meanwhile."`
 }
 
 const (

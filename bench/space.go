@@ -16,11 +16,11 @@ import (
 // Space measures what the disk sees of a message that is taken, held and collected, and how soon the room
 // is free again.
 type Space struct {
-	Customers int           `default:"20" help:"Customers whose mail it is."`
-	Messages  int           `default:"250000" help:"Messages in all; many memtables' worth, so that the mail does reach its place on the disk."`
+	Customers int           `default:"20" min:"1" help:"Customers whose mail it is."`
+	Messages  int           `default:"250000" min:"1" help:"Messages in all; many memtables' worth, so that the mail does reach its place on the disk."`
 	Size      letters.Sizes `default:"4KiB" help:"Message sizes."`
-	Hold      time.Duration `default:"10s" help:"How long the mail is held, at most; the server may be idle sooner."`
-	Wait      time.Duration `default:"60s" help:"How long the space may take to come back."`
+	Hold      time.Duration `default:"10s" min:"0s" help:"How long the mail is held, at most; the server may be idle sooner."`
+	Wait      time.Duration `default:"60s" min:"0s" help:"How long the space may take to come back."`
 }
 
 // spaceBack is the share of the mail's octets that may still be in use when its space counts as given back.

@@ -16,9 +16,9 @@ import (
 // Turn measures how long it takes from ATRN to the first MAIL FROM, by how much other customers
 // have queued.
 type Turn struct {
-	Backlogs []int         `default:"1000,100000,1000000" help:"Messages of other customers, ascending."`
-	Others   int           `default:"10000" help:"Those other customers."`
-	Probes   int           `default:"1000" help:"Customers that collect one message each, one after another, at each backlog."`
+	Backlogs []int         `default:"1000,100000,1000000" min:"0" help:"Messages of other customers, ascending."`
+	Others   int           `default:"10000" min:"1" help:"Those other customers."`
+	Probes   int           `default:"1000" min:"1" help:"Customers that collect one message each, one after another, at each backlog."`
 	Size     letters.Sizes `default:"512B" help:"Size of the others' messages."`
 }
 

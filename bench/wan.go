@@ -16,10 +16,10 @@ import (
 
 // WAN measures how many round trips a message takes over a long line.
 type WAN struct {
-	RTTs     []time.Duration `name:"rtt" default:"10ms,50ms,200ms" help:"Round trip times."`
-	Messages int             `default:"1000" help:"Messages for the customer at the end of each line."`
+	RTTs     []time.Duration `name:"rtt" default:"10ms,50ms,200ms" min:"0s" help:"Round trip times."`
+	Messages int             `default:"1000" min:"1" help:"Messages for the customer at the end of each line."`
 	Size     letters.Sizes   `default:"4KiB" help:"Message sizes."`
-	Limit    time.Duration   `default:"55s" help:"Fewer messages where one round trip for each would take longer than this."`
+	Limit    time.Duration   `default:"55s" min:"100ms" help:"Fewer messages where one round trip for each would take longer than this."`
 }
 
 // pings is how often a line is timed; the median counts.

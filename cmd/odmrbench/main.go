@@ -26,6 +26,8 @@ type cli struct {
 	bench.Settings `embed:""`
 	output         `embed:""`
 
+	Version kong.VersionFlag `help:"Show the version and exit."`
+
 	All    allCommand   `cmd:"" help:"Everything, in about five minutes, with the table of what was asked."`
 	Ingest bench.Ingest `cmd:"" help:"Mail in: durable 250s per second."`
 	Drain  bench.Drain  `cmd:"" help:"Mail out: customers that collect at the same time."`
@@ -44,9 +46,15 @@ type cli struct {
 
 func main() {
 	var c cli
-	parser := kong.Must(&c, kong.Name("odmrbench"), kong.Description("Load harness for odmrd."), kong.UsageOnError())
+	parser := kong.Must(&c, kong.Name("odmrbench"), kong.Description("Load harness for odmrd."), kong.Vars{"version": "odmrbench " + version})
 	chosen, err := parser.Parse(os.Args[1:])
-	parser.FatalIfErrorf(err)
+	if err == nil {
+		err = outOfBounds(chosen)
+	}
+	if err != nil {
+		complain(chosen, err)
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, &c, chosen); err != nil {
@@ -74,7 +82,7 @@ func run(ctx context.Context, c *cli, chosen *kong.Context) error {
 // accountsCommand writes accounts for a server that somebody else starts.
 type accountsCommand struct {
 	File      string `arg:"" help:"Accounts file to write."`
-	Customers int    `default:"10000" help:"How many."`
+	Customers int    `default:"10000" min:"1" help:"How many."`
 }
 
 func (a *accountsCommand) write() error { return writeAccounts(a.File, bench.Customers(a.Customers)) }

@@ -107,11 +107,33 @@ func TestFilesAndFailures(t *testing.T) {
 		{"--target", "smtp=127.0.0.1:1", "space"},
 		{"--server-arg=--max-message-size=nonsense", "ingest"},
 		{"nonsense"},
+		{"--report", filepath.Join(dir, "none", "run.html"), "ingest"},
 	} {
 		var exit *exec.ExitError
 		out, err := exec.Command(filepath.Join(bin, "odmrbench"), args...).CombinedOutput()
 		if !errors.As(err, &exit) || exit.ExitCode() == 0 || len(out) == 0 {
 			t.Errorf("odmrbench %v: %v, %q; want a failure that says why", args, err, out)
+		}
+	}
+}
+
+// Sizes with which nothing would be measured are refused before anything is started.
+func TestBounds(t *testing.T) {
+	for args, want := range map[string]string{
+		"ingest --connections=0":   "--connections: 0 is less than 1",
+		"ingest --for=0s":          "--for: 0s is less than 100ms",
+		"slow --rate=-1":           "--rate: -1 is less than 1",
+		"mixed --share=7":          "--share: 7 is more than 1",
+		"wan --rtt=5ms,-5ms":       "--rtt: -5ms is less than 0s",
+		"turn --backlogs=5,-1":     "--backlogs: -1 is less than 0",
+		"accounts x --customers=0": "--customers: 0 is less than 1",
+	} {
+		command, _, _ := strings.Cut(args, " ")
+		want = "odmrbench: " + want + "\nodmrbench: see odmrbench " + command + " --help\n"
+		var exit *exec.ExitError
+		out, err := exec.Command(filepath.Join(bin, "odmrbench"), strings.Fields(args)...).CombinedOutput()
+		if !errors.As(err, &exit) || exit.ExitCode() != 2 || string(out) != want {
+			t.Errorf("odmrbench %s: %v, %q, want %q", args, err, out, want)
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
+	"strings"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -37,6 +39,9 @@ func (o *output) measure(ctx context.Context, s *bench.Settings, todo plan) (err
 		if baseline, err = result.Load(o.Baseline); err != nil {
 			return fmt.Errorf("--baseline: %w", err)
 		}
+	}
+	if err := o.writable(); err != nil {
+		return err
 	}
 	people := os.Stdout
 	if o.JSON {
@@ -70,13 +75,34 @@ func (o *output) measure(ctx context.Context, s *bench.Settings, todo plan) (err
 			break
 		}
 		if err != nil {
-			failed = errors.Join(failed, fmt.Errorf("%T: %w", scenario, err))
-			fmt.Fprintf(people, "\n%T: FAILED: %v\n", scenario, err)
+			name := nameOf(scenario)
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", name, err))
+			fmt.Fprintf(people, "\n%s: FAILED: %v\n", name, err)
 		}
 	}
 	run.Seconds = time.Since(run.Began).Seconds()
 	run.Asked = run.Ask(todo.goals)
 	return errors.Join(failed, o.show(run, baseline, people))
+}
+
+// nameOf is what the command line calls a scenario.
+func nameOf(s bench.Scenario) string { return strings.ToLower(reflect.TypeOf(s).Elem().Name()) }
+
+// writable finds out whether the files can be written, which is better known before an hour of measuring.
+func (o *output) writable() error {
+	for flag, name := range map[string]string{"--save": o.Save, "--report": o.Report} {
+		if name == "" {
+			continue
+		}
+		f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o644)
+		if err == nil {
+			err = f.Close()
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", flag, err)
+		}
+	}
+	return nil
 }
 
 // show writes everything that was asked for, and fails if something did not hold.
