@@ -364,15 +364,16 @@ func (a *accountList) Run(c *cli, s *surroundings) error {
 }
 
 type accountShow struct {
-	Name string `arg:"" help:"Account name."`
+	Name string `arg:"" help:"Account name, or a domain: its account is shown."`
 	JSON bool   `name:"json" help:"Write JSON: an object with name, domains, own_hostname, secrets, and certificates, networks, recipients (how many are listed) and settings where there are any."`
 }
 
 func (accountShow) Help() string {
 	return `Secrets are never shown, only for which mechanisms there are some.
 
-Example:
-  odmrctl --accounts FILE account show tim`
+Examples:
+  odmrctl --accounts FILE account show tim
+  odmrctl --accounts FILE account show example.org`
 }
 
 func (a *accountShow) Run(c *cli, s *surroundings) error {
@@ -382,7 +383,9 @@ func (a *accountShow) Run(c *cli, s *surroundings) error {
 	}
 	b, err := doc.Lookup(a.Name)
 	if err != nil {
-		return err
+		if b = ownerOfDomain(doc, a.Name); b == nil {
+			return err
+		}
 	}
 	v := viewAccount(b)
 	if a.JSON {
@@ -403,6 +406,20 @@ func (a *accountShow) Run(c *cli, s *surroundings) error {
 		for _, value := range list.values {
 			fmt.Fprintf(s.stdout, "%-14s %s\n", list.label, value)
 			list.label = ""
+		}
+	}
+	return nil
+}
+
+// ownerOfDomain returns the account that may collect a domain's mail, nil if there is none.
+func ownerOfDomain(doc *account.Document, text string) *account.Account {
+	domain, err := account.ParseDomain(text)
+	if err != nil {
+		return nil
+	}
+	for _, b := range doc.Accounts() {
+		if slices.Contains(b.Domains, domain) {
+			return b
 		}
 	}
 	return nil

@@ -76,7 +76,7 @@ func main() {
 func run(args []string, s *surroundings) int {
 	c := new(cli)
 	exited := false
-	app, err := kong.New(c, kong.Name("odmrctl"), kong.Description(description), kong.Vars{"version": version, "message_form": messageForm},
+	app, err := kong.New(c, kong.Name("odmrctl"), kong.Description(description), kong.Vars{"version": "odmrctl " + version, "message_form": messageForm},
 		kong.ExplicitGroups(groups), kong.Writers(s.stdout, s.stderr), kong.Exit(func(int) { exited = true }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: false, WrapUpperBound: 100}))
 	if err != nil {
@@ -87,21 +87,30 @@ func run(args []string, s *surroundings) int {
 	case exited: // --help, --version
 		return exitOK
 	case err != nil:
-		return complain(s.stderr, usageError(err.Error()))
+		var wrong *kong.ParseError
+		if errors.As(err, &wrong) {
+			ctx = wrong.Context
+		}
+		return complain(s.stderr, ctx, usageError(err.Error()))
 	}
 	if err := ctx.Run(c, s); err != nil {
-		return complain(s.stderr, err)
+		return complain(s.stderr, ctx, err)
 	}
 	return exitOK
 }
 
-// complain says why and returns the exit status.
-func complain(w io.Writer, err error) int {
+// complain says why, and which help to look at, and returns the exit status. ctx, how far the command line was
+// understood, may be nil.
+func complain(w io.Writer, ctx *kong.Context, err error) int {
 	fmt.Fprintln(w, "odmrctl:", err)
 	var usage usageError
-	if errors.As(err, &usage) {
-		fmt.Fprintln(w, "odmrctl: see odmrctl --help")
-		return exitUsage
+	if !errors.As(err, &usage) {
+		return exitFailed
 	}
-	return exitFailed
+	command := "odmrctl"
+	if ctx != nil && ctx.Selected() != nil {
+		command = ctx.Selected().FullPath()
+	}
+	fmt.Fprintf(w, "odmrctl: see %s --help\n", command)
+	return exitUsage
 }

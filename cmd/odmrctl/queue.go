@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"os/user"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -58,6 +60,9 @@ func (c *cli) openQueue(s *surroundings) (q queue.Admin, done func() error, err 
 	if err == nil {
 		return client, func() error { client.Close(); return nil }, nil
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, nil, fmt.Errorf("%w: run this as the server's user", err)
+	}
 	if !errors.Is(err, admin.ErrNoServer) {
 		return nil, nil, fmt.Errorf("control socket: %w", err)
 	}
@@ -68,7 +73,7 @@ func (c *cli) openQueue(s *surroundings) (q queue.Admin, done func() error, err 
 	}
 	// Files that somebody else makes in there would keep the server from starting.
 	if owner, ok := ownerOf(info); ok && owner != os.Geteuid() {
-		return nil, nil, fmt.Errorf("the queue belongs to the user with number %d: run this as that user", owner)
+		return nil, nil, fmt.Errorf("the queue belongs to %s: run this as that user", userName(owner))
 	}
 	syscall.Umask(0o077)
 	store, err := pebblestore.Open(dir, pebblestore.Options{Now: s.now})
@@ -79,6 +84,14 @@ func (c *cli) openQueue(s *surroundings) (q queue.Admin, done func() error, err 
 		return nil, nil, err
 	}
 	return store, store.Close, nil
+}
+
+// userName is how the operator knows a user.
+func userName(uid int) string {
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
+		return u.Username
+	}
+	return fmt.Sprintf("the user with number %d", uid)
 }
 
 func ownerOf(info fs.FileInfo) (uid int, ok bool) {

@@ -210,7 +210,7 @@ func TestQueueCannotBeOpened(t *testing.T) {
 		if err := os.Chown(admin.QueueDir(data), 65534, 65534); err != nil {
 			t.Fatal(err)
 		}
-		if code, _, errs := ctl(t, data, "list"); code != exitFailed || !strings.Contains(errs, "number 65534") {
+		if code, _, errs := ctl(t, data, "list"); code != exitFailed || !strings.Contains(errs, "run this as that user") {
 			t.Errorf("another user's queue: %d %s", code, errs)
 		}
 	}
