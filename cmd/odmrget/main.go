@@ -36,6 +36,9 @@ const (
 	exitNoPerm    = 77 // the login or a domain was refused
 )
 
+// version is set when the program is built.
+var version = "unversioned"
+
 const description = `Collect mail from an On-Demand Mail Relay (RFC 2645) into a Maildir.
 
 Every flag is also an environment variable ODMRGET_… (capitals, with _ for -).
@@ -45,20 +48,21 @@ Exit status: 0 mail was collected or none waits; 2 wrong command line; 73 the Ma
 	`77 the login (535) or a domain (450) was refused.`
 
 type flags struct {
-	Server         string        `placeholder:"HOST:PORT" required:"" help:"The provider's ODMR server; port 366 if none is given."`
-	User           string        `placeholder:"NAME" required:"" help:"Account name."`
-	PasswordFile   string        `placeholder:"FILE" required:"" help:"File whose first line is the password; - is standard input."`
-	Domain         []string      `placeholder:"NAME" help:"Ask for this domain's mail only; may be repeated. Without it: all domains of the account."`
-	Maildir        string        `placeholder:"DIR" required:"" help:"Where to deliver; made if missing."`
-	Name           string        `placeholder:"HOST" help:"What to call ourselves in EHLO and in our greeting; default: the host name."`
-	Timeout        time.Duration `default:"10m" help:"How long the server may be silent, or not take what we say; 0 waits for ever."`
-	MaxMessageSize config.Size   `default:"0" placeholder:"SIZE" help:"Largest message to accept, such as 50MiB; larger ones are refused for good. 0: any."`
-	TLS            bool          `xor:"tls" help:"Use TLS from the first octet; give the port that the provider names for that."`
-	StartTLS       bool          `name:"starttls" xor:"tls" help:"Use TLS after STARTTLS; nothing but that is said in clear, and a provider that does not offer it is an error."`
-	TLSCA          string        `name:"tls-ca" placeholder:"FILE" help:"Trust the CAs in this PEM file instead of the system's."`
-	TLSName        string        `name:"tls-name" placeholder:"HOST" help:"The name in the server's certificate, if it is not that of --server."`
-	TLSInsecure    bool          `name:"tls-insecure" help:"Take any certificate: an attacker on the line can then be the server. For tests."`
-	Verbose        bool          `short:"v" help:"Show the dialogue on standard error: C: is us, P: the provider."`
+	Server         string           `placeholder:"HOST:PORT" required:"" help:"The provider's ODMR server; port 366 if none is given."`
+	User           string           `placeholder:"NAME" required:"" help:"Account name."`
+	PasswordFile   string           `placeholder:"FILE" required:"" help:"File whose first line is the password; - is standard input."`
+	Domain         []string         `placeholder:"NAME" help:"Ask for this domain's mail only; may be repeated. Without it: all domains of the account."`
+	Maildir        string           `placeholder:"DIR" required:"" help:"Where to deliver; made if missing."`
+	Name           string           `placeholder:"HOST" help:"What to call ourselves in EHLO and in our greeting; default: the host name."`
+	Timeout        time.Duration    `default:"10m" help:"How long the server may be silent, or not take what we say; 0 waits for ever."`
+	MaxMessageSize config.Size      `default:"0" placeholder:"SIZE" help:"Largest message to accept, such as 50MiB; larger ones are refused for good. 0: any."`
+	TLS            bool             `xor:"tls" help:"Use TLS from the first octet; give the port that the provider names for that."`
+	StartTLS       bool             `name:"starttls" xor:"tls" help:"Use TLS after STARTTLS; nothing but that is said in clear, and a provider that does not offer it is an error."`
+	TLSCA          string           `name:"tls-ca" placeholder:"FILE" help:"Trust the CAs in this PEM file instead of the system's."`
+	TLSName        string           `name:"tls-name" placeholder:"HOST" help:"The name in the server's certificate, if it is not that of --server."`
+	TLSInsecure    bool             `name:"tls-insecure" help:"Take any certificate: an attacker on the line can then be the server. For tests."`
+	Version        kong.VersionFlag `env:"-" help:"Show the version and exit."`
+	Verbose        bool             `short:"v" help:"Show the dialogue on standard error: C: is us, P: the provider."`
 }
 
 func main() {
@@ -109,23 +113,23 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err != nil {
 		return complain(exitStatus(err), fmt.Errorf("%s: %w", f.Server, err))
 	}
-	fmt.Fprintf(stdout, "%d messages, %d octets\n", stats.Messages, stats.Octets)
+	fmt.Fprintf(stdout, "%s, %d octets\n", messages(stats.Messages), stats.Octets)
 	if stats.Refused > 0 {
-		return complain(exitTempFail, fmt.Errorf("%d messages were refused: too big, or not stored", stats.Refused))
+		return complain(exitTempFail, fmt.Errorf("%s refused: too big, or not stored", messages(stats.Refused)))
 	}
 	return exitOK
 }
 
 func parse(f *flags, args []string, stdout, stderr io.Writer) (code int, done bool) {
 	exited := false
-	app, err := kong.New(f, kong.Name("odmrget"), kong.Description(description), kong.DefaultEnvars("ODMRGET"),
+	app, err := kong.New(f, kong.Name("odmrget"), kong.Description(description), kong.Vars{"version": "odmrget " + version}, kong.DefaultEnvars("ODMRGET"),
 		kong.Writers(stdout, stderr), kong.Exit(func(int) { exited = true }))
 	if err != nil {
 		panic(err) // the struct above is wrong: cannot happen at a user's
 	}
 	_, err = app.Parse(args)
 	switch {
-	case exited: // --help
+	case exited: // --help, --version
 		return exitOK, true
 	case err != nil:
 		fmt.Fprintf(stderr, "odmrget: %v\nodmrget: see odmrget --help\n", err)
@@ -191,6 +195,13 @@ func withPort(server string) string {
 		return host + ":366"
 	}
 	return server
+}
+
+func messages(n int) string {
+	if n == 1 {
+		return "1 message"
+	}
+	return fmt.Sprintf("%d messages", n)
 }
 
 func recipients(env *mail.Envelope) string {

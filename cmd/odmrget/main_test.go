@@ -113,7 +113,7 @@ func TestCollects(t *testing.T) {
 	if err != nil || string(content) != want {
 		t.Errorf("got %q (%v)", content, err)
 	}
-	if want := found[0] + ": from <a@x.example> to <b@example.org>, <c@example.org>\n1 messages, 19 octets\n"; stdout != want {
+	if want := found[0] + ": from <a@x.example> to <b@example.org>, <c@example.org>\n1 message, 19 octets\n"; stdout != want {
 		t.Errorf("stdout %q", stdout)
 	}
 	for _, line := range []string{"C: ATRN example.org,example.com\n", "P: 250 now reversing\n", "P: QUIT\n"} {
@@ -185,6 +185,13 @@ func TestUsage(t *testing.T) {
 func TestHelp(t *testing.T) {
 	var out, errs bytes.Buffer
 	if status := run(context.Background(), []string{"--help"}, nil, &out, &errs); status != 0 || !strings.Contains(out.String(), "Exit status:") {
+		t.Errorf("status %d: %s%s", status, &out, &errs)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	var out, errs bytes.Buffer
+	if status := run(context.Background(), []string{"--version"}, nil, &out, &errs); status != 0 || out.String() != "odmrget unversioned\n" {
 		t.Errorf("status %d: %s%s", status, &out, &errs)
 	}
 }
