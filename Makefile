@@ -34,7 +34,8 @@ help:
 ## run: start a server with an example account, hand mail in, collect it, keep serving
 .PHONY: run
 run: build
-	@$(GO) run ./internal/demo --bin bin
+	@$(GO) build -o bin/ ./internal/demo
+	@bin/demo --bin bin
 
 ## build: bin/odmrd, bin/odmrctl, bin/odmrget, bin/odmrbench
 .PHONY: build

@@ -49,6 +49,10 @@ func main() {
 	flag.StringVar(&d.lmtp, "lmtp", "127.0.0.1:2424", "address for mail over LMTP")
 	flag.StringVar(&d.http, "admin", "127.0.0.1:8366", "address of the metrics pages")
 	flag.StringVar(&d.mta, "mta", "127.0.0.1:2526", "address of the example customer's own MTA, where fetchmail brings mail")
+	flag.Usage = func() {
+		fmt.Fprintln(flag.CommandLine.Output(), "Usage: go run ./internal/demo [flags], after make build. It shows the server at work, and serves until Ctrl-C.")
+		flag.PrintDefaults()
+	}
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
