@@ -46,6 +46,7 @@ func (s *server) accountsRead(err error) {
 		return
 	}
 	s.log.Info().Str("file", s.accounts.Path()).Int("accounts", len(table.Accounts())).Int("domains", table.Domains()).Msg("accounts read")
+	s.warnIfOpen(s.accounts.Path())
 }
 
 // openElsewhere makes the directory of accounts that are not in a file. One that does not answer is no reason not to start:

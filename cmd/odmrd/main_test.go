@@ -446,7 +446,7 @@ func TestStartFailures(t *testing.T) {
 		"data is taken":  {func(*daemon) []string { return []string{"--data=" + filepath.Join(running.dir, "data")} }, `--data: .*in use`},
 		"data is a file": {func(d *daemon) []string { return []string{"--data=" + d.accounts} }, `--data: .*not a directory`},
 		"port is taken": {func(*daemon) []string { return []string{"--smtp-listen=" + running.lines.SMTP[0]} },
-			`smtp.*address already in use`},
+			`smtp.*address already in use: something listens there already`},
 		"admin port is taken": {func(*daemon) []string { return []string{"--admin-listen=" + running.lines.Admin[0]} },
 			`--admin-listen: .*address already in use`},
 	} {

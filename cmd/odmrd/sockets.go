@@ -3,10 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net"
 	"slices"
 	"strings"
+	"syscall"
 
 	"odmr/engine"
 	"odmr/internal/config"
@@ -77,7 +79,7 @@ func (s *server) openEngine(k kind, handed []*net.TCPListener) error {
 	}
 	add := func(socket *engine.Socket, err error) error {
 		if err != nil {
-			return fmt.Errorf("--%s-listen: %w", k.name, err)
+			return listenFailed(k.name, err)
 		}
 		s.sockets = append(s.sockets, engine.Listener{Role: k.role, TLS: k.tls, Socket: socket})
 		return nil
@@ -98,6 +100,18 @@ func (s *server) openEngine(k kind, handed []*net.TCPListener) error {
 	return nil
 }
 
+// listenFailed says which flag it was, and what can be done about it.
+func listenFailed(kind string, err error) error {
+	hint := ""
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		hint = ": a port below 1024 needs CAP_NET_BIND_SERVICE, systemd's socket, or root and --user"
+	case errors.Is(err, syscall.EADDRINUSE):
+		hint = ": something listens there already, perhaps another odmrd"
+	}
+	return fmt.Errorf("--%s-listen: %w%s", kind, err, hint)
+}
+
 // openAdmin opens the listeners of the HTTP server.
 func (s *server) openAdmin(handed []*net.TCPListener, addrs []config.Listen) error {
 	for _, l := range handed {
@@ -109,7 +123,7 @@ func (s *server) openAdmin(handed []*net.TCPListener, addrs []config.Listen) err
 	for _, addr := range addrs {
 		l, err := net.Listen("tcp", string(addr))
 		if err != nil {
-			return fmt.Errorf("--admin-listen: %w", err)
+			return listenFailed(adminKind, err)
 		}
 		s.adminSockets = append(s.adminSockets, l)
 	}

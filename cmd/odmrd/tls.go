@@ -3,11 +3,17 @@ package main
 import (
 	"crypto/tls"
 	"fmt"
+	"os"
+	"time"
 
 	"odmr/engine"
 	"odmr/engine/session"
 	"odmr/internal/certs"
 )
+
+// renewalDue is how long before its end a certificate should have been renewed: those that live for 90 days
+// are renewed 30 days before.
+const renewalDue = 14 * 24 * time.Hour
 
 // openCertificates reads what --tls-cert, --tls-key and --tls-client-ca name.
 func (s *server) openCertificates() error {
@@ -20,8 +26,9 @@ func (s *server) openCertificates() error {
 	}
 	var err error
 	if s.certs, err = certs.Open(files); err != nil {
-		return fmt.Errorf("--tls-cert: %w", err)
+		return fmt.Errorf("certificates: %w", err)
 	}
+	s.metrics.ShowCertificates(s.certs.Ends)
 	s.certificatesRead(nil)
 	return nil
 }
@@ -33,6 +40,22 @@ func (s *server) certificatesRead(err error) {
 		return
 	}
 	s.log.Info().Strs("certificates", s.certs.Describe()).Msg("certificates read")
+	switch left := time.Until(s.certs.Ends()); {
+	case left <= 0:
+		s.log.Error().Time("ended", s.certs.Ends()).Msg("a certificate has expired: customers who check it cannot log in; renew it")
+	case left < renewalDue:
+		s.log.Warn().Time("ends", s.certs.Ends()).Msg("a certificate expires soon: renew it")
+	}
+	for _, key := range s.cfg.TLSKey {
+		s.warnIfOpen(key)
+	}
+}
+
+// warnIfOpen tells the log of a file with secrets that everybody on the machine may read.
+func (s *server) warnIfOpen(file string) {
+	if info, err := os.Stat(file); err == nil && info.Mode().Perm()&0o007 != 0 {
+		s.log.Warn().Str("file", file).Stringer("mode", info.Mode().Perm()).Msg("everybody on this machine may read the secrets in this file: chmod o= it")
+	}
 }
 
 // tls is what the engine needs to know.

@@ -27,6 +27,9 @@ func QueueDir(data string) string { return filepath.Join(data, "queue") }
 // SocketPath is where a server with that data directory has its control socket.
 func SocketPath(data string) string { return filepath.Join(data, SocketName) }
 
+// maxSocketPath is the most octets of a unix socket's path, unix(7), less the one that ends it.
+const maxSocketPath = 107
+
 // stallTimeout is how long a client of the control socket may leave an answer unread before it is
 // cut off: a listing holds a view of the store open for as long as it runs.
 const stallTimeout = time.Minute
@@ -109,6 +112,9 @@ func (e *remoteError) Unwrap() error { return e.is }
 // there already is a dead server's and is replaced.
 func ServeControl(data string, q queue.Admin) (*Server, error) {
 	path := SocketPath(data)
+	if len(path) > maxSocketPath {
+		return nil, fmt.Errorf("the path %s has %d octets, and a socket's at most %d: choose a shorter --data", path, len(path), maxSocketPath)
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}

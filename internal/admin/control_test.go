@@ -319,6 +319,30 @@ func TestSocketIsPrivateAndReplacesADeadOne(t *testing.T) {
 }
 
 // TestMessageRoundTrip: an entry is the same after its way through JSON's type.
+// A path that is too long for a socket is named as what it is; the longest one works.
+func TestSocketPathTooLong(t *testing.T) {
+	dir, err := os.MkdirTemp("", "s") // of a known short path
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	for octets, good := range map[int]bool{maxSocketPath: true, maxSocketPath + 1: false} {
+		data := filepath.Join(dir, strings.Repeat("x", octets-len(dir)-len("//"+SocketName)))
+		if err := os.Mkdir(data, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		s, err := ServeControl(data, nil)
+		if good != (err == nil) || !good && !strings.Contains(err.Error(), "choose a shorter --data") {
+			t.Errorf("%d octets: %v", octets, err)
+		}
+		if err == nil {
+			if err := s.Shutdown(context.Background()); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
 func TestMessageRoundTrip(t *testing.T) {
 	text := rapid.String()
 	rapid.Check(t, func(t *rapid.T) {

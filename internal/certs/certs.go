@@ -98,7 +98,7 @@ func (c *Certificates) read() (*set, error) {
 	if c.files.ClientCA != "" {
 		roots, err := trust.ReadRoots(c.files.ClientCA)
 		if s.cas = roots; err != nil {
-			problems = append(problems, err)
+			problems = append(problems, fmt.Errorf("CAs of customers: %w", err))
 		}
 	}
 	return s, errors.Join(problems...)
@@ -180,6 +180,18 @@ func (c *Certificates) Certificate(hello *tls.ClientHelloInfo) (*tls.Certificate
 
 // ClientCAs are the CAs of customers' certificates; nil if there is no file of them.
 func (c *Certificates) ClientCAs() *x509.CertPool { return c.now.Load().cas }
+
+// Ends is when the first of the certificates in effect ends.
+func (c *Certificates) Ends() time.Time {
+	s := c.now.Load()
+	first := s.certs[0].Leaf.NotAfter
+	for _, cert := range s.certs[1:] {
+		if cert.Leaf.NotAfter.Before(first) {
+			first = cert.Leaf.NotAfter
+		}
+	}
+	return first
+}
 
 // Describe says for the log which certificates are in effect: their names and when they end.
 func (c *Certificates) Describe() []string {

@@ -82,6 +82,20 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 }
 
 // A broken version keeps the old one; the next good one counts, whoever notices it.
+// The one that ends first counts, in whichever place.
+func TestEnds(t *testing.T) {
+	at := func(seconds int64) *tls.Certificate {
+		return &tls.Certificate{Leaf: &x509.Certificate{NotAfter: time.Unix(seconds, 0)}}
+	}
+	for _, certs := range [][]*tls.Certificate{{at(5)}, {at(5), at(7)}, {at(9), at(7), at(5), at(6)}} {
+		c := new(Certificates)
+		c.now.Store(&set{certs: certs})
+		if got := c.Ends().Unix(); got != 5 {
+			t.Errorf("%d, want 5", got)
+		}
+	}
+}
+
 func TestReload(t *testing.T) {
 	dir := t.TempDir()
 	p := write(t, dir, "a", "one.example")

@@ -76,6 +76,7 @@ func busy(m *Metrics) {
 	m.StallBegan("memtables")
 	m.Refusing("disk full")
 	m.AccountsRead(nil, 10, 20)
+	m.ShowCertificates(func() time.Time { return time.Unix(1700000000, 0) })
 	m.AccountsRead(errors.New("line 3"), 10, 20)
 }
 
@@ -84,6 +85,7 @@ func TestSeries(t *testing.T) {
 	busy(m)
 	page := scrape(t, m)
 	for series, want := range map[string]string{
+		`odmr_tls_certificate_expiry_timestamp_seconds`:    "1.7e+09",
 		`odmr_sessions{state="login"}`:                     "1",
 		`odmr_sessions{state="smtp"}`:                      "1",
 		`odmr_sessions{state="provider"}`:                  "0",
