@@ -9,7 +9,7 @@ import (
 // reportMetrics count what senders were told, and what became of it.
 type reportMetrics struct {
 	made, discarded, sent map[string]prometheus.Counter
-	unreachable           prometheus.Counter
+	unreachable, denied   prometheus.Counter
 }
 
 func (m *Metrics) newReports() reportMetrics {
@@ -27,6 +27,7 @@ func (m *Metrics) newReports() reportMetrics {
 			"reason", "unasked", "no-sender", "bounce-off"),
 		sent:        of("reports_out_total", "Reports handed to the smarthost, by its answer.", "outcome", "sent", "deferred", "refused"),
 		unreachable: m.counter("smarthost_failures_total", "Connections to the smarthost that failed, at its greeting, TLS or login too."),
+		denied:      m.counter("smarthost_denials_total", "Times that the smarthost refused this server as such: a wrong or missing login, MAIL refused. Nothing is sent meanwhile, and nothing dropped."),
 	}
 }
 
@@ -48,6 +49,9 @@ func (m *Metrics) Sent(outcome string) { inc(m.reports.sent, outcome) }
 
 // Unreachable implements outbound.Observer.
 func (m *Metrics) Unreachable() { m.reports.unreachable.Inc() }
+
+// Denied implements outbound.Observer.
+func (m *Metrics) Denied() { m.reports.denied.Inc() }
 
 // ShowOutbound adds what waits for the smarthost, asked of counts when somebody looks. It is called once.
 func (m *Metrics) ShowOutbound(counts func() queue.Counts) {

@@ -2,9 +2,11 @@
 // smarthost, from the durable queue of mail.OutboundDomain.
 //
 // A Sender leases that queue as a session leases a customer's, so that no message goes out twice at once, and settles
-// each message by the smarthost's reply: taken, it is gone; refused for now (4xx), it waits; refused for good (5xx), it
-// is marked failed and dropped by whoever looks after failed mail, with a line in the log: there are no reports on
-// reports. While the smarthost cannot be reached, or refuses for now, the whole queue waits, longer each time.
+// each message by the smarthost's reply: taken, it is gone; refused for now (4xx), it waits, longer each time, and only what
+// goes to the same address with it; refused for good (5xx to RCPT or to the content), it is marked failed and dropped by whoever
+// looks after failed mail, with a line in the log: there are no reports on reports. While the smarthost cannot be reached,
+// refuses this server as such (a login is wrong or missing, relaying denied, MAIL refused), or refuses many in a row for now,
+// the whole queue waits, longer each time, and nothing is dropped.
 //
 // It is an SMTP client (RFC 5321) with STARTTLS (RFC 3207) and AUTH (RFC 4954), by go-smtp. A password never goes over
 // a connection in clear text, but to this machine itself. It must never send a message without a null reverse-path.
@@ -36,6 +38,8 @@ type Observer interface {
 	Sent(outcome string)
 	// Unreachable says that a connection to the smarthost, or its greeting, TLS or login, failed.
 	Unreachable()
+	// Denied says that the smarthost refuses this server, whatever the report: it is set up wrongly, here or there.
+	Denied()
 }
 
 // Config is what a Sender is made of.
@@ -63,8 +67,10 @@ const (
 type Sender struct {
 	cfg   Config
 	wake  chan struct{}
-	fails int       // in a row
-	until time.Time // nothing is tried before
+	fails int                  // in a row
+	until time.Time            // nothing is tried before
+	later map[string]postponed // by address; at most maxPostponed
+	taken time.Time            // when the smarthost last took a report
 }
 
 // New makes a Sender.
@@ -72,13 +78,14 @@ func New(cfg Config) *Sender {
 	if cfg.Observer == nil {
 		cfg.Observer = nobody{}
 	}
-	return &Sender{cfg: cfg, wake: make(chan struct{}, 1)}
+	return &Sender{cfg: cfg, wake: make(chan struct{}, 1), later: make(map[string]postponed)}
 }
 
 type nobody struct{}
 
 func (nobody) Sent(string)  {}
 func (nobody) Unreachable() {}
+func (nobody) Denied()      {}
 
 // Wake says that there is something to be sent. It does not block, and may be called by anyone.
 func (s *Sender) Wake() {
@@ -116,66 +123,71 @@ func (s *Sender) Pass(ctx context.Context) {
 	if s.cfg.Now().Before(s.until) || ctx.Err() != nil || s.cfg.Store.Counts(mail.OutboundDomain).Messages == 0 {
 		return
 	}
-	deferred, err := s.drain(ctx)
-	switch {
-	case err != nil:
-		s.backOff()
-		if !errors.Is(err, queue.ErrBusy) && !errors.Is(err, queue.ErrClosed) {
-			s.cfg.Logger.Warn().Err(err).Str("smarthost", s.cfg.Smarthost.Addr).Time("next_try", s.until).
-				Int64("waiting", s.cfg.Store.Counts(mail.OutboundDomain).Messages).Msg("reports cannot be sent now")
-		}
-	case deferred > 0:
-		s.backOff()
-	default:
+	err := s.drain(ctx)
+	if err == nil {
 		s.fails, s.until = 0, time.Time{}
+		return
 	}
-}
-
-// backOff puts the next try off: twice as long each time, less up to a quarter at random, so that not all
-// servers of a provider come back at once.
-func (s *Sender) backOff() {
-	d := backoffLeast << min(s.fails, 10)
-	d = min(d, backoffMost)
+	s.until = s.cfg.Now().Add(s.wait(s.fails))
 	s.fails++
-	s.until = s.cfg.Now().Add(d - time.Duration(s.cfg.Jitter()*float64(d)/4))
+	if errors.Is(err, queue.ErrBusy) || errors.Is(err, queue.ErrClosed) {
+		return
+	}
+	ev, text := s.cfg.Logger.Warn(), "reports cannot be sent now"
+	if errors.Is(err, errDenied) {
+		s.cfg.Observer.Denied()
+		ev, text = s.cfg.Logger.Error(), "the smarthost refuses this server: look at its settings and at --smarthost-user; reports wait"
+	}
+	ev.Err(err).Str("smarthost", s.cfg.Smarthost.Addr).Time("next_try", s.until).
+		Int64("waiting", s.cfg.Store.Counts(mail.OutboundDomain).Messages).Msg(text)
 }
 
-// drain sends all that waits over one connection, and says how many the smarthost refused for now.
-func (s *Sender) drain(ctx context.Context) (deferred int, err error) {
+// drain sends all that waits and is due over one connection.
+func (s *Sender) drain(ctx context.Context) error {
 	lease, err := s.cfg.Store.Acquire([]string{mail.OutboundDomain})
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer lease.Release()
 	var c *connection
 	defer func() { c.quit() }()
+	streak := 0 // of reports that were refused for now
 	for ctx.Err() == nil {
 		ds, err := lease.Next(nil, queue.Limit{Messages: portionMessages, Bytes: portionBytes})
 		if err != nil {
-			return deferred, closeAll(ds, err)
+			return closeAll(ds, err)
 		}
 		if len(ds) == 0 {
-			return deferred, nil
+			return nil
 		}
 		for i := range ds {
+			if !s.due(ds[i].Envelope.Recipients[0].Address) {
+				ds[i].Body.Close()
+				continue
+			}
 			if c == nil {
 				if c, err = s.cfg.Smarthost.connect(ctx); err != nil {
 					s.cfg.Observer.Unreachable()
-					return deferred, closeAll(ds[i:], err)
+					return closeAll(ds[i:], err)
 				}
 			}
-			n, err := s.send(c, lease, &ds[i])
-			deferred += n
-			if err != nil {
-				return deferred, closeAll(ds[i+1:], err)
+			deferred, err := s.send(c, lease, &ds[i])
+			if streak++; !deferred {
+				streak = 0
 			}
-			if ctx.Err() != nil {
-				return deferred, closeAll(ds[i+1:], nil)
+			if err == nil && streak == streakMost {
+				err = errStreak
+			}
+			if err != nil || ctx.Err() != nil {
+				return closeAll(ds[i+1:], err)
 			}
 		}
 	}
-	return deferred, nil
+	return nil
 }
+
+// errStreak says that it is not the reports that the smarthost refuses for now.
+var errStreak = fmt.Errorf("the smarthost refused %d reports in a row for now", streakMost)
 
 // closeAll closes the bodies of what is not sent, and returns err.
 func closeAll(ds []queue.Delivery, err error) error {
@@ -186,14 +198,14 @@ func closeAll(ds []queue.Delivery, err error) error {
 }
 
 // send hands one message over and settles it. An error means that the connection is of no more use.
-func (s *Sender) send(c *connection, lease queue.Lease, d *queue.Delivery) (deferred int, err error) {
+func (s *Sender) send(c *connection, lease queue.Lease, d *queue.Delivery) (deferred bool, err error) {
 	env := &d.Envelope
 	content, err := read(d.Body, env.Stuffed)
 	if err != nil {
-		return 0, fmt.Errorf("reading report %v: %w", env.ID, err)
+		return false, fmt.Errorf("reading report %v: %w", env.ID, err)
 	}
 	if env.ReversePath != "" {
-		return 0, fmt.Errorf("message %v has a sender: it is no report, and is not sent", env.ID)
+		return false, fmt.Errorf("message %v has a sender: it is no report, and is not sent", env.ID)
 	}
 	var failure error
 	st := queue.Settlement{Key: d.Key, Outcomes: make([]mail.Outcome, len(env.Recipients))}
@@ -202,13 +214,25 @@ func (s *Sender) send(c *connection, lease queue.Lease, d *queue.Delivery) (defe
 			st.Outcomes[i].Status = mail.OutcomeUntouched
 			continue
 		}
-		st.Outcomes[i], st.InDoubt, failure = c.hand(env, &env.Recipients[i], content)
+		c.proven = s.cfg.Now().Sub(s.taken) < backoffMost
+		h := c.hand(env, &env.Recipients[i], content)
+		st.Outcomes[i], st.InDoubt, failure = h.outcome, h.inDoubt, h.failure
+		switch {
+		case h.outcome.Status == mail.OutcomeDelivered:
+			s.taken = s.cfg.Now()
+			delete(s.later, env.Recipients[i].Address)
+		case h.outcome.Status == mail.OutcomeDeferred && h.begun:
+			s.postpone(env.Recipients[0].Address)
+			if h.failure == nil && h.outcome.Reply[0] == '5' { // perhaps: see deniesRelay
+				s.cfg.Observer.Denied()
+			}
+		}
 	}
 	word := "sent"
 	for _, o := range st.Outcomes {
 		switch o.Status {
 		case mail.OutcomeDeferred:
-			deferred, word = 1, "deferred"
+			deferred, word = true, "deferred"
 		case mail.OutcomeFailed:
 			word = "refused"
 		}

@@ -35,6 +35,7 @@ type sink struct {
 	secure   bool   // the last message came over TLS
 	sessions int
 	mailErr  error                      // reply to MAIL
+	rcptErr  error                      // reply to RCPT
 	dataErr  func(content string) error // reply to the final dot
 	drop     bool                       // the line goes dead behind the final dot
 }
@@ -76,8 +77,10 @@ func (s *sinkSession) Mail(from string, _ *smtp.MailOptions) error {
 	return s.mailErr
 }
 func (s *sinkSession) Rcpt(to string, o *smtp.RcptOptions) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.letter.to, s.letter.options = to, *o
-	return nil
+	return s.rcptErr
 }
 func (s *sinkSession) Data(r io.Reader) error {
 	b, err := io.ReadAll(r)
@@ -145,6 +148,7 @@ type world struct {
 
 func (w *world) Sent(outcome string) { w.seen[outcome]++ }
 func (w *world) Unreachable()        { w.seen["unreachable"]++ }
+func (w *world) Denied()             { w.seen["denied"]++ }
 
 func newWorld(t *testing.T, h Smarthost) *world {
 	t.Helper()
@@ -265,7 +269,11 @@ func TestBackOff(t *testing.T) {
 				}
 			}
 			w.wantWaiting(1)
-			if w.seen["unreachable"] != 8 || len(w.seen) != 1 {
+			denied := 0
+			if name == "a wrong password" {
+				denied = 8
+			}
+			if w.seen["unreachable"] != 8 || w.seen["denied"] != denied || w.seen["sent"]+w.seen["deferred"]+w.seen["refused"] != 0 {
 				t.Errorf("seen %v", w.seen)
 			}
 			if env := w.first(); env.Attempts != 0 {

@@ -48,6 +48,7 @@ var errNoMechanism = errors.New("the smarthost offers neither AUTH PLAIN nor LOG
 type connection struct {
 	client *smtp.Client
 	stop   func() bool // it is not to be cut any more when the server stops
+	proven bool        // the smarthost has taken a report lately: what it refuses is not this server
 }
 
 // stopGrace is how long a message may take that is on its way when the server stops.
@@ -84,7 +85,7 @@ func (h *Smarthost) connect(ctx context.Context) (*connection, error) {
 		stop()
 		return nil, errors.Join(err, ignoreClosed(conn.Close()))
 	}
-	return &connection{client, stop}, nil
+	return &connection{client: client, stop: stop}, nil
 }
 
 func ignoreClosed(err error) error {
@@ -188,6 +189,10 @@ func (h *Smarthost) login(client *smtp.Client) error {
 	default:
 		err = errNoMechanism
 	}
+	var reply *smtp.SMTPError
+	if errors.As(err, &reply) && reply.Code >= 500 {
+		return fmt.Errorf("%w: login: %w", errDenied, err)
+	}
 	if err != nil {
 		return fmt.Errorf("login at the smarthost: %w", err)
 	}
@@ -204,56 +209,104 @@ func (h *Smarthost) local() bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// hand hands a message over to one recipient. failure says why the connection is of no more use, if so; the outcome
-// is Deferred then.
-func (c *connection) hand(env *mail.Envelope, to *mail.Recipient, content []byte) (o mail.Outcome, inDoubt bool, failure error) {
+// handed is what became of a message.
+type handed struct {
+	outcome mail.Outcome
+	inDoubt bool
+	// failure says why the connection is of no more use, or no other message either; the outcome is Deferred then.
+	failure error
+	begun   bool // it concerns this message, or this recipient
+}
+
+// hand hands a message over to one recipient.
+func (c *connection) hand(env *mail.Envelope, to *mail.Recipient, content []byte) handed {
 	options := &smtp.MailOptions{Size: env.Size, UTF8: env.SMTPUTF8}
 	if utf8, _ := c.client.Extension("SMTPUTF8"); env.SMTPUTF8 && !utf8 { // RFC 6531 3.5
-		return mail.Outcome{Status: mail.OutcomeFailed, Reply: "550 5.6.7 SMTPUTF8 is required and the smarthost does not offer it"}, false, nil
+		return handed{outcome: mail.Outcome{Status: mail.OutcomeFailed, Reply: "550 5.6.7 SMTPUTF8 is required and the smarthost does not offer it"}}
 	}
 	if err := c.client.Mail("", options); err != nil {
-		return c.refused(err)
+		return c.refused(err, stageMail)
 	}
 	rcpt := &smtp.RcptOptions{}
 	if to.Notify == mail.NotifyNever {
 		rcpt.Notify = []smtp.DSNNotify{smtp.DSNNotifyNever}
 	}
 	if err := c.client.Rcpt(to.Address, rcpt); err != nil {
-		return c.refused(err)
+		return c.refused(err, stageRcpt)
 	}
 	w, err := c.client.Data()
 	if err != nil {
-		return c.refused(err)
+		return c.refused(err, stageData)
 	}
 	if _, err := w.Write(content); err != nil {
-		return mail.Outcome{Status: mail.OutcomeDeferred, Reply: "451 4.4.2 the connection was lost"}, false, err
+		return handed{outcome: lost, failure: err, begun: true}
 	}
 	response, err := w.CloseWithResponse()
 	if err != nil {
-		o, _, failure = c.refused(err)
-		return o, failure != nil, failure
+		h := c.refused(err, stageData)
+		h.inDoubt = h.failure != nil && !errors.Is(h.failure, errDenied)
+		return h
 	}
-	return mail.Outcome{Status: mail.OutcomeDelivered, Reply: clean("250 " + response.StatusText)}, false, nil
+	return handed{outcome: mail.Outcome{Status: mail.OutcomeDelivered, Reply: clean("250 " + response.StatusText)}}
 }
 
-// refused turns an error of go-smtp into an outcome, and makes the session ready for the next message.
-func (c *connection) refused(err error) (mail.Outcome, bool, error) {
+// stage is how far a message has come when it is refused.
+type stage uint8
+
+const (
+	stageMail stage = iota
+	stageRcpt
+	stageData
+)
+
+var lost = mail.Outcome{Status: mail.OutcomeDeferred, Reply: "451 4.4.2 the connection was lost"}
+
+// errDenied says that the smarthost refuses this server, and not a message.
+var errDenied = errors.New("the smarthost refuses this server")
+
+// refused turns an error of go-smtp into what became of a message, and makes the session ready for the next one.
+func (c *connection) refused(err error, at stage) handed {
 	var reply *smtp.SMTPError
 	if !errors.As(err, &reply) {
-		return mail.Outcome{Status: mail.OutcomeDeferred, Reply: "451 4.4.2 the connection was lost"}, false, err
+		return handed{outcome: lost, failure: err, begun: at == stageData}
 	}
 	text := fmt.Sprintf("%d %s", reply.Code, reply.Message)
 	if e := reply.EnhancedCode; e != smtp.NoEnhancedCode && e != smtp.EnhancedCodeNotSet {
 		text = fmt.Sprintf("%d %d.%d.%d %s", reply.Code, e[0], e[1], e[2], reply.Message)
 	}
-	o := mail.Outcome{Status: mail.OutcomeDeferred, Reply: clean(text)}
-	if reply.Code == 421 { // RFC 5321 3.8
-		return o, false, err
+	h := handed{outcome: mail.Outcome{Status: mail.OutcomeDeferred, Reply: clean(text)}, begun: at != stageMail}
+	switch {
+	case reply.Code == 421: // RFC 5321 3.8
+		h.failure = err
+	case denied(reply, at):
+		h.failure, h.begun = fmt.Errorf("%w: %s", errDenied, h.outcome.Reply), false
+	case reply.Code < 500 && at == stageMail:
+		h.failure = fmt.Errorf("the smarthost takes no mail now: %s", h.outcome.Reply)
+	case reply.Code >= 500 && !(at == stageRcpt && deniesRelay(reply) && !c.proven):
+		h.outcome.Status = mail.OutcomeFailed
+		fallthrough
+	default:
+		h.failure = c.client.Reset()
 	}
-	if reply.Code >= 500 {
-		o.Status = mail.OutcomeFailed
+	return h
+}
+
+// denied says whether a reply is about this server and not about the message: it asks for a login or for TLS
+// (RFC 4954 6, RFC 3207 4), or MAIL, of which the only thing that a report is its size, is refused.
+func denied(reply *smtp.SMTPError, at stage) bool {
+	switch reply.Code {
+	case 530, 534, 535, 538:
+		return true
+	case 552: // RFC 1870 6.1
+		return false
 	}
-	return o, false, c.client.Reset()
+	return reply.Code >= 500 && at == stageMail
+}
+
+// deniesRelay says whether a reply to RCPT may be about this server: "relay access denied", "client host rejected" are
+// 5.7.1 there, like what is said of a single recipient, or come with no enhanced code. Then it depends on whether the smarthost has lately taken another.
+func deniesRelay(reply *smtp.SMTPError) bool {
+	return reply.EnhancedCode[1] == 7 || reply.EnhancedCode == smtp.NoEnhancedCode || reply.EnhancedCode == smtp.EnhancedCodeNotSet
 }
 
 // clean makes a reply one printable line of at most mail.MaxReplyKept octets.

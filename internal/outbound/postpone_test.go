@@ -1,0 +1,167 @@
+package outbound
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/emersion/go-smtp"
+
+	"odmr/internal/mail"
+)
+
+func (s *sink) set(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+}
+
+// One report that is refused for now again and again waits for itself, longer each time; all others go out at once.
+func TestOneReportIsDeferred(t *testing.T) {
+	s := newSink(t, TLSNone)
+	tries := 0
+	s.dataErr = func(content string) error {
+		if strings.HasPrefix(content, "poison") {
+			tries++
+			return &smtp.SMTPError{Code: 451, EnhancedCode: smtp.EnhancedCode{4, 3, 0}, Message: "come again"}
+		}
+		return nil
+	}
+	w := newWorld(t, Smarthost{Addr: s.addr, TLS: TLSNone})
+	w.put("poison@elsewhere.example", "poison\r\n", 0)
+	began := w.now
+	var tried []time.Duration
+	for minute := range 200 {
+		w.put(fmt.Sprintf("r%d@elsewhere.example", minute), "good\r\n", 0)
+		before := tries
+		w.pass()
+		if tries > before {
+			tried = append(tried, w.now.Sub(began))
+		}
+		if len(s.got) != minute+1 {
+			t.Fatalf("minute %d: %d reports went out", minute, len(s.got))
+		}
+		w.wantWaiting(1)
+		w.now = w.now.Add(time.Minute)
+	}
+	want := []time.Duration{0, 1, 3, 7, 15, 31, 63, 123, 183}
+	for i, at := range want {
+		if len(tried) != len(want) || tried[i] != at*time.Minute {
+			t.Fatalf("tried at %v, want %v minutes", tried, want)
+		}
+	}
+	s.set(func() { s.dataErr = nil })
+	w.now = w.now.Add(backoffMost)
+	w.pass()
+	w.wantWaiting(0)
+	if len(w.sender.later) != 0 {
+		t.Errorf("remembered are %v", w.sender.later)
+	}
+}
+
+// A report behind whose final dot the line is lost each time does not keep those behind it.
+func TestOneReportBreaksTheLine(t *testing.T) {
+	s := newSink(t, TLSNone)
+	s.drop = true
+	w := newWorld(t, Smarthost{Addr: s.addr, TLS: TLSNone})
+	w.put("ann@elsewhere.example", "1\r\n", 0)
+	w.put("bob@elsewhere.example", "2\r\n", 0)
+	w.pass()
+	s.set(func() { s.drop = false })
+	w.sender.postpone("ann@elsewhere.example") // as if it had happened more often
+	w.now = w.now.Add(backoffLeast)
+	w.pass()
+	w.wantWaiting(1)
+	if last := s.got[len(s.got)-1]; last.to != "bob@elsewhere.example" {
+		t.Errorf("got %+v", s.got)
+	}
+}
+
+// A smarthost that refuses everything for now is left alone after some reports; those that it refused do not stand in
+// front of the others the next time.
+func TestAllIsDeferred(t *testing.T) {
+	for _, at := range []string{"MAIL", "RCPT"} {
+		s := newSink(t, TLSNone)
+		busy := &smtp.SMTPError{Code: 451, EnhancedCode: smtp.EnhancedCode{4, 3, 2}, Message: "overloaded"}
+		tries := streakMost
+		if at == "MAIL" {
+			s.mailErr, tries = busy, 1
+		} else {
+			s.rcptErr = busy
+		}
+		w := newWorld(t, Smarthost{Addr: s.addr, TLS: TLSNone})
+		for i := range streakMost + 5 {
+			w.put(fmt.Sprintf("r%d@elsewhere.example", i), "1\r\n", 0)
+		}
+		w.pass()
+		w.pass() // too early
+		if w.seen["deferred"] != tries || s.sessions != 1 || w.sender.until != w.now.Add(backoffLeast) {
+			t.Fatalf("%s: seen %v in %d sessions, until %v", at, w.seen, s.sessions, w.sender.until)
+		}
+		s.set(func() { s.mailErr, s.rcptErr = nil, nil })
+		w.now = w.now.Add(backoffLeast)
+		w.pass()
+		w.wantWaiting(0)
+	}
+}
+
+// What is remembered has a bound; beyond it nothing is lost.
+func TestPostponedIsBounded(t *testing.T) {
+	w := newWorld(t, Smarthost{})
+	for i := range 3 * maxPostponed {
+		w.sender.postpone(fmt.Sprintf("r%d@elsewhere.example", i))
+	}
+	if n := len(w.sender.later); n != maxPostponed || w.sender.due("r0@elsewhere.example") || !w.sender.due(fmt.Sprintf("r%d@elsewhere.example", maxPostponed)) {
+		t.Fatalf("%d are remembered", n)
+	}
+	w.now = w.now.Add(3 * backoffMost)
+	w.sender.postpone("new@elsewhere.example")
+	if n := len(w.sender.later); n != 1 {
+		t.Errorf("%d are remembered", n)
+	}
+}
+
+// A smarthost that refuses this server as such gets nothing more and is told of; no report is dropped for it, and all
+// go out when that is mended. Once it has taken one, what it refuses is the recipient.
+func TestDenied(t *testing.T) {
+	reply := func(code int, enhanced smtp.EnhancedCode) error {
+		return &smtp.SMTPError{Code: code, EnhancedCode: enhanced, Message: "no"}
+	}
+	for name, set := range map[string]func(s *sink){
+		"MAIL, a login is wanted":       func(s *sink) { s.mailErr = reply(530, smtp.EnhancedCode{5, 7, 0}) },
+		"MAIL, null reverse-path":       func(s *sink) { s.mailErr = reply(550, smtp.EnhancedCode{5, 1, 8}) },
+		"RCPT, a login is wanted":       func(s *sink) { s.rcptErr = reply(530, smtp.EnhancedCode{5, 7, 0}) },
+		"RCPT, relay access denied":     func(s *sink) { s.rcptErr = reply(554, smtp.EnhancedCode{5, 7, 1}) },
+		"RCPT, without a code of X.Y.Z": func(s *sink) { s.rcptErr = reply(554, smtp.NoEnhancedCode) },
+		"content, a login is wanted":    func(s *sink) { s.dataErr = func(string) error { return reply(530, smtp.EnhancedCode{5, 7, 0}) } },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSink(t, TLSNone)
+			set(s)
+			w := newWorld(t, Smarthost{Addr: s.addr, TLS: TLSNone})
+			w.put("ann@elsewhere.example", "1\r\n", 0)
+			w.put("bob@elsewhere.example", "2\r\n", 0)
+			for range 3 {
+				w.pass()
+				w.now = w.now.Add(backoffMost)
+			}
+			w.wantWaiting(2)
+			if c := w.store.Counts(mail.OutboundDomain); c.Failed != 0 || w.seen["refused"] != 0 {
+				t.Fatalf("%+v, seen %v", c, w.seen)
+			}
+			if w.seen["denied"] < 3 {
+				t.Errorf("seen %v", w.seen)
+			}
+			s.set(func() { s.mailErr, s.rcptErr, s.dataErr = nil, nil, nil })
+			w.pass()
+			w.wantWaiting(0)
+			s.set(func() { s.rcptErr = reply(554, smtp.EnhancedCode{5, 7, 1}) })
+			w.put("ann@elsewhere.example", "3\r\n", 0)
+			w.pass()
+			if c := w.store.Counts(mail.OutboundDomain); c.Failed != 1 || c.Messages != 0 {
+				t.Errorf("%+v", c)
+			}
+		})
+	}
+}
