@@ -25,6 +25,7 @@ type tenancy struct {
 	tenure    *tenure
 	atrnAt    session.Time   // when the last ATRN came
 	linger    time.Duration  // how long the session stays once all is collected
+	shield    account.Switch // the account's
 	releasing bool           // the lease goes back once nothing is in flight any more
 	expects   uint32         // ticket of ActAwait; 0: none
 	blocked   *acquireJob    // waits for others to make way
@@ -44,6 +45,7 @@ type acquireJob struct {
 	linger  time.Duration
 	wait    time.Duration
 	small   bool // small messages go first
+	shield  account.Switch
 	waiting int64
 	refusal *mail.Refusal
 }
@@ -99,7 +101,7 @@ func (j *acquireJob) policy() *mail.Refusal {
 	if a.Policy.Hold == account.On {
 		return refuseOnHold
 	}
-	j.small = a.Policy.SmallFirst == account.On
+	j.small, j.shield = a.Policy.SmallFirst == account.On, a.Policy.Shield
 	j.linger, j.wait = over(a.Policy.Linger, c.Linger), c.ATRNWait
 	if j.tries == 0 && e.intervals.tooSoon(j.account, now(), over(a.Policy.ATRNInterval, c.ATRNInterval)) {
 		e.cfg.Observer.LimitHit(LimitInterval)
@@ -153,7 +155,7 @@ func (c *conn) acquire(now session.Time, a *session.Action) {
 	d.atrnAt = now
 	c.submit(&e.lookups, &acquireJob{
 		ticket: a.Ticket, eng: e, account: c.account, wanted: slices.Clone(a.Domains),
-		tenure: &tenure{of: &e.tenures, home: c.lp, conn: c.id},
+		tenure: &tenure{of: &e.tenures, home: c.lp, conn: c.id, account: c.account},
 	})
 }
 
@@ -171,7 +173,7 @@ func (c *conn) acquired(now session.Time, j *acquireJob) {
 		c.refuseATRN(j)
 		return
 	}
-	d.lease, d.tenure, d.linger = &heldLease{Lease: j.tenure}, j.tenure, j.linger
+	d.lease, d.tenure, d.linger, d.shield = &heldLease{Lease: j.tenure}, j.tenure, j.linger, j.shield
 	if d.forfeit == j.tenure.id { // somebody was faster than this answer
 		c.makeWay()
 		c.release(now)
@@ -311,16 +313,19 @@ func (c *conn) rechecked(j *recheckJob) {
 	c.stopWaiting()
 	if r := j.refusal; r != nil {
 		c.log(c.lp.eng.log.Warn()).Int("code", r.Code).AnErr("cause", r.Cause).Strs("domains", j.domains).Msg("mail came that the session may not collect any more")
-		c.lp.eng.cfg.Observer.ATRN(r.Code)
+		if !c.everTurned { // else its ATRN was answered long ago
+			c.lp.eng.cfg.Observer.ATRN(r.Code)
+		}
 		c.answer(j.ticket, session.Result{Refusal: r})
 		return
 	}
 	c.answer(j.ticket, session.Result{})
-	if c.everTurned && !d.joined {
+	switch {
+	case !c.everTurned:
+		c.lp.eng.cfg.Observer.ATRN(250)
+	case !d.joined:
 		d.joined = true
 		c.lp.eng.prefetch.join()
-	} else {
-		c.lp.eng.cfg.Observer.ATRN(250)
 	}
 }
 

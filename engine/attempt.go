@@ -67,15 +67,25 @@ func (c *conn) deliverLate(now session.Time) bool {
 	if c.lateAt == 0 || now < c.lateAt {
 		return false
 	}
-	c.answer(c.late.ticket, c.late.result)
+	late := c.late
 	c.late, c.lateAt = nil, 0
+	if j := c.drain.blocked; j != nil && j.ticket == late.ticket { // others did not make way in time
+		j.refusal = late.result.Refusal
+		c.refuseATRN(j)
+		return true
+	}
+	c.answer(late.ticket, late.result)
 	return true
 }
 
 // join counts c among the sessions of its account, or returns why it may not.
 func (c *conn) join(name string) *mail.Refusal {
 	e := c.lp.eng
-	if !e.accounts.enter(name) {
+	spare := 0
+	if e.cfg.Collecting.OnBusy == BusyTakeover && e.tenures.has(name) {
+		spare = 1 // it may be there to end one whose line is gone
+	}
+	if !e.accounts.enter(name, spare) {
 		e.cfg.Observer.LimitHit(LimitAccountSessions)
 		return &mail.Refusal{Code: 421, Enhanced: "4.7.0", Text: "Too many sessions of this account, try again later"}
 	}

@@ -135,6 +135,45 @@ func TestTakeoverOfALingeringSession(t *testing.T) {
 	}
 }
 
+// A limit of one session does not keep a customer from taking over from the one whose line is lost; beyond that it holds.
+func TestTakeoverBesideTheLimitOfSessions(t *testing.T) {
+	for _, busy := range []Busy{BusyTakeover, BusyRefuse} {
+		s := newServer(t, withAuthenticator("password", "tim"), withLimits(Limits{SessionsPerAccount: 1}),
+			collecting(Collecting{Linger: time.Hour, OnBusy: busy}))
+		enter := func(want string) *peer {
+			p := s.dial(ODMR)
+			p.expect("220")
+			if l := p.login("tim", "password"); !strings.HasPrefix(l, want) {
+				t.Fatalf("%q, want %s", l, want)
+			}
+			return p
+		}
+		first := enter("235")
+		enter("421").eof() // there is nothing to take over
+		first.ask("ATRN", "250")
+		first.send("220 ready")
+		(&customer{peer: first}).command() // EHLO
+		s.state(StateLinger, 1)
+		if busy == BusyRefuse {
+			enter("421").eof()
+			continue
+		}
+		second := enter("235")
+		enter("421").eof()
+		second.ask("ATRN", "250")
+		second.send("220 ready")
+		(&customer{peer: second}).command()
+		first.Close()
+		eventually(t, "the first is gone", func() bool { return s.seen.states()[StateLinger] == 1 && s.seen.states()[StateReversed] == 0 })
+		eventually(t, "its place is free", func() bool {
+			s.accounts.mu.Lock()
+			defer s.accounts.mu.Unlock()
+			return s.accounts.sessions["tim"] == 1
+		})
+		enter("235") // may be there to take over in turn
+	}
+}
+
 // Wherever the old session stands, it ends, the new one gets what was not settled, in order and what is in doubt
 // first, and from the old lease nothing can be had or settled any more.
 func TestTakeoverInEveryPhase(t *testing.T) {
@@ -259,6 +298,9 @@ func TestTakeoverIsBounded(t *testing.T) {
 	fresh := &customer{peer: s.login("a")}
 	fresh.ask("ATRN", "451")
 	fresh.ask("NOOP", "250")
+	if got := fmt.Sprint(s.seen.get(func(r *recorder) int { return len(r.atrn) }), s.seen.get(func(r *recorder) int { return r.atrn[len(r.atrn)-1] })); got != "2 451" {
+		t.Errorf("answers counted, the last: %s", got)
+	}
 	led.settles.open()
 	eventually(t, "the domain is free", func() bool { return s.free() })
 	fresh.collect("ATRN")

@@ -207,13 +207,14 @@ type accounts struct {
 	sessions map[string]int
 }
 
-func (a *accounts) enter(name string) bool {
+// enter counts one more session, unless there are as many as there may be, and spare beyond.
+func (a *accounts) enter(name string, spare int) bool {
 	if a.limit <= 0 {
 		return true
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.sessions[name] >= a.limit {
+	if a.sessions[name] >= a.limit+spare {
 		return false
 	}
 	if a.sessions == nil {

@@ -144,15 +144,15 @@ func TestSessionsPerAddress(t *testing.T) {
 func TestSessionsPerAccount(t *testing.T) {
 	a := &accounts{limit: 2}
 	for i, want := range []bool{true, true, false, false} {
-		if a.enter("tim") != want {
+		if a.enter("tim", 0) != want {
 			t.Errorf("session %d: not %v", i+1, want)
 		}
 	}
-	if !a.enter("two") {
+	if !a.enter("two", 0) {
 		t.Error("another account pays for it")
 	}
 	a.leave("tim")
-	if !a.enter("tim") {
+	if !a.enter("tim", 0) {
 		t.Error("a place is not free")
 	}
 	a.leave("tim")
@@ -163,7 +163,7 @@ func TestSessionsPerAccount(t *testing.T) {
 	}
 	none := &accounts{}
 	for range 100 {
-		if !none.enter("tim") {
+		if !none.enter("tim", 0) {
 			t.Fatal("a limit where there is none")
 		}
 	}

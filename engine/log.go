@@ -109,7 +109,7 @@ func (c *conn) logSettled(s *settlement, took time.Duration) {
 }
 
 func (c *conn) logRefusedATRN(j *acquireJob) {
-	c.log(c.lp.eng.log.Info()).Int("code", j.refusal.Code).Strs("domains", j.wanted).AnErr("cause", j.refusal.Cause).
+	c.log(c.lp.eng.log.Info()).Int("code", j.refusal.Code).Str("reason", j.refusal.Text).Strs("domains", j.wanted).AnErr("cause", j.refusal.Cause).
 		Msg("ATRN refused")
 }
 

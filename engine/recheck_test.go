@@ -84,5 +84,13 @@ func TestHoldWhileASessionWaits(t *testing.T) {
 		if len(p.got) != 0 || s.store.Counts("a.example").Messages != 1 {
 			t.Fatalf("%+v: %q was collected", c, p.got)
 		}
+		want := 450
+		if c.Linger > 0 { // was answered when it came
+			want = 250
+		}
+		eventually(t, "the session is over", s.free)
+		if n, last := s.seen.get(func(r *recorder) int { return len(r.atrn) }), s.seen.get(func(r *recorder) int { return r.atrn[len(r.atrn)-1] }); n != 1 || last != want {
+			t.Fatalf("%+v: %d answers counted, the last %d", c, n, last)
+		}
 	}
 }

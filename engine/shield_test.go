@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"odmr/internal/account"
 	"odmr/internal/mail"
 	"odmr/queue"
 )
@@ -85,6 +86,30 @@ func TestShield(t *testing.T) {
 		}
 		if got := s.store.Totals(); got.Failed != int64(len(held)-2) || got.Messages+got.Held+got.Untold != 0 {
 			t.Fatalf("%+v", got)
+		}
+	}
+}
+
+// An account may be without the shield, or have it where the server has none.
+func TestShieldOfAccount(t *testing.T) {
+	for _, c := range []struct {
+		refusals, window int
+		own              account.Switch
+		held             bool
+	}{{3, 5, account.SwitchedOff, false}, {3, 5, account.On, true}, {0, 0, account.AsServer, false}, {0, 0, account.On, true}} {
+		s := newServer(t, withAccount("a", "a.example"), withShield(c.refusals, c.window), withPolicy("a", account.Policy{Shield: c.own}))
+		mx := s.feed(SMTP)
+		const n = 40
+		for i := range n {
+			mx.give("", fmt.Sprintf("u%d@a.example", i), "x", "250 ")
+		}
+		p := &customer{peer: s.login("a")}
+		p.verdict = func(*message) string { return "550 5.1.1 nobody of that name" }
+		p.collect("ATRN")
+		eventually(t, "the lease is given back", func() bool { return s.seen.states()[StateReversed] == 0 })
+		got := s.store.Totals()
+		if c.held != (got.Held > 0) || c.held != (got.Failed == 0) {
+			t.Errorf("%+v: %+v", c, got)
 		}
 	}
 }

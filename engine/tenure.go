@@ -17,10 +17,12 @@ type tenure struct {
 	of          *tenures
 	home        *loop
 	conn        uint64
+	account     string
 	domains     []string
 
 	// The rest belongs to tenures.mu.
-	id       uint64       // set when it was claimed; never used again
+	id       uint64 // set when it was claimed; never used again
+	inForce  bool
 	took     session.Time // when another made way for it; 0: none did
 	ending   bool         // it was asked to make way, or its session is over: its lease is on the way back
 	yielded  bool         // it did, and not just because it was at its end
@@ -42,11 +44,21 @@ type tenures struct {
 	mu   sync.Mutex
 	held map[string]*tenure // by domain
 	last uint64
+	of   map[string]int // how many each account has
 
 	patience time.Duration // takeoverTime, except in tests
 }
 
-func (r *tenures) init() { r.held, r.patience = make(map[string]*tenure), takeoverTime }
+func (r *tenures) init() {
+	r.held, r.of, r.patience = make(map[string]*tenure), make(map[string]int), takeoverTime
+}
+
+// has says whether a session of account drains something.
+func (r *tenures) has(account string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.of[account] > 0
+}
 
 // claimed is the outcome of a claim.
 type claimed uint8
@@ -84,6 +96,8 @@ func (r *tenures) claim(t *tenure, c *Collecting, now session.Time) claimed {
 		for _, d := range t.domains {
 			r.held[d] = t
 		}
+		r.of[t.account]++
+		t.inForce = true
 		return claimGranted
 	}
 	t.blockers = len(inTheWay)
@@ -118,6 +132,12 @@ func (r *tenures) end(t *tenure) {
 	for _, d := range t.domains {
 		if r.held[d] == t {
 			delete(r.held, d)
+		}
+	}
+	if t.inForce {
+		t.inForce = false
+		if r.of[t.account]--; r.of[t.account] == 0 {
+			delete(r.of, t.account)
 		}
 	}
 	for _, w := range t.behind {

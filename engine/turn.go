@@ -2,6 +2,7 @@ package engine
 
 import (
 	"odmr/engine/session"
+	"odmr/internal/account"
 )
 
 // machines sets what the machines of this server share.
@@ -74,6 +75,12 @@ func (c *conn) turn() {
 	e := c.lp.eng
 	cfg := e.reversed
 	cfg.Linger = c.drain.linger
+	switch {
+	case c.drain.shield == account.SwitchedOff:
+		cfg.ShieldRefusals = 0
+	case c.drain.shield == account.On && cfg.ShieldRefusals == 0:
+		cfg.ShieldRefusals, cfg.ShieldWindow = session.ReversedShieldRefusals, session.ReversedShieldWindow
+	}
 	m := session.NewReversed(&cfg, c.drain.lease.Domains())
 	e.histories.resume(c.account, m)
 	c.online()

@@ -14,6 +14,7 @@ type policyFlags struct {
 	QuotaBytes     *string `placeholder:"SIZE" group:"policy" help:"Octets held for this account, or unlimited."`
 	Hold           *string `placeholder:"ON" group:"policy" help:"Vacation: on pauses collecting, and mail is kept."`
 	SmallFirst     *string `placeholder:"ON" group:"policy" help:"Small messages first: on or off. The order of each sender's mail stays."`
+	Shield         *string `placeholder:"ON" group:"policy" help:"The bounce shield: off for a customer whose server rightly refuses nearly everything."`
 	Linger         *string `placeholder:"DURATION" group:"policy" help:"How long a session stays open once all is collected: 10m, or off."`
 	ATRNInterval   *string `name:"atrn-interval" placeholder:"DURATION" group:"policy" help:"Least time between two collections: 5m, or off."`
 }
@@ -23,7 +24,7 @@ func (f *policyFlags) values() map[string]*string {
 	return map[string]*string{
 		"retention": f.Retention, "delay-notice": f.DelayNotice, "bounce": f.Bounce, "max-message-size": f.MaxMessageSize,
 		"quota-messages": f.QuotaMessages, "quota-bytes": f.QuotaBytes, "hold": f.Hold, "small-first": f.SmallFirst,
-		"linger": f.Linger, "atrn-interval": f.ATRNInterval,
+		"shield": f.Shield, "linger": f.Linger, "atrn-interval": f.ATRNInterval,
 	}
 }
 

@@ -43,13 +43,14 @@ type Policy struct {
 	QuotaBytes     int64         // octets held, all domains together; Unlimited
 	Hold           Switch        // collecting is paused and mail kept (vacation)
 	SmallFirst     Switch        // small messages go first, never across one sender's order
+	Shield         Switch        // off: what its server refuses fails at once, however much
 	Linger         time.Duration // how long a session stays open once all is collected; Off
 	ATRNInterval   time.Duration // least time between two ATRN; Off
 }
 
 // Bounds of what a Policy may say.
 const (
-	minRetention = time.Hour
+	minRetention = time.Minute // as --retention
 	maxRetention = 365 * 24 * time.Hour
 	maxInterval  = 24 * time.Hour
 	minSize      = 64 << 10 // octets; less than the headers of mail that exists would be no setting but an outage
@@ -75,6 +76,7 @@ var settings = []setting{
 	sizeSetting("quota-bytes", minSize, maxQuota, true, func(p *Policy) *int64 { return &p.QuotaBytes }),
 	switchSetting("hold", func(p *Policy) *Switch { return &p.Hold }),
 	switchSetting("small-first", func(p *Policy) *Switch { return &p.SmallFirst }),
+	switchSetting("shield", func(p *Policy) *Switch { return &p.Shield }),
 	durationSetting("linger", time.Second, maxInterval, true, func(p *Policy) *time.Duration { return &p.Linger }),
 	durationSetting("atrn-interval", time.Second, maxInterval, true, func(p *Policy) *time.Duration { return &p.ATRNInterval }),
 }

@@ -14,7 +14,7 @@ func TestPolicySet(t *testing.T) {
 		{"bounce", "off", "off"}, {"bounce", "on", "on"}, {"bounce", "default", ""},
 		{"max-message-size", "10MiB", "10MiB"}, {"quota-messages", "10000", "10000"}, {"quota-messages", "unlimited", "unlimited"},
 		{"quota-bytes", "1GiB", "1GiB"}, {"quota-bytes", "unlimited", "unlimited"},
-		{"hold", "on", "on"}, {"small-first", "on", "on"}, {"linger", "10m", "10m"}, {"linger", "off", "off"}, {"atrn-interval", "90s", "1m30s"},
+		{"hold", "on", "on"}, {"small-first", "on", "on"}, {"shield", "off", "off"}, {"retention", "1m", "1m"}, {"linger", "10m", "10m"}, {"linger", "off", "off"}, {"atrn-interval", "90s", "1m30s"},
 	} {
 		var p Policy
 		if err := p.Set(c.name, c.value); err != nil {
@@ -36,7 +36,7 @@ func TestPolicySet(t *testing.T) {
 func TestPolicyRefuses(t *testing.T) {
 	before := Policy{Retention: 5 * 24 * time.Hour, QuotaBytes: Unlimited, Bounce: On}
 	for _, c := range [][2]string{
-		{"retention", "off"}, {"retention", "59m"}, {"retention", "366d"}, {"retention", "5"}, {"retention", ""}, {"delay-notice", "1s"},
+		{"retention", "off"}, {"retention", "59s"}, {"retention", "366d"}, {"retention", "5"}, {"retention", ""}, {"delay-notice", "1s"},
 		{"bounce", "yes"}, {"bounce", ""}, {"max-message-size", "1KiB"}, {"max-message-size", "3GiB"}, {"max-message-size", "unlimited"},
 		{"quota-messages", "0"}, {"quota-messages", "-1"}, {"quota-messages", "1e3"}, {"quota-bytes", "5M"}, {"linger", "25h"}, {"linger", "0s"}, {"atrn-interval", "-1ns"},
 	} {
