@@ -49,6 +49,13 @@ func (l *ledgerLease) Settle(s []queue.Settlement) error {
 	return l.Lease.Settle(s)
 }
 
+func (l *ledgerLease) SettleTo(s []queue.Settlement, to queue.Waiter) {
+	go func() {
+		l.of.settles.pass()
+		l.Lease.SettleTo(s, to)
+	}()
+}
+
 func collecting(c Collecting) setting {
 	return func(_ *server, cfg *Config) { cfg.Collecting = c }
 }

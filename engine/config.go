@@ -83,8 +83,7 @@ const (
 	maxLoops = 256
 	// minMemory is the least that PrefetchMemory and IngestMemory may be, in octets: a few messages.
 	minMemory = 4 << 20
-	// writeLane is how many appends and settlements may be in the store at once. The store
-	// groups the fsyncs of concurrent ones, so that more at once is less work for the disk.
+	// writeLane is how many appends and releases of leases may be in the store at once.
 	writeLane = 1024
 	// lookupLane is how many logins and lease requests may run at once, waitingLane where they may have to wait for a
 	// directory elsewhere: more than the directory lets wait when it hangs (cache's maxWaiting), so that those whose answers

@@ -90,7 +90,7 @@ func (c *conn) leaseStep() {
 		for i := range d.flying {
 			j.settlements[i] = d.flying[i].Settlement
 		}
-		c.call(&e.writes, callSettle, j)
+		c.call(&c.lp.settles, callSettle, j)
 	}
 	if (c.ended || d.releasing) && d.calls == 0 {
 		c.call(&e.writes, callRelease, &releaseJob{lease: d.lease})

@@ -65,28 +65,36 @@ type commitJob struct {
 	msg       incoming // its account
 	data      []byte
 	envelopes []mail.Envelope
-	way       task // home
-	over      atomic.Bool
-	began     time.Time
-	took      time.Duration
-	err       error
+	durably
 }
 
 func (j *commitJob) start(t task) {
-	j.way, j.began = t, time.Now()
+	j.begin(t)
 	j.in.Submit(j.data, j.envelopes, j)
 }
 
+func (j *commitJob) discard() {}
+
+// durably is the part of a job that is over when the store says so.
+type durably struct {
+	way   task // home
+	over  atomic.Bool
+	began time.Time
+	took  time.Duration
+	err   error
+}
+
+func (j *durably) begin(t task) { j.way, j.began = t, time.Now() }
+
 // Committed implements queue.Waiter.
-func (j *commitJob) Committed(err error) {
+func (j *durably) Committed(err error) {
 	if j.over.CompareAndSwap(false, true) {
 		j.err, j.took = err, time.Since(j.began)
 		j.way.done()
 	}
 }
 
-func (j *commitJob) fail(err error) { j.Committed(err) }
-func (j *commitJob) discard()       {}
+func (j *durably) fail(err error) { j.Committed(err) }
 
 // nextJob takes messages from a lease.
 type nextJob struct {
@@ -122,21 +130,19 @@ func (j *fetchJob) discard() {
 	j.body.Close()
 }
 
-// settleJob records what became of messages.
+// settleJob records what became of messages. It needs no worker while it waits for the disk, either.
 type settleJob struct {
 	lease       *heldLease
 	settlements []queue.Settlement
-	took        time.Duration
-	err         error
+	durably
 }
 
-func (j *settleJob) run() {
-	began := time.Now()
-	j.err = j.lease.Settle(j.settlements)
-	j.took = time.Since(began)
+func (j *settleJob) start(t task) {
+	j.begin(t)
+	j.lease.SettleTo(j.settlements, j)
 }
-func (j *settleJob) fail(err error) { j.err = err }
-func (j *settleJob) discard()       { j.lease.discard() }
+
+func (j *settleJob) discard() { j.lease.discard() }
 
 // releaseJob gives a lease back.
 type releaseJob struct{ lease *heldLease }

@@ -27,6 +27,7 @@ type loop struct {
 	stuck    holders        // hold bodies that they cannot write now
 	idle     holders        // hold bodies otherwise, longest without movement first
 	commits  lane           // one worker, so that a session's messages are put in line in the order in which they came
+	settles  lane           // one worker: it only puts outcomes in the log, and more would contend for that
 	small    buffers
 	large    buffers
 	record   []byte   // where a TLS record's plain text is gathered
@@ -46,6 +47,7 @@ func newLoop(e *Engine, index int) *loop {
 		record: make([]byte, 0, maxRecord),
 	}
 	lp.commits.init(e, "commit", 1)
+	lp.settles.init(e, "settle", 1)
 	lp.wheel.init(now())
 	lp.stuck.init()
 	lp.idle.init()

@@ -132,7 +132,7 @@ type Incoming interface {
 	Abort()
 }
 
-// Waiter is told what became of a Submit. The call comes once, perhaps before Submit returns, on any goroutine. It
+// Waiter is told what became of a Submit or a SettleTo. The call comes once, perhaps before Submit returns, on any goroutine. It
 // must not block and must not call the store.
 type Waiter interface{ Committed(err error) }
 
@@ -169,6 +169,9 @@ type Lease interface {
 	// with none pending and some Failed is kept apart for its bounce, and one with none pending and some Held until
 	// an operator has decided. One with some Failed beside others is at the stage Partial meanwhile. ErrLeaseLost settles nothing. It blocks.
 	Settle(settlements []Settlement) error
+	// SettleTo is Settle for those who have more to do: it returns as soon as the outcomes have their place in the log, and to
+	// is told what became of them. Until then a Settle is running, and settlements must stay untouched. It may have to read.
+	SettleTo(settlements []Settlement, to Waiter)
 	// Release ends the lease. What was not settled is pending as before. Bodies stay readable until closed.
 	Release()
 }

@@ -215,7 +215,7 @@ func settleBesideNext(t *testing.T, s *suite) {
 				}
 				ts = append(ts, queue.Settlement{Key: d.Key, Outcomes: []mail.Outcome{o}})
 			}
-			if err := l.Settle(ts); err != nil {
+			if err := SettleTo(l, ts); err != nil {
 				t.Error(err)
 			}
 		}

@@ -184,6 +184,18 @@ func outcomes(d queue.Delivery, status mail.OutcomeStatus, reply string) []mail.
 	return os
 }
 
+// told is a Waiter that hands on what it is told.
+type told chan error
+
+func (c told) Committed(err error) { c <- err }
+
+// SettleTo is l.Settle by way of its SettleTo.
+func SettleTo(l queue.Lease, settlements []queue.Settlement) error {
+	c := make(told, 1)
+	l.SettleTo(settlements, c)
+	return <-c
+}
+
 func settle(t *testing.T, l queue.Lease, ds []queue.Delivery, status mail.OutcomeStatus) {
 	t.Helper()
 	reply := map[mail.OutcomeStatus]string{
@@ -195,8 +207,8 @@ func settle(t *testing.T, l queue.Lease, ds []queue.Delivery, status mail.Outcom
 		d.Body.Close()
 		ts[i] = queue.Settlement{Key: d.Key, Outcomes: outcomes(d, status, reply)}
 	}
-	if err := l.Settle(ts); err != nil {
-		t.Fatalf("Settle: %v", err)
+	if err := SettleTo(l, ts); err != nil {
+		t.Fatalf("SettleTo: %v", err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -314,18 +315,19 @@ func notHandedOut(t *testing.T, s *suite) {
 		"too few outcomes":        {with(func(b *queue.Settlement) { b.Outcomes = nil })},
 		"too many outcomes":       {with(func(b *queue.Settlement) { b.Outcomes = append(slices.Clone(b.Outcomes), b.Outcomes...) })},
 	} {
-		if err := l.Settle(ts); err == nil {
+		if l.Settle(ts) == nil || SettleTo(l, ts) == nil {
 			t.Errorf("%s: settled", name)
 		}
 		wantCounts(t, name, s.Store.Totals(), queue.Counts{Messages: 4, Bytes: 40}) // nothing was settled
 	}
-	if err := l.Settle(nil); err != nil {
+	if err := errors.Join(l.Settle(nil), SettleTo(l, nil)); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Settle([]queue.Settlement{ok}); err != nil {
 		t.Fatal(err)
 	}
 	wantError(t, "a second time", l.Settle([]queue.Settlement{ok}), queue.ErrNotHandedOut)
+	wantError(t, "a third time", SettleTo(l, []queue.Settlement{ok}), queue.ErrNotHandedOut)
 }
 
 // manyDeferred leaves more behind than a store may want to remember one by one.

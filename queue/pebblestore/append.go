@@ -101,14 +101,20 @@ func (in *incoming) Submit(last []byte, envelopes []mail.Envelope, to queue.Wait
 	in.store.syncing <- c
 }
 
-// maxSyncing is how many submitted messages may wait for the disk before Submit blocks.
+// maxSyncing is how many submitted messages and lists of outcomes may wait for the disk before Submit and SettleTo block.
 const maxSyncing = 4096
 
-// awaitSyncs tells those who submitted messages what became of them.
+// submitted is what was put in the log for a Waiter, and is not known to be durable.
+type submitted interface {
+	finish() error
+	waiter() queue.Waiter
+}
+
+// awaitSyncs tells those who submitted messages and outcomes what became of them.
 func (s *Store) awaitSyncs() {
 	defer close(s.synced)
 	for c := range s.syncing {
-		c.to.Committed(c.finish())
+		c.waiter().Committed(c.finish())
 	}
 }
 
@@ -121,6 +127,8 @@ type commit struct {
 	seq     uint64
 	batch   *pebble.Batch
 }
+
+func (c *commit) waiter() queue.Waiter { return c.to }
 
 // submit puts the message in the log. Until finish is called life and frozen are held for it.
 func (in *incoming) submit(last []byte, envelopes []mail.Envelope) (c *commit, err error) {

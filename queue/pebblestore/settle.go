@@ -34,45 +34,97 @@ type settling struct {
 	untold [2]bool // mail.Envelope.Untold, before and after
 }
 
+// outcomes are settlements that are in the log and not known to be durable.
+type outcomes struct {
+	lease *lease
+	to    queue.Waiter // of SettleTo
+	work  []settling
+	batch *pebble.Batch // nil: nothing was to be written
+}
+
 // Settle implements queue.Lease. It checks everything before it writes anything.
 func (l *lease) Settle(settlements []queue.Settlement) error {
+	o, err := l.submit(settlements)
+	if err != nil || o == nil {
+		return err
+	}
+	return o.finish()
+}
+
+// SettleTo implements queue.Lease. One goroutine waits for the disk for all of them; see awaitSyncs.
+func (l *lease) SettleTo(settlements []queue.Settlement, to queue.Waiter) {
+	o, err := l.submit(settlements)
+	if err != nil || o == nil {
+		to.Committed(err)
+		return
+	}
+	o.to = to
+	l.store.syncing <- o
+}
+
+// submit puts the outcomes in the log; nil means that there are none. Until finish is called life and frozen are held for it.
+func (l *lease) submit(settlements []queue.Settlement) (o *outcomes, err error) {
 	if l.released {
-		return queue.ErrLeaseLost
+		return nil, queue.ErrLeaseLost
 	}
 	s := l.store
 	if err := s.enter(); err != nil {
-		return err
+		return nil, err
 	}
-	defer s.leave()
+	defer func() {
+		if o == nil { // refused, or in a panic
+			s.leave()
+		}
+	}()
 	work, err := l.claim(settlements)
 	if err != nil || len(work) == 0 {
-		return err
+		return nil, err
 	}
 	if !plain(work, settlements) {
 		s.telling.RLock()
 		defer s.telling.RUnlock()
 	}
 	s.frozen.RLock()
-	defer s.frozen.RUnlock()
+	defer func() {
+		if o == nil {
+			s.frozen.RUnlock()
+		}
+	}()
 	b := s.db.NewBatch()
 	shared := false
 	for i := range work {
 		if err := s.settle(b, &work[i], &settlements[i]); err != nil {
-			return errors.Join(fmt.Errorf("pebblestore: settle: %w", err), b.Close())
+			return nil, errors.Join(fmt.Errorf("pebblestore: settle: %w", err), b.Close())
 		}
 		shared = shared || work[i].o.shared && work[i].verdict == verdictRemove
 	}
 	if b.Empty() {
-		err = b.Close()
-	} else if err = s.applySettled(b, work, shared); err == nil {
-		err = s.settled(b)
+		if err := b.Close(); err != nil {
+			return nil, fmt.Errorf("pebblestore: settle: %w", err)
+		}
+		return &outcomes{lease: l, work: work}, nil
 	}
-	if err != nil {
-		return fmt.Errorf("pebblestore: settle: %w", err)
+	if err := s.applySettled(b, work, shared); err != nil {
+		return nil, fmt.Errorf("pebblestore: settle: %w", err)
 	}
-	l.note(work)
+	return &outcomes{lease: l, work: work, batch: b}, nil
+}
+
+// finish waits until the outcomes are durable, and brings the memory in line.
+func (o *outcomes) finish() error {
+	s := o.lease.store
+	defer s.leave()
+	defer s.frozen.RUnlock()
+	if o.batch != nil {
+		if err := s.settled(o.batch); err != nil {
+			return fmt.Errorf("pebblestore: settle: %w", err)
+		}
+	}
+	o.lease.note(o.work)
 	return nil
 }
+
+func (o *outcomes) waiter() queue.Waiter { return o.to }
 
 // claim finds the outstanding delivery of each settlement.
 func (l *lease) claim(settlements []queue.Settlement) ([]settling, error) {

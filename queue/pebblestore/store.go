@@ -74,8 +74,8 @@ type Store struct {
 	incoming map[mail.ID]struct{} // messages whose pieces may be on disk without a body record
 	unheld   sync.Cond            // on mu: a hold on a domain has ended
 
-	syncing chan *commit  // submitted, in the order of the log; see awaitSyncs
-	synced  chan struct{} // closed when awaitSyncs has ended
+	syncing chan submitted //  in the order of the log; see awaitSyncs
+	synced  chan struct{}  // closed when awaitSyncs has ended
 
 	janitor janitor
 }
@@ -142,7 +142,7 @@ func Open(dir string, opts Options) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("pebblestore: open %s: %w", dir, err), s.db.Close(), s.lock.Close())
 	}
 	s.space.look()
-	s.syncing, s.synced = make(chan *commit, maxSyncing), make(chan struct{})
+	s.syncing, s.synced = make(chan submitted, maxSyncing), make(chan struct{})
 	go s.awaitSyncs()
 	s.janitor.start(s)
 	return s, nil
