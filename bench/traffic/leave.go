@@ -16,7 +16,9 @@ const leaveLimit = 10 * time.Second
 // answered with 250 it has; nothing else. It may be called from any goroutine.
 func (c *Customer) Leave() {
 	c.leaving.Store(true)
-	_ = c.conn.SetReadDeadline(time.Now()) // wakes a reader; an error means that the connection is gone
+	if c.serving.Load() { // else Serve will see to it
+		_ = c.conn.SetReadDeadline(time.Now()) // wakes a reader; an error means that the connection is gone
+	}
 }
 
 // due reports whether the customer is to leave.
@@ -48,11 +50,13 @@ func (s *server) leave() error {
 	if err := half.CloseWrite(); err != nil {
 		return fmt.Errorf("%w: %w", ErrLost, err)
 	}
-	if err := s.conn.SetReadDeadline(time.Now().Add(leaveLimit)); err != nil {
-		return err
+	for limit := time.Now().Add(leaveLimit); time.Now().Before(limit); {
+		if err := s.conn.SetReadDeadline(limit); err != nil {
+			return err
+		}
+		if _, err := io.Copy(io.Discard, s.conn); !errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil // by a reset or not, it has closed, and had all our replies before
+		} // else the time is up, or Leave was called meanwhile
 	}
-	if _, err := io.Copy(io.Discard, s.conn); errors.Is(err, os.ErrDeadlineExceeded) {
-		return fmt.Errorf("the server did not close within %v of 421", leaveLimit)
-	}
-	return nil // by a reset or not, it has closed, and had all our replies before
+	return fmt.Errorf("the server did not close within %v of 421", leaveLimit)
 }

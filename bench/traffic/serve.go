@@ -77,6 +77,7 @@ func (c *wire) serve(o ServeOptions) error {
 	if o.Divide > 0 {
 		s.lastID = map[uint64]uint64{}
 	}
+	c.serving.Store(true)
 	if !o.Until.IsZero() {
 		if err := c.conn.SetReadDeadline(o.Until); err != nil {
 			return err

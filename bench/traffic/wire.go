@@ -45,7 +45,8 @@ type wire struct {
 	out     []byte
 	vec     net.Buffers
 	unwatch func() bool
-	slow    *Throttle // nil: read as fast as can be
+	slow    *Throttle   // nil: read as fast as can be
+	serving atomic.Bool // after the turn
 	leaving atomic.Bool
 }
 
