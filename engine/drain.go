@@ -120,7 +120,7 @@ func (c *conn) fetchMore(a *session.Action) {
 	e := c.lp.eng
 	share := e.prefetch.share(a.Size)
 	// Next goes over its limit by one segment at the most.
-	reserved := share + mail.ChunkSize + lookahead
+	reserved := share + mail.LastPiece + lookahead
 	d.want = &nextJob{
 		ticket: a.Ticket, lease: d.lease, reserved: reserved,
 		limit: queue.Limit{Messages: max(a.Messages, 1), Bytes: share},
@@ -184,10 +184,7 @@ func (c *conn) fetched(now session.Time, j *nextJob) {
 
 // bodyCharge is what a body of size octets takes in memory at the most.
 func bodyCharge(size int64) int64 {
-	if size > mail.ChunkSize {
-		return mail.ChunkSize + lookahead
-	}
-	return size
+	return min(size, mail.LastPiece+lookahead)
 }
 
 // writeBody puts a body into the output. Asked for again, it is read again once the first is through.

@@ -86,7 +86,7 @@ func (s *server) put(domain, wire string) {
 	}
 	size := int64(len(wire))
 	env := mail.Envelope{Domain: domain, Size: size, WireSize: size, Recipients: []mail.Recipient{{Address: "u@" + domain}}}
-	for len(wire) > mail.ChunkSize {
+	for len(wire) > mail.LastPiece {
 		if err := in.Append([]byte(wire[:mail.ChunkSize])); err != nil {
 			s.t.Fatal(err)
 		}

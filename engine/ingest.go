@@ -11,7 +11,7 @@ import (
 const (
 	// ingestMost is what one incoming message holds in memory at the most: the piece being stored and
 	// the piece being filled.
-	ingestMost = 2 * mail.ChunkSize
+	ingestMost = 2 * mail.LastPiece
 	// ingestLeast is what any incoming message is charged: Received field, envelope, small change.
 	ingestLeast = 4 << 10
 )
@@ -34,9 +34,9 @@ func (c *conn) begin(now session.Time, a *session.Action) {
 		c.abandon("message begun within a message")
 		return
 	}
-	charge := int64(mail.ChunkSize) // size unknown
+	charge := int64(mail.LastPiece) // size unknown
 	if a.Size > 0 {
-		charge = min(a.Size, mail.ChunkSize)
+		charge = min(a.Size, mail.LastPiece)
 	}
 	charge = max(charge, ingestLeast)
 	if !e.ingest.reserve(charge) {

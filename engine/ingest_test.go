@@ -52,7 +52,7 @@ func TestLongMessagesAreChargedDuringTheirCommit(t *testing.T) {
 	s := newServer(t, withAccount("a", "a.example"))
 	mx := s.feed(SMTP)
 	s.gate.commits.close()
-	const messages, size = 3, mail.ChunkSize + 1000
+	const messages, size = 3, mail.LastPiece + 1000
 	for range messages {
 		mx.send("MAIL FROM:<s@b.example>", "RCPT TO:<u@a.example>", fmt.Sprintf("BDAT %d LAST", size))
 		mx.send(strings.Repeat("x", size-2))

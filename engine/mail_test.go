@@ -345,11 +345,14 @@ func TestStoreIsFull(t *testing.T) {
 func TestIngestMemory(t *testing.T) {
 	s := newServer(t, withAccount("a", "a.example"), func(_ *server, c *Config) { c.IngestMemory = minMemory })
 	var open []*peer
-	for range minMemory / mail.ChunkSize {
+	for range minMemory / mail.LastPiece {
 		p := s.feed(SMTP)
 		p.ask("MAIL FROM:<x@y.example>", "250")
 		open = append(open, p)
 	}
+	rest := s.feed(SMTP)
+	rest.ask(fmt.Sprintf("MAIL FROM:<x@y.example> SIZE=%d", minMemory%mail.LastPiece), "250")
+	open = append(open, rest)
 	p := s.feed(SMTP)
 	p.ask("MAIL FROM:<x@y.example>", "452 4.3.1")
 	p.ask("MAIL FROM:<x@y.example> SIZE=100", "452 4.3.1")

@@ -121,7 +121,7 @@ type Incoming interface {
 	// Append stores the next piece of the body (wire form), mail.ChunkSize octets except for
 	// the last piece. It is not yet durable. It blocks; data is not retained.
 	Append(data []byte) error
-	// Commit stores the last piece of the body (possibly all of it, possibly empty) with the
+	// Commit stores the last piece of the body (possibly all of it, possibly empty; best of at most mail.LastPiece octets) with the
 	// envelopes, one for each customer domain, and returns when all is on stable storage. It
 	// sets ID in every envelope. It blocks; nothing is retained. After an error the message does not exist.
 	Commit(last []byte, envelopes []mail.Envelope) error

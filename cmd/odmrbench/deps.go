@@ -57,7 +57,7 @@ func put(s queue.Store, domain string, body []byte) error {
 	if err != nil {
 		return err
 	}
-	for len(body) > mail.ChunkSize {
+	for len(body) > mail.LastPiece {
 		if err := in.Append(body[:mail.ChunkSize]); err != nil {
 			return err
 		}

@@ -33,9 +33,11 @@ type ingressContent struct {
 }
 
 const (
-	// ingressSlack is by how many octets a buffer may exceed a chunk: enough for the scanner to see the
+	// ingressSlack is by how many octets a buffer may exceed a last piece: enough for the scanner to see the
 	// end of the data, and for the CRLF that a last chunk may lack.
 	ingressSlack = 16
+	// ingressBuffer is what a content buffer grows to, in octets.
+	ingressBuffer = mail.LastPiece + ingressSlack
 	// ingressFirstBuffer is how large a content buffer is made at first, in octets.
 	ingressFirstBuffer = 4 << 10
 )
@@ -80,7 +82,7 @@ func (s *Ingress) open() {
 	tx.eightBit = isHigh(tx.filling)
 }
 
-// reserve makes room for n more octets in the buffer that is being filled, doubling it up to a chunk; hint
+// reserve makes room for n more octets in the buffer that is being filled, doubling it up to a last piece; hint
 // is how many may follow.
 func (c *ingressContent) reserve(n int, hint int64) {
 	need := len(c.filling) + n
@@ -88,7 +90,10 @@ func (c *ingressContent) reserve(n int, hint int64) {
 		return
 	}
 	size := max(2*cap(c.filling), need, ingressFirstBuffer+int(hint))
-	grown := make([]byte, len(c.filling), min(size, mail.ChunkSize+ingressSlack))
+	if size > ingressBuffer/2 { // not once more for the last few octets
+		size = ingressBuffer
+	}
+	grown := make([]byte, len(c.filling), size)
 	copy(grown, c.filling)
 	c.filling = grown
 }
@@ -96,14 +101,14 @@ func (c *ingressContent) reserve(n int, hint int64) {
 // room says how many octets may be stored now; 0 means that the store must answer first.
 func (s *Ingress) room(out *Output) int {
 	tx := s.tx
-	if len(tx.filling) >= mail.ChunkSize {
+	if len(tx.filling) >= mail.LastPiece {
 		if tx.lent != nil {
 			s.wait = ingressWaitAppend
 			return 0
 		}
 		s.flush(out)
 	}
-	return mail.ChunkSize + ingressSlack - len(tx.filling)
+	return ingressBuffer - len(tx.filling)
 }
 
 // flush hands a chunk over and goes on in the other buffer.
@@ -111,7 +116,7 @@ func (s *Ingress) flush(out *Output) {
 	tx := s.tx
 	tx.lent = tx.filling
 	if tx.filling = tx.free[:0]; cap(tx.filling) == 0 {
-		tx.filling = make([]byte, 0, mail.ChunkSize+ingressSlack)
+		tx.filling = make([]byte, 0, ingressBuffer)
 	}
 	tx.free = nil
 	tx.filling = append(tx.filling, tx.lent[mail.ChunkSize:]...)
@@ -277,7 +282,7 @@ func (s *Ingress) finish(out *Output) {
 		s.inOrder(out, func(out *Output) { s.refuseContent(why, out) })
 		return
 	}
-	if len(tx.filling) > mail.ChunkSize {
+	if len(tx.filling) > mail.LastPiece {
 		s.flush(out)
 		s.wait = ingressWaitAppend
 		return

@@ -219,7 +219,7 @@ func TestIngressContentMemoryIsBounded(t *testing.T) {
 		for sent := 0; sent < 40_000_000-len(line); sent += len(line) {
 			r.input(line)
 			r.body = r.body[:0]
-			if n := r.m.memory(); n > 2*(mail.ChunkSize+ingressSlack)+8<<10 {
+			if n := r.m.memory(); n > 2*ingressBuffer+8<<10 {
 				t.Fatalf("%q: %d octets held after %d", command, n, sent)
 			}
 		}
@@ -229,15 +229,16 @@ func TestIngressContentMemoryIsBounded(t *testing.T) {
 	}
 }
 
-// Bodies that end just before, at and behind the end of a chunk, plain and with every line stuffed: all octets
-// arrive, no piece is longer than a chunk and no buffer grows beyond its bound.
+// Bodies that end just before, at and behind the end of a last piece, plain and with every line stuffed: all octets
+// arrive, no piece is longer than it may be and no buffer grows beyond its bound.
 func TestIngressChunkBoundaries(t *testing.T) {
 	received := len(checkIngressBody(t, nil, "DATA\r\n.\r\n")) // our own field is in the first chunk, too
 	for _, line := range []string{strings.Repeat("x", 62) + "\r\n", "..\r\n"} {
 		for _, chunks := range []int{1, 2} {
 			for off := -4; off <= ingressSlack+4; off += chunks {
-				wire := bytes.Repeat([]byte(line), chunks*mail.ChunkSize/len(line)) // as in DATA
-				size := chunks*mail.ChunkSize - received + off
+				end := (chunks-1)*mail.ChunkSize + mail.LastPiece
+				wire := bytes.Repeat([]byte(line), end/len(line)) // as in DATA
+				size := end - received + off
 				lines := (size - 1) / len(line) * len(line)
 				wire = append(wire[:lines], bytes.Repeat([]byte("y"), size-lines)...) // no line's end: one has to be added
 				checkIngressBody(t, append(wire, "\r\n"...), "DATA\r\n"+string(wire)+"\r\n.\r\n")
@@ -254,10 +255,10 @@ func checkIngressBody(t *testing.T, wire []byte, content string) []byte {
 	t.Helper()
 	r := newIngressRig(IngressConfig{})
 	r.refuse = func(a *Action) *mail.Refusal {
-		if len(a.Data) > mail.ChunkSize {
+		if len(a.Data) > mail.LastPiece || a.Kind == ActAppend && len(a.Data) != mail.ChunkSize {
 			t.Fatalf("a piece of %d octets, body of %d", len(a.Data), len(wire))
 		}
-		if n := r.m.memory(); n > 2*(mail.ChunkSize+ingressSlack)+8<<10 {
+		if n := r.m.memory(); n > 2*ingressBuffer+8<<10 {
 			t.Fatalf("%d octets held, body of %d", n, len(wire))
 		}
 		return nil

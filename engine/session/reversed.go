@@ -14,7 +14,7 @@ type ReversedConfig struct {
 
 	// PrefetchMessages and PrefetchBytes bound what one session holds fetched ahead of what it
 	// has sent: a number of messages, and the octets of their first segments (a longer body
-	// counts as mail.ChunkSize). One message is always allowed.
+	// counts as mail.LastPiece). One message is always allowed.
 	PrefetchMessages int
 	PrefetchBytes    int64
 	// Prefetches is how many prefetches may be in flight at once, each for half of that.

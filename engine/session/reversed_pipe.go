@@ -287,7 +287,7 @@ func (r *Reversed) unhold(m *reversedMsg) {
 	}
 }
 
-func reversedFirstSegment(env *mail.Envelope) int64 { return min(env.WireSize, mail.ChunkSize) }
+func reversedFirstSegment(env *mail.Envelope) int64 { return min(env.WireSize, mail.LastPiece) }
 
 // newTx begins a transaction for the first recipients that m has left to send to.
 func (r *Reversed) newTx(now Time, m *reversedMsg) *reversedTx {

@@ -38,6 +38,9 @@ const (
 	MaxReturned = 64 << 10
 	// ChunkSize is how many octets of a body are stored as one value, and so the unit of streaming.
 	ChunkSize = 256 << 10
+	// LastPiece is how many octets the last value of a body may have, which may be its only one: so much more that it
+	// is never a crumb. Mail of 256 KiB with the trace field that we add is one value, and one search.
+	LastPiece = ChunkSize + 32<<10
 )
 
 // Time-outs of RFC 5321 4.5.3.2, and those that only this protocol has.

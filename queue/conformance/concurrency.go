@@ -381,7 +381,7 @@ func (c *crowd) send(rng *rand.Rand, messages int) {
 			return
 		}
 		body := content(size, size)
-		for ; len(body) > mail.ChunkSize; body = body[mail.ChunkSize:] {
+		for ; len(body) > mail.LastPiece; body = body[mail.ChunkSize:] {
 			if err := in.Append(body[:mail.ChunkSize]); err != nil {
 				c.t.Error(err)
 			}

@@ -96,7 +96,7 @@ func (s *suite) putEnvelopes(t *testing.T, body []byte, envs ...mail.Envelope) m
 	return id
 }
 
-// put hands a message in as a server does: whole chunks first, the rest with the commit.
+// put hands a message in as a server does: whole chunks first, the rest with the commit, up to mail.LastPiece.
 func put(st queue.Store, body []byte, envs []mail.Envelope) (mail.ID, error) {
 	in, err := st.Begin(int64(len(body)))
 	if err != nil {
@@ -104,7 +104,7 @@ func put(st queue.Store, body []byte, envs []mail.Envelope) (mail.ID, error) {
 	}
 	id := in.ID()
 	buf := make([]byte, mail.ChunkSize)
-	for len(body) > mail.ChunkSize {
+	for len(body) > mail.LastPiece {
 		n := copy(buf, body[:mail.ChunkSize])
 		if err := in.Append(buf[:n]); err != nil {
 			in.Abort()

@@ -328,7 +328,7 @@ func (s *Store) stayAhead(b *pebble.Batch, seq uint64) (done func(), err error) 
 
 // batch is all that makes the message exist.
 func (in *incoming) batch(seq uint64, last []byte, envelopes []mail.Envelope) (*pebble.Batch, error) {
-	if len(envelopes) == 1 && in.chunks == 0 && len(last) <= mail.ChunkSize {
+	if len(envelopes) == 1 && in.chunks == 0 && len(last) <= mail.LastPiece {
 		return in.ownBatch(seq, last, &envelopes[0])
 	}
 	s := in.store
@@ -340,10 +340,13 @@ func (in *incoming) batch(seq uint64, last []byte, envelopes []mail.Envelope) (*
 	}
 	b := s.db.NewBatchWithSize(need)
 	inline := last
-	if in.chunks > 0 || len(last) > mail.ChunkSize {
+	if in.chunks > 0 || len(last) > mail.LastPiece {
 		inline = nil
 		for len(last) > 0 {
-			n := min(len(last), mail.ChunkSize)
+			n := len(last)
+			if n > mail.LastPiece {
+				n = mail.ChunkSize
+			}
 			if err := b.Set(appendChunkKey(nil, in.id, head.chunks), last[:n], nil); err != nil {
 				return nil, errors.Join(err, b.Close())
 			}

@@ -210,7 +210,8 @@ func (b *body) Rewind(offset int64) {
 	case b.chunks == 0:
 		b.again, b.skip = true, offset
 	default:
-		b.next, b.skip = uint32(offset/mail.ChunkSize), offset%mail.ChunkSize
+		b.next = min(uint32(offset/mail.ChunkSize), b.chunks-1) // the last may be longer
+		b.skip = offset - int64(b.next)*mail.ChunkSize
 		b.left = b.size - int64(b.next)*mail.ChunkSize
 	}
 }

@@ -347,7 +347,7 @@ func (c *checker) pieces(id mail.ID, head *bodyHead) error {
 		if !ok || n != next {
 			c.violation("", id, "piece %x where %d was expected", k, next)
 		}
-		if len(v) == 0 || len(v) > mail.ChunkSize {
+		if len(v) == 0 || len(v) > mail.LastPiece || len(v) > mail.ChunkSize && n+1 < head.chunks {
 			c.violation("", id, "piece %d has %d octets", n, len(v))
 		}
 		next = n + 1

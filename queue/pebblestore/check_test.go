@@ -25,7 +25,7 @@ func putTest(t testing.TB, s *Store, size int, domains ...string) mail.ID {
 		t.Fatal(err)
 	}
 	body := crashBody(in.ID(), size)
-	for ; len(body) > mail.ChunkSize; body = body[mail.ChunkSize:] {
+	for ; len(body) > mail.LastPiece; body = body[mail.ChunkSize:] {
 		if err := in.Append(body[:mail.ChunkSize]); err != nil {
 			t.Fatal(err)
 		}

@@ -131,7 +131,7 @@ func (c *collector) search(it *pebble.Iterator, g *ledger) (dry bool, err error)
 			f.env = mail.Envelope{}
 			later++
 		} else if f.err == nil {
-			bytes -= min(f.peek.size, mail.ChunkSize)
+			bytes -= min(f.peek.size, mail.LastPiece)
 			some = true
 		}
 		c.run = append(c.run, f)

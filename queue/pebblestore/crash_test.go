@@ -225,7 +225,7 @@ func crashSend(t *testing.T, s *Store, h *history, rng *rand.Rand) {
 		h.mu.Lock()
 		h.messages[m.id] = m
 		h.mu.Unlock()
-		for ; len(body) > mail.ChunkSize; body = body[mail.ChunkSize:] {
+		for ; len(body) > mail.LastPiece; body = body[mail.ChunkSize:] {
 			if err := in.Append(body[:mail.ChunkSize]); err != nil {
 				t.Error(err)
 			}

@@ -45,7 +45,7 @@ func bytesWritten(b *testing.B) (n int64) {
 // reports processor time per message, apart for both halves, as the machine may be busy
 // with other things.
 func BenchmarkInterleaved(b *testing.B) {
-	for _, size := range []int{1024, 4096, 12 << 10, 64 << 10, 256 << 10, 257 << 10} {
+	for _, size := range []int{1024, 4096, 12 << 10, 64 << 10, 256 << 10, 257 << 10, 300 << 10} {
 		for _, flushed := range []bool{false, true} {
 			b.Run(fmt.Sprintf("size=%d/flushed=%v", size, flushed), func(b *testing.B) { benchInterleaved(b, size, flushed) })
 		}
@@ -70,7 +70,7 @@ func benchInterleaved(b *testing.B, size int, flushed bool) {
 				in, err := s.Begin(int64(size))
 				at := int(i) * 7919 % (len(text) - size)
 				last := text[at : at+size]
-				if err == nil && size > mail.ChunkSize {
+				if err == nil && size > mail.LastPiece {
 					err = in.Append(last[:mail.ChunkSize])
 					last = last[mail.ChunkSize:]
 				}

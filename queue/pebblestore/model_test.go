@@ -91,7 +91,7 @@ func (m *queueModel) draw(rt *rapid.T, what string) []string {
 }
 
 func (m *queueModel) put(rt *rapid.T) {
-	size := rapid.OneOf(rapid.IntRange(0, 3000), rapid.IntRange(0, 100), rapid.IntRange(0, 100), rapid.IntRange(mail.ChunkSize-1, mail.ChunkSize+1)).Draw(rt, "size")
+	size := rapid.OneOf(rapid.IntRange(0, 3000), rapid.IntRange(0, 100), rapid.IntRange(0, 100), rapid.IntRange(mail.ChunkSize-1, mail.ChunkSize+1), rapid.IntRange(mail.LastPiece-1, mail.LastPiece+1)).Draw(rt, "size")
 	in, err := m.store.Begin(int64(size))
 	if err != nil {
 		rt.Fatal(err)
@@ -106,7 +106,7 @@ func (m *queueModel) put(rt *rapid.T) {
 		envs = append(envs, env)
 		m.queues[d] = append(m.queues[d], &modelEntry{id: in.ID(), size: size, states: make([]mail.RecipientState, len(env.Recipients))})
 	}
-	if len(body) > mail.ChunkSize {
+	if len(body) > mail.LastPiece {
 		if err := in.Append(body[:mail.ChunkSize]); err != nil {
 			rt.Fatal(err)
 		}

@@ -114,7 +114,7 @@ func TestFormatWithoutMarks(t *testing.T) {
 	if err := s.db.DeleteRange([]byte{spaceUntold}, []byte{spaceUntold + 1}, pebble.Sync); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.db.Set(keyFormat, appendNumber(nil, storeFormat-1), pebble.Sync); err != nil {
+	if err := s.db.Set(keyFormat, appendNumber(nil, formatMarked-1), pebble.Sync); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {

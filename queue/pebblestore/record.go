@@ -317,7 +317,7 @@ func appendOwnHead(dst []byte, id mail.ID) []byte {
 
 // decodeOwn reads the record of an own body; data aliases rec.
 func decodeOwn(rec []byte) (id mail.ID, data []byte, err error) {
-	if len(rec) < ownHead || len(rec) > ownHead+mail.ChunkSize || rec[0] != recordVersion {
+	if len(rec) < ownHead || len(rec) > ownHead+mail.LastPiece || rec[0] != recordVersion {
 		return 0, nil, fmt.Errorf("%w: own body", errRecord)
 	}
 	return mail.ID(binary.BigEndian.Uint64(rec[1:])), rec[ownHead:], nil

@@ -324,7 +324,10 @@ func deleteBody(b *pebble.Batch, o *outstanding) error {
 func deletePieces(b *pebble.Batch, id mail.ID, chunks uint32, size int64) error {
 	key := make([]byte, 0, chunkKeyLen)
 	for i := range chunks {
-		n := max(min(size-int64(i)*mail.ChunkSize, mail.ChunkSize), 0)
+		n := max(size-int64(i)*mail.ChunkSize, 0)
+		if i < chunks-1 {
+			n = min(n, mail.ChunkSize)
+		}
 		if err := b.DeleteSized(appendChunkKey(key[:0], id, i), uint32(n), nil); err != nil {
 			return err
 		}

@@ -28,10 +28,12 @@ var (
 )
 
 // storeFormat is the version of the whole key layout and its records, kept under keyFormat. Format 2, which had no
-// entry records v2 and no held recipients, and format 3, which had no marks (spaceUntold), become 4 when they are opened.
+// entry records v2 and no held recipients, format 3, which had no marks (spaceUntold), and format 4, in which no piece was longer
+// than mail.ChunkSize, become 5 when they are opened.
 const (
-	storeFormat     = 4
+	storeFormat     = 5
 	storeFormatRead = 2
+	formatMarked    = 4 // the first with marks
 )
 
 // Store is a queue.Store on Pebble. See the package doc.
@@ -208,8 +210,10 @@ func (s *Store) checkFormat() error {
 	case err != nil:
 		return err
 	case format >= storeFormatRead && format < storeFormat:
-		if err := s.markAll(); err != nil {
-			return err
+		if format < formatMarked {
+			if err := s.markAll(); err != nil {
+				return err
+			}
 		}
 		return s.db.Set(keyFormat, appendNumber(nil, storeFormat), pebble.Sync)
 	case format != storeFormat:
