@@ -126,12 +126,12 @@ func (s *Store) list(c census, fn func(queue.Entry) bool) (more bool, err error)
 // placed is an entry and where it stands.
 type placed struct {
 	ref
-	space byte
-	size  int64 // of the record
-	wire  int64 // of the body, or -1: the entry was not counted
-	own   bool  // the body is an own body
-	env   mail.Envelope
-	err   error // env could not be read
+	space  byte
+	size   int64     // of the record
+	wire   int64     // of the body, or -1: the entry was not counted
+	stands bodyPlace // of the body
+	env    mail.Envelope
+	err    error // env could not be read
 }
 
 // whereabouts says where a message stands: beside the entry ref (an own body), or under its id (the zero value).
@@ -185,7 +185,7 @@ func scanFor(it *pebble.Iterator, space byte, domain string, id mail.ID, span [2
 		if err != nil {
 			return 0 // the iterator remembers it
 		}
-		if p, err := peekEntry(rec); err == nil && p.id == id && p.own {
+		if p, err := peekEntry(rec); err == nil && p.id == id && p.stands == beside {
 			return seq
 		}
 	}
@@ -197,7 +197,7 @@ func scanFor(it *pebble.Iterator, space byte, domain string, id mail.ID, span [2
 func (s *Store) entries(id mail.ID, at whereabouts) ([]placed, outstanding, error) {
 	if at.own() {
 		all, err := s.placed(nil, at.ref)
-		o := outstanding{id: id, own: true}
+		o := outstanding{id: id, stands: beside}
 		if len(all) > 0 {
 			o.size, o.record = all[0].wire, ownHead+int(max(all[0].wire, 0))
 		}
@@ -235,7 +235,7 @@ func (s *Store) placed(all []placed, r ref) ([]placed, error) {
 			return nil, err
 		}
 		p := placed{ref: r, space: space, size: int64(len(rec)), wire: -1}
-		p.env, p.own, p.err = decodeEntry(r.domain, rec)
+		p.env, p.stands, p.err = decodeEntry(r.domain, rec)
 		if peek, err := peekEntry(rec); err == nil {
 			p.wire = peek.size
 		}
@@ -310,7 +310,7 @@ func (s *Store) reopen(key queue.Key) (queue.Body, error) {
 		return nil, err
 	}
 	b := new(body)
-	if p.own {
+	if p.stands == beside {
 		err = s.openOwn(b, ref{key.Domain, key.Seq}, p)
 	} else {
 		_, err = s.openBody(b, p.id)

@@ -326,9 +326,15 @@ func (s *Store) stayAhead(b *pebble.Batch, seq uint64) (done func(), err error) 
 	}, nil
 }
 
+// piecesFrom is the size from which a body in one piece is no own body. It fills a block by itself, and is read by a search
+// of its own, so that neighbours of its domain gain it nothing; but beside its entry, where each flush brings mail of all domains,
+// compactions would write it again and again.
+const piecesFrom = 32 << 10
+
 // batch is all that makes the message exist.
 func (in *incoming) batch(seq uint64, last []byte, envelopes []mail.Envelope) (*pebble.Batch, error) {
-	if len(envelopes) == 1 && in.chunks == 0 && len(last) <= mail.LastPiece {
+	sole := len(envelopes) == 1
+	if sole && in.chunks == 0 && len(last) < piecesFrom {
 		return in.ownBatch(seq, last, &envelopes[0])
 	}
 	s := in.store
@@ -339,8 +345,8 @@ func (in *incoming) batch(seq uint64, last []byte, envelopes []mail.Envelope) (*
 		need += entrySize(&envelopes[i]) + 2*len(envelopes[i].Domain) + 64
 	}
 	b := s.db.NewBatchWithSize(need)
-	inline := last
-	if in.chunks > 0 || len(last) > mail.LastPiece {
+	inline, stands := last, underID
+	if in.chunks > 0 || len(last) > mail.LastPiece || sole {
 		inline = nil
 		for len(last) > 0 {
 			n := len(last)
@@ -353,6 +359,9 @@ func (in *incoming) batch(seq uint64, last []byte, envelopes []mail.Envelope) (*
 			head.chunks++
 			last = last[n:]
 		}
+	}
+	if whole := int64(in.chunks) * mail.ChunkSize; sole && in.size == whole && head.chunks == pieceCount(head.size) {
+		stands = alone
 	}
 	if need > math.MaxInt32 {
 		return nil, errors.Join(fmt.Errorf("%w: too large", errEnvelope), b.Close())
@@ -372,7 +381,7 @@ func (in *incoming) batch(seq uint64, last []byte, envelopes []mail.Envelope) (*
 		if val == nil {
 			val = make([]byte, 0, entrySize(&envelopes[i]))
 		}
-		val = appendEntry(val[:0], &envelopes[i], false)
+		val = appendEntry(val[:0], &envelopes[i], stands)
 		if err := b.Set(key, val, nil); err != nil {
 			return nil, errors.Join(err, b.Close())
 		}
@@ -395,7 +404,7 @@ func (in *incoming) ownBatch(seq uint64, data []byte, env *mail.Envelope) (*pebb
 // setOwn writes an entry and its own body to b. The body goes from the caller's buffer into the batch and nowhere else.
 func setOwn(b *pebble.Batch, seq uint64, data []byte, env *mail.Envelope) error {
 	var buf [512]byte
-	rec := appendEntry(buf[:0], env, true)
+	rec := appendEntry(buf[:0], env, beside)
 	keyLen := entryKeyLen(env.Domain)
 	op := b.SetDeferred(keyLen, ownHead+len(data))
 	appendEntryKey(op.Key[:0], spaceOwn, env.Domain, seq)

@@ -58,16 +58,8 @@ func (s *Store) openBody(b *body, id mail.ID) (bodyShape, error) {
 		if err := closer.Close(); err != nil {
 			return bodyShape{}, err
 		}
-		if b.first, err = b.load(); err != nil {
+		if err := b.begin(); err != nil {
 			return bodyShape{}, err
-		}
-		b.loaded = true
-		if b.next == b.chunks-1 && b.left <= smallTail {
-			if b.tail, err = b.load(); err != nil {
-				b.Close()
-				return bodyShape{}, err
-			}
-			b.tailed = true
 		}
 	case shape.size > 0:
 		b.first, b.loaded = s.lend(data, closer), true
@@ -77,6 +69,28 @@ func (s *Store) openBody(b *body, id mail.ID) (bodyShape, error) {
 		}
 	}
 	return shape, nil
+}
+
+// openAlone reads the first piece of a body that stands alone under id into b and pins it.
+func (s *Store) openAlone(b *body, id mail.ID, size int64) error {
+	*b = body{store: s, id: id, size: size, left: size, chunks: pieceCount(size)}
+	return b.begin()
+}
+
+// begin pins what is read of a large body when it is opened.
+func (b *body) begin() (err error) {
+	if b.first, err = b.load(); err != nil {
+		return err
+	}
+	b.loaded = true
+	if b.next == b.chunks-1 && b.left <= smallTail {
+		if b.tail, err = b.load(); err != nil {
+			b.Close()
+			return err
+		}
+		b.tailed = true
+	}
+	return nil
 }
 
 // openOwn reads the own body beside the entry at, which says p, into b and pins it.

@@ -280,8 +280,10 @@ func (c *checker) namedEntry(id mail.ID, head *bodyHead, r ref) (found int64, er
 		found++
 		if p, err := peekEntry(v); err == nil && (p.id != id || p.size != head.size) {
 			c.violation(r.domain, id, "entry %d says message %v of %d octets, its body is of %d", r.seq, p.id, p.size, head.size)
-		} else if err == nil && p.own {
+		} else if err == nil && p.stands == beside {
 			c.violation(r.domain, id, "entry %d has an own body, and another under its id", r.seq)
+		} else if err == nil && p.stands == alone && (len(head.refs) != 1 || head.chunks != pieceCount(head.size)) {
+			c.violation(r.domain, id, "entry %d says that its body stands alone, the body has %d entries and %d pieces", r.seq, len(head.refs), head.chunks)
 		}
 		if err := closer.Close(); err != nil {
 			return found, err
@@ -318,7 +320,7 @@ func (c *checker) owns() error {
 			p, err := peekEntry(rec)
 			switch {
 			case err != nil || bad != nil: // reported already
-			case !p.own:
+			case p.stands != beside:
 				c.violation(domain, p.id, "entry %d does not know of its own body", seq)
 			case p.id != id || p.size != int64(len(data)):
 				c.violation(domain, id, "entry %d says message %v of %d octets, its own body is %v of %d", seq, p.id, p.size, id, len(data))
@@ -487,7 +489,7 @@ func (c *checker) stray(space byte, k, v []byte) error {
 		return nil // reported already
 	}
 	id := p.id
-	if p.own {
+	if p.stands == beside {
 		if there, err := c.has(appendEntryKey(nil, spaceOwn, string(domain), seq)); err != nil || there {
 			return err
 		}

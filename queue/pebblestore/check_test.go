@@ -53,7 +53,7 @@ func entryOf(t *testing.T, s *Store, id mail.ID, domain string) (key, rec []byte
 	}
 	for i := range all {
 		if p := &all[i]; p.domain == domain {
-			return appendEntryKey(nil, p.space, p.domain, p.seq), appendEntry(nil, &p.env, p.own)
+			return appendEntryKey(nil, p.space, p.domain, p.seq), appendEntry(nil, &p.env, p.stands)
 		}
 	}
 	t.Fatalf("no entry of %v in %s", id, domain)
@@ -85,12 +85,12 @@ func TestCheckFindsDamage(t *testing.T) {
 	rewrite := func(t *testing.T, s *Store, id mail.ID, edit func(*mail.Envelope)) {
 		t.Helper()
 		key, rec := entryOf(t, s, id, "a.example")
-		env, own, err := decodeEntry("a.example", rec)
+		env, stands, err := decodeEntry("a.example", rec)
 		if err != nil {
 			t.Fatal(err)
 		}
 		edit(&env)
-		set(t, s, key, appendEntry(nil, &env, own))
+		set(t, s, key, appendEntry(nil, &env, stands))
 	}
 	own := func(t *testing.T, s *Store) mail.ID { t.Helper(); return putTest(t, s, 100, "a.example") }
 	for _, c := range []struct {
@@ -164,6 +164,11 @@ func TestCheckFindsDamage(t *testing.T) {
 			id := own(t, s)
 			set(t, s, ownKey(t, s, id, "a.example"), append(appendOwnHead(nil, id+1), make([]byte, 100)...))
 		}, "own body is"},
+		{"shared body of an entry that says it stands alone", func(t *testing.T, s *Store, id, _ mail.ID) {
+			key, rec := entryOf(t, s, id, "a.example")
+			rec[1] |= flagAlone
+			set(t, s, key, rec)
+		}, "stands alone"},
 		{"own body of an entry with a shared one", func(t *testing.T, s *Store, id, _ mail.ID) {
 			set(t, s, ownKey(t, s, id, "a.example"), append(appendOwnHead(nil, id), make([]byte, 100)...))
 		}, "does not know of its own body"},

@@ -39,7 +39,7 @@ type found struct {
 
 // small says whether the body is copied into a slab.
 func (f *found) small() bool {
-	return f.err == nil && !f.later && f.peek.own && f.peek.size < pinnedFrom
+	return f.err == nil && !f.later && f.peek.stands == beside && f.peek.size < pinnedFrom
 }
 
 func (c *collector) full() bool { return c.messages <= 0 || c.taken > 0 && c.bytes <= 0 }
@@ -252,14 +252,18 @@ func (c *collector) take(g *ledger, f *found, b *body, open bool) error {
 		return nil
 	}
 	o := outstanding{
-		id: f.env.ID, size: f.env.WireSize, entry: f.entry, record: ownHead + int(f.env.WireSize), own: f.peek.own,
+		id: f.env.ID, size: f.env.WireSize, entry: f.entry, record: ownHead + int(f.env.WireSize), stands: f.peek.stands,
 		recipients: len(f.env.Recipients), fresh: true,
 	}
 	if !open {
 		var err error
-		if f.peek.own {
+		switch f.peek.stands {
+		case beside:
 			err = s.openOwn(b, ref{g.domain.name, f.seq}, f.peek)
-		} else {
+		case alone:
+			err = s.openAlone(b, f.env.ID, f.env.WireSize)
+			o.record, o.chunks = aloneRecord(g.domain.name, o.size), pieceCount(o.size)
+		default:
 			var shape bodyShape
 			shape, err = s.openBody(b, f.env.ID)
 			o.record, o.chunks, o.shared = shape.record, shape.chunks, shape.refs > 1

@@ -83,7 +83,7 @@ func (s *Store) enact(b *pebble.Batch, domain string, id mail.ID, w whereTo) (in
 				return 0, err
 			}
 		}
-		rec := appendEntry(make([]byte, 0, entrySize(&p.env)), &p.env, p.own)
+		rec := appendEntry(make([]byte, 0, entrySize(&p.env)), &p.env, p.stands)
 		if err := b.Set(appendEntryKey(nil, space, p.domain, p.seq), rec, nil); err != nil {
 			return 0, err
 		}

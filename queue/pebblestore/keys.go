@@ -11,10 +11,10 @@ import (
 // of keys is the order of numbers; a domain ends with NUL, which no domain contains, so that the
 // order of keys is the order of domains.
 //
-//	b ID                 body record of a message that is chunked or for several domains: size, number of
-//	                     chunks, who refers to it; a small body itself
+//	b ID                 body record of a message that is large or for several domains: size, number of
+//	                     pieces, who refers to it; a small body itself
 //	c ID CHUNK           one piece of a large body (CHUNK: 4 octets from 0)
-//	d DOMAIN 00 SEQ      own body: the body of a message for one domain that needs no chunks (nearly all are)
+//	d DOMAIN 00 SEQ      own body: the body of a message for one domain that is small (nearly all are): see piecesFrom
 //	e DOMAIN 00 SEQ      entry: the envelope of a message that has a pending recipient
 //	f DOMAIN 00 SEQ      entry with nothing left to deliver, kept for the report on it: failed, or delivered to who sends none
 //	h DOMAIN 00 SEQ      entry with nothing left to deliver, and a held recipient that an operator decides about

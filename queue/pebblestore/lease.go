@@ -49,7 +49,7 @@ type outstanding struct {
 	entry      int   // octets of the entry record
 	record     int   // octets of the body record
 	chunks     uint32
-	own        bool // the body is an own body
+	stands     bodyPlace // of the body
 	recipients int
 	fresh      bool // all recipients are pending: its settlement needs no look at the entry
 	shared     bool // the body may have other entries

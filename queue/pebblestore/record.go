@@ -35,9 +35,31 @@ const (
 	flagStuffed
 	flagEightBit
 	flagInDoubt
-	flagOwn    // the body is an own body, beside the entry; else it stands under its id
+	flagOwn    // see beside
+	flagAlone  // see alone
 	flagsKnown = 1<<iota - 1
 )
+
+// bodyPlace says where the body of an entry stands: which of its bits are in FLAGS.
+type bodyPlace byte
+
+const (
+	// underID: its record says more of it, as it may have other entries, and tells how many pieces there are.
+	underID bodyPlace = 0
+	// beside: an own body, beside the entry.
+	beside bodyPlace = flagOwn
+	// alone: under its id, with this one entry, and in the pieces that pieceCount says. Its record tells nothing that
+	// the entry does not, so that reading the body needs no look at it.
+	alone bodyPlace = flagAlone
+)
+
+// pieceCount is how many pieces a body of size octets is cut into: whole chunks, and a last one of at most mail.LastPiece.
+func pieceCount(size int64) uint32 {
+	if size <= mail.LastPiece {
+		return 1
+	}
+	return 1 + uint32((size-mail.LastPiece+mail.ChunkSize-1)/mail.ChunkSize)
+}
 
 // Bits of MORE in an entry record v2. None of them is no v2.
 const (
@@ -52,14 +74,13 @@ const notifyKnown = mail.NotifyNever | mail.NotifySuccess | mail.NotifyFailure |
 // minRecipient is the shortest form of a recipient in an entry record.
 const minRecipient = 5
 
-// appendEntry appends the record of env. Its domain is in the key, not in the record; own says that its
-// body is an own body.
-func appendEntry(dst []byte, env *mail.Envelope, own bool) []byte {
-	var flags byte
+// appendEntry appends the record of env, whose body stands at stands. Its domain is in the key, not in the record.
+func appendEntry(dst []byte, env *mail.Envelope, stands bodyPlace) []byte {
+	flags := byte(stands)
 	for _, f := range [...]struct {
 		on  bool
 		bit byte
-	}{{env.SMTPUTF8, flagSMTPUTF8}, {env.Stuffed, flagStuffed}, {env.EightBit, flagEightBit}, {env.InDoubt, flagInDoubt}, {own, flagOwn}} {
+	}{{env.SMTPUTF8, flagSMTPUTF8}, {env.Stuffed, flagStuffed}, {env.EightBit, flagEightBit}, {env.InDoubt, flagInDoubt}} {
 		if f.on {
 			flags |= f.bit
 		}
@@ -135,13 +156,14 @@ func entrySize(env *mail.Envelope) int {
 
 // decodeEntry reads an entry record. The record is copied once; the envelope's strings are
 // pieces of that copy.
-func decodeEntry(domain string, rec []byte) (env mail.Envelope, own bool, err error) {
+func decodeEntry(domain string, rec []byte) (env mail.Envelope, stands bodyPlace, err error) {
 	r := reader{rest: string(rec)}
 	head := r.take(4)
 	if r.bad || !knownEntry(head[0]) {
-		return env, false, fmt.Errorf("%w: entry of unknown version", errRecord)
+		return env, 0, fmt.Errorf("%w: entry of unknown version", errRecord)
 	}
 	flags := head[1]
+	stands = bodyPlace(flags & (flagOwn | flagAlone))
 	env.Domain = domain
 	env.SMTPUTF8 = flags&flagSMTPUTF8 != 0
 	env.Stuffed = flags&flagStuffed != 0
@@ -158,8 +180,8 @@ func decodeEntry(domain string, rec []byte) (env mail.Envelope, own bool, err er
 	env.EnvID = r.text()
 	env.Client = r.text()
 	n := r.number(uint64(len(r.rest) / minRecipient))
-	if r.bad || n == 0 || flags&^flagsKnown != 0 || env.Body > mail.Body8BitMIME || env.Ret > mail.ReturnHeaders {
-		return mail.Envelope{}, false, fmt.Errorf("%w: entry", errRecord)
+	if r.bad || n == 0 || flags&^flagsKnown != 0 || stands == flagOwn|flagAlone || env.Body > mail.Body8BitMIME || env.Ret > mail.ReturnHeaders {
+		return mail.Envelope{}, 0, fmt.Errorf("%w: entry", errRecord)
 	}
 	env.Recipients = make([]mail.Recipient, n)
 	for i := range env.Recipients {
@@ -177,9 +199,9 @@ func decodeEntry(domain string, rec []byte) (env mail.Envelope, own bool, err er
 		r.more(&env)
 	}
 	if r.bad || r.rest != "" {
-		return mail.Envelope{}, false, fmt.Errorf("%w: entry's recipients", errRecord)
+		return mail.Envelope{}, 0, fmt.Errorf("%w: entry's recipients", errRecord)
 	}
-	return env, flags&flagOwn != 0, nil
+	return env, stands, nil
 }
 
 func knownEntry(version byte) bool { return version == recordVersion || version == entryVersion2 }
@@ -202,9 +224,9 @@ func (r *reader) more(env *mail.Envelope) {
 
 // entryPeek is what of an entry can be had without decoding all of it.
 type entryPeek struct {
-	id   mail.ID
-	size int64 // of the body
-	own  bool  // see flagOwn
+	id     mail.ID
+	size   int64 // of the body
+	stands bodyPlace
 }
 
 func peekEntry(rec []byte) (p entryPeek, err error) {
@@ -215,7 +237,7 @@ func peekEntry(rec []byte) (p entryPeek, err error) {
 	if n <= 0 || v > math.MaxInt64 {
 		return p, fmt.Errorf("%w: entry's size", errRecord)
 	}
-	return entryPeek{id: mail.ID(binary.BigEndian.Uint64(rec[4:])), size: int64(v), own: rec[1]&flagOwn != 0}, nil
+	return entryPeek{id: mail.ID(binary.BigEndian.Uint64(rec[4:])), size: int64(v), stands: bodyPlace(rec[1] & (flagOwn | flagAlone))}, nil
 }
 
 // ref is one entry that a body belongs to. The entry may be gone already.
@@ -241,6 +263,12 @@ func appendBodyHead(dst []byte, h *bodyHead) []byte {
 		dst = binary.BigEndian.AppendUint64(dst, h.refs[i].seq)
 	}
 	return dst
+}
+
+// aloneRecord is the length of the record of a body that stands alone.
+func aloneRecord(domain string, size int64) int {
+	var buf [512]byte
+	return len(appendBodyHead(buf[:0], &bodyHead{size: size, chunks: pieceCount(size), refs: []ref{{domain: domain}}}))
 }
 
 // bodyShape is a body record as far as reading the body needs it.

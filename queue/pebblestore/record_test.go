@@ -35,13 +35,14 @@ func sampleEntries() []mail.Envelope {
 }
 
 func TestEntryRecord(t *testing.T) {
+	places := [...]bodyPlace{underID, beside, alone}
 	for i, want := range sampleEntries() {
-		rec := appendEntry([]byte("prefix"), &want, i%2 == 1)[len("prefix"):]
-		got, own, err := decodeEntry("a.example", rec)
-		if err != nil || own != (i%2 == 1) || !reflect.DeepEqual(got, want) {
+		rec := appendEntry([]byte("prefix"), &want, places[i%3])[len("prefix"):]
+		got, stands, err := decodeEntry("a.example", rec)
+		if err != nil || stands != places[i%3] || !reflect.DeepEqual(got, want) {
 			t.Fatalf("%+v\nbecame\n%+v, %v", want, got, err)
 		}
-		if p, err := peekEntry(rec); p != (entryPeek{want.ID, want.WireSize, own}) || err != nil {
+		if p, err := peekEntry(rec); p != (entryPeek{want.ID, want.WireSize, stands}) || err != nil {
 			t.Fatalf("peek: %+v %v", p, err)
 		}
 		if len(rec) > entrySize(&want) {
@@ -64,7 +65,7 @@ func TestEntryRecord(t *testing.T) {
 
 func TestEntryRecordRefusals(t *testing.T) {
 	env := benchEnvelope("a.example", 1)
-	rec := appendEntry(nil, &env, true)
+	rec := appendEntry(nil, &env, beside)
 	for name, edit := range map[string]func([]byte) []byte{
 		"version 0":       func(b []byte) []byte { b[0] = 0; return b },
 		"version 3":       func(b []byte) []byte { b[0] = 3; return b },
@@ -73,6 +74,7 @@ func TestEntryRecordRefusals(t *testing.T) {
 		"v2, unknown bit": func(b []byte) []byte { b[0] = 2; return append(b, 0x81) },
 		"v2, no origin":   func(b []byte) []byte { b[0] = 2; return append(b, moreOrigin) },
 		"unknown flag":    func(b []byte) []byte { b[1] |= 0x80; return b },
+		"two places":      func(b []byte) []byte { b[1] |= flagOwn | flagAlone; return b },
 		"body type":       func(b []byte) []byte { b[2] = 2; return b },
 		"ret":             func(b []byte) []byte { b[3] = 3; return b },
 		"a number longer": func(b []byte) []byte { return append(append(append([]byte(nil), b[:12]...), 0x81, 0), b[13:]...) },
@@ -111,19 +113,20 @@ func TestBodyRecord(t *testing.T) {
 // FuzzRecord: no octets make a decoder panic, and what decodes is the one form of what it says.
 func FuzzRecord(f *testing.F) {
 	for _, env := range sampleEntries() {
-		f.Add(appendEntry(nil, &env, false))
-		f.Add(appendEntry(nil, &env, true))
+		for _, stands := range [...]bodyPlace{underID, beside, alone} {
+			f.Add(appendEntry(nil, &env, stands))
+		}
 	}
 	f.Add(append(appendOwnHead(nil, 77), "ab"...))
 	f.Add(append(appendBodyHead(nil, &bodyHead{size: 2, refs: []ref{{"a.example", 1}, {"b.example", 2}}}), "ab"...))
 	f.Add(appendBodyHead(nil, &bodyHead{size: 300_000, chunks: 2, refs: []ref{{"a.example", 1}}}))
 	f.Add(appendNumber(nil, 77))
 	f.Fuzz(func(t *testing.T, rec []byte) {
-		if env, own, err := decodeEntry("a.example", rec); err == nil {
-			if again := appendEntry(nil, &env, own); !bytes.Equal(again, rec) {
+		if env, stands, err := decodeEntry("a.example", rec); err == nil {
+			if again := appendEntry(nil, &env, stands); !bytes.Equal(again, rec) {
 				t.Fatalf("%x is also %x", rec, again)
 			}
-			if p, err := peekEntry(rec); err != nil || p != (entryPeek{env.ID, env.WireSize, own}) {
+			if p, err := peekEntry(rec); err != nil || p != (entryPeek{env.ID, env.WireSize, stands}) {
 				t.Fatalf("peek says %+v %v", p, err)
 			}
 		}
@@ -169,7 +172,7 @@ func TestKeyOrder(t *testing.T) {
 
 func TestDecodeAllocations(t *testing.T) {
 	env := benchEnvelope("a.example", 100)
-	rec := appendEntry(nil, &env, true)
+	rec := appendEntry(nil, &env, beside)
 	// One for the copy of the record, one for the recipients.
 	if n := testing.AllocsPerRun(100, func() {
 		if _, _, err := decodeEntry("a.example", rec); err != nil {

@@ -249,17 +249,17 @@ func (r *review) read(seq uint64) (env mail.Envelope, w settling, err error) {
 		return env, w, err
 	}
 	w.ledger, w.seq = &ledger{domain: r.domain}, seq
-	env, own, err := decodeEntry(r.domain.name, rec)
+	env, stands, err := decodeEntry(r.domain.name, rec)
 	if err == nil && r.stage == queue.Partial && !env.Untold() {
 		err = pebble.ErrNotFound
 	}
-	w.o = outstanding{id: env.ID, size: env.WireSize, entry: len(rec), own: own, record: ownHead + int(env.WireSize), recipients: len(env.Recipients)}
+	w.o = outstanding{id: env.ID, size: env.WireSize, entry: len(rec), stands: stands, record: ownHead + int(env.WireSize), recipients: len(env.Recipients)}
 	return env, w, errors.Join(err, closer.Close())
 }
 
 // findBody notes what must be known of a body under its id to delete it.
 func (s *Store) findBody(w *settling) error {
-	if w.o.own {
+	if w.o.stands == beside {
 		return nil
 	}
 	rec, closer, err := s.db.Get(appendBodyKey(nil, w.o.id))
@@ -389,7 +389,7 @@ func (s *Store) record(b *pebble.Batch, w *settling, env *mail.Envelope) error {
 	}
 	key := appendEntryKey(nil, w.space, w.ledger.domain.name, w.seq)
 	if w.verdict == verdictUpdate {
-		return b.Set(key, appendEntry(make([]byte, 0, entrySize(env)), env, w.o.own), nil)
+		return b.Set(key, appendEntry(make([]byte, 0, entrySize(env)), env, w.o.stands), nil)
 	}
 	err := b.DeleteSized(key, uint32(w.o.entry), nil)
 	switch {
@@ -397,10 +397,10 @@ func (s *Store) record(b *pebble.Batch, w *settling, env *mail.Envelope) error {
 		return err
 	case w.verdict == verdictHold:
 		key[0] = spaceHeld
-		return b.Set(key, appendEntry(make([]byte, 0, entrySize(env)), env, w.o.own), nil)
+		return b.Set(key, appendEntry(make([]byte, 0, entrySize(env)), env, w.o.stands), nil)
 	case w.o.shared:
 		return nil
-	case w.o.own:
+	case w.o.stands == beside:
 		key[0] = spaceOwn
 		return b.DeleteSized(key, uint32(w.o.record), nil)
 	}

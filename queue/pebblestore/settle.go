@@ -197,18 +197,18 @@ func (s *Store) settle(b *pebble.Batch, w *settling, t *queue.Settlement) error 
 	}
 	switch w.verdict {
 	case verdictUpdate:
-		return b.Set(key, appendEntry(make([]byte, 0, entrySize(&env)), &env, w.o.own), nil)
+		return b.Set(key, appendEntry(make([]byte, 0, entrySize(&env)), &env, w.o.stands), nil)
 	case verdictFail, verdictHold:
 		if err := b.DeleteSized(key, uint32(w.o.entry), nil); err != nil {
 			return err
 		}
 		key[0] = w.verdict.space()
-		return b.Set(key, appendEntry(make([]byte, 0, entrySize(&env)), &env, w.o.own), nil)
+		return b.Set(key, appendEntry(make([]byte, 0, entrySize(&env)), &env, w.o.stands), nil)
 	case verdictRemove:
 		if err := b.DeleteSized(key, uint32(w.o.entry), nil); err != nil || w.o.shared {
 			return err
 		}
-		if w.o.own {
+		if w.o.stands == beside {
 			key[0] = spaceOwn
 			return b.DeleteSized(key, uint32(w.o.record), nil)
 		}
