@@ -3,6 +3,7 @@ package session
 import (
 	"slices"
 	"strconv"
+	"strings"
 
 	"odmr/internal/mail"
 )
@@ -107,6 +108,7 @@ func (r *Reversed) keepBack(m *reversedMsg, out *Output, reason string) bool {
 		return false
 	}
 	m.judged = true
+	r.forgetBack(m)
 	var n [mail.OutcomeUntouched + 1]int
 	for i := range m.outcomes {
 		n[m.outcomes[i].Status]++
@@ -248,6 +250,34 @@ func (m *reversedMsg) become(status mail.OutcomeStatus) {
 		m.forgetUnknown()
 	}
 }
+
+// forgetBack takes back that recipients are not known where m, which was answered later, says that they are: what is kept
+// back is settled last, and would be believed.
+func (r *Reversed) forgetBack(m *reversedMsg) {
+	for _, b := range r.shield.back {
+		if b.env.Domain != m.env.Domain {
+			continue
+		}
+		for i := range b.outcomes {
+			if o := &b.outcomes[i]; o.Rcpt == mail.RcptUnknown && m.accepted(b.env.Recipients[i].Address) {
+				o.Rcpt = mail.RcptUnsaid
+			}
+		}
+	}
+}
+
+// accepted says whether RCPT was accepted for address, which is in m's domain, however that is written.
+func (m *reversedMsg) accepted(address string) bool {
+	for i := range m.outcomes {
+		if m.outcomes[i].Rcpt == mail.RcptAccepted && localPart(m.env.Recipients[i].Address) == localPart(address) {
+			return true
+		}
+	}
+	return false
+}
+
+// localPart is an address without its domain.
+func localPart(address string) string { return address[:max(strings.LastIndexByte(address, '@'), 0)] }
 
 // forgetUnknown takes back that recipients are not known.
 func (m *reversedMsg) forgetUnknown() {
