@@ -26,14 +26,33 @@ const (
 	BugBounced            // what the shield holds is bounced
 	BugUnsynced           // a message is acknowledged once it is in line, before it is durable
 	BugOvertakes          // those of one connection go into line in any order
+	BugGoesOn             // sessions go on whatever becomes of their account
+	BugVacation           // mail of a customer on vacation expires like any other
+	BugNoQuota            // no quota is looked at
+	BugLearnsAll          // every refusal is taken for one that says that there is no such mailbox
+	BugKeepsLearned       // what was learned is kept though the customer took the recipient
+	BugSenderOrder        // small messages overtake those of their own sender
+	BugStopForgets        // an orderly stop does not wait for settlements
 	BugStaleOrigin        // a message has the origin of the one before
 )
 
 var bugNames = [...]string{"none", "early ack", "settle drops", "settle neighbour", "foreign lease", "forget doubt",
 	"defer accepted", "swap", "wrong body", "truncate", "failed removed", "two reports", "no report", "held bounced",
-	"unsynced", "overtakes", "stale origin"}
+	"unsynced", "overtakes", "goes on", "vacation", "no quota", "learns all", "keeps learned", "sender order", "stop forgets", "stale origin"}
 
 func (b Bug) String() string { return bugNames[b] }
+
+// weather is what a bug needs to come to light within a few seeds.
+func (b Bug) weather(s *Sim) {
+	switch b {
+	case BugGoesOn:
+		s.restless, s.hectic = true, true
+	case BugVacation:
+		s.restless = true
+	case BugLearnsAll, BugKeepsLearned:
+		s.boxes = 1
+	}
+}
 
 // authorize is the directory's.
 func (h *host) authorize(account string, wanted []string) ([]string, error) {
@@ -112,7 +131,13 @@ type buggyLease struct {
 	queue.Lease
 	bug    Bug
 	origin *mail.Origin
+	small  bool
 	keys   map[string][]queue.Delivery
+}
+
+func (l *buggyLease) SmallFirst(octets int64) {
+	l.small = true
+	l.Lease.SmallFirst(octets)
 }
 
 func (l *buggyLease) Next(dst []queue.Delivery, limit queue.Limit) ([]queue.Delivery, error) {
@@ -125,6 +150,9 @@ func (l *buggyLease) Next(dst []queue.Delivery, limit queue.Limit) ([]queue.Deli
 		}
 		a, b := &got[i-1], &got[i]
 		switch {
+		case l.bug == BugSenderOrder && l.small && a.Key.Domain == b.Key.Domain && a.Envelope.ReversePath == b.Envelope.ReversePath &&
+			a.Envelope.WireSize > b.Envelope.WireSize:
+			*a, *b = *b, *a
 		case l.bug == BugSwap && a.Key.Domain == b.Key.Domain:
 			*a, *b = *b, *a
 		case l.bug == BugWrongBody && a.Envelope.Size == b.Envelope.Size, l.bug == BugWrongBody:
@@ -156,10 +184,11 @@ func (l *buggyLease) remember(d queue.Delivery) {
 	l.keys[d.Key.Domain] = append(l.keys[d.Key.Domain], d)
 }
 
-func (l *buggyLease) Settle(list []queue.Settlement) error {
+func (l *buggyLease) SettleTo(list []queue.Settlement, to queue.Waiter) {
 	switch l.bug {
 	case BugSettleDrops:
-		return nil
+		to.Committed(nil)
+		return
 	case BugStateless:
 		for i := range list {
 			for j := range list[i].Outcomes {
@@ -173,7 +202,7 @@ func (l *buggyLease) Settle(list []queue.Settlement) error {
 			l.neighbor(&list[i])
 		}
 	}
-	return l.Lease.Settle(list)
+	l.Lease.SettleTo(list, to)
 }
 
 // neighbor turns a settlement into one of the message behind.

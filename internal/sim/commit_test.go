@@ -9,6 +9,17 @@ import (
 	"odmr/queue"
 )
 
+// onItsWay is something that is in the log, and not known to be durable.
+type onItsWay struct {
+	outcome chan error
+	durable func(err error) // tells the ledger, and after a while the loop
+}
+
+// Committed implements queue.Waiter.
+func (o *onItsWay) Committed(err error) { o.outcome <- err }
+
+func newOnItsWay(durable func(err error)) onItsWay { return onItsWay{make(chan error, 1), durable} }
+
 // commit is a message that is being committed. Those of one connection are put in line in their order, one behind the other,
 // and wait for the disk together.
 type commit struct {
@@ -18,11 +29,8 @@ type commit struct {
 	data      []byte
 	envelopes []mail.Envelope
 	kept      []mail.Envelope // the same, for the ledger
-	outcome   chan error
+	onItsWay
 }
-
-// Committed implements queue.Waiter.
-func (m *commit) Committed(err error) { m.outcome <- err }
 
 func (m *commit) submit() { m.in.Submit(m.data, m.envelopes, m) }
 
@@ -39,7 +47,8 @@ func (c *conn) commit(a *session.Action) {
 		c.w.fail(RuleProtocol, "%v: commit without a message", c)
 		return
 	}
-	m := &commit{conn: c, ticket: a.Ticket, in: c.in.in, data: a.Data, envelopes: a.Envelopes, outcome: make(chan error, 1)}
+	m := &commit{conn: c, ticket: a.Ticket, in: c.in.in, data: a.Data, envelopes: a.Envelopes}
+	m.onItsWay = newOnItsWay(m.isDurable)
 	for _, env := range a.Envelopes { // they are the machine's again once it has its answer
 		env.Recipients = slices.Clone(env.Recipients)
 		m.kept = append(m.kept, env)
@@ -47,9 +56,9 @@ func (c *conn) commit(a *session.Action) {
 	c.commits = append(c.commits, m)
 	c.in = incoming{} // the next message may come in meanwhile
 	c.inflight++
-	if len(c.commits) > 1 {
+	if c.committing {
 		c.w.meet("a message behind one that is being committed")
-		if era := c.era; !c.h.s.calm && c.w.chance(12) {
+		if era := c.era; !c.h.s.calm && c.w.chance(8) {
 			c.w.after(c.w.soon()/4, func() {
 				if c.h.era == era {
 					c.h.crash(c.w.chance(2))
@@ -62,52 +71,74 @@ func (c *conn) commit(a *session.Action) {
 
 // nextCommit puts the oldest of the connection's messages in line.
 func (c *conn) nextCommit() {
-	if c.committing || len(c.commits) == 0 {
+	if len(c.commits) == 0 || c.committing && c.h.s.bug != BugOvertakes {
 		return
 	}
 	c.committing = true
-	i := 0
-	if c.h.s.bug == BugOvertakes {
-		i = c.w.rng.IntN(len(c.commits))
-	}
-	m := c.commits[i]
-	c.commits = slices.Delete(c.commits, i, i+1)
+	m := c.commits[0]
+	c.commits = c.commits[1:]
 	c.inflight++
-	c.h.submit(&job{what: "Commit", commit: m, run: m.submit,
+	if !c.h.s.calm && c.w.chance(4) { // those before it, of other connections, take their time
+		era := c.era
+		c.w.after(c.w.within(200*time.Millisecond), func() {
+			if c.h.era == era && c.h.up {
+				c.submitCommit(m)
+			}
+		})
+		return
+	}
+	c.submitCommit(m)
+}
+
+func (c *conn) submitCommit(m *commit) {
+	c.h.submit(&job{what: "Commit", commit: m, way: &m.onItsWay, run: m.submit,
 		told: func() { c.h.submitted(m) },
 		torn: func() { c.h.ledger.committed(m.kept, true) },
 		done: func() {
 			c.inflight--
 			c.committing = false
 			c.nextCommit()
+			if c.gone {
+				c.retireRecord()
+			}
 		},
 	})
 }
 
-// submitted waits for the disk with m: now, or when it is not slow any more.
+// submitted waits for the disk with m.
 func (h *host) submitted(m *commit) {
-	h.waiting = append(h.waiting, m)
 	if h.s.bug == BugUnsynced {
 		h.reply(m, nil)
 	}
+	h.awaitDisk(&m.onItsWay)
+}
+
+// isDurable is the outcome of a message.
+func (m *commit) isDurable(err error) {
+	h := m.conn.h
+	if err == nil {
+		h.ledger.committed(m.kept, false)
+		h.w.after(0, h.poke)
+	}
+	if h.s.bug != BugUnsynced {
+		h.reply(m, err)
+	}
+}
+
+// awaitDisk waits for the disk: now, or when it is not slow any more.
+func (h *host) awaitDisk(o *onItsWay) {
+	h.waiting = append(h.waiting, o)
 	if !h.slow {
 		h.synced()
 	}
 }
 
-// synced takes the outcomes of all messages that wait for the disk.
+// synced takes the outcomes of all that waits for the disk.
 func (h *host) synced() {
 	waiting := h.waiting
 	h.waiting = nil
-	for _, m := range waiting {
-		err := <-m.outcome
-		if err == nil {
-			h.ledger.committed(m.kept, false)
-			h.w.after(0, h.poke)
-		}
-		if h.s.bug != BugUnsynced {
-			h.reply(m, err)
-		}
+	for _, o := range waiting {
+		o.durable(<-o.outcome)
 	}
 }
 
@@ -171,19 +202,19 @@ func (h *host) speedUp() {
 	}
 	h.slow = false
 	h.disk.LetSyncs()
-	h.w.trace("the disk is not slow any more, %d messages waited", len(h.waiting))
+	h.w.trace("the disk is not slow any more, %d calls waited", len(h.waiting))
 	if len(h.waiting) > 1 {
-		h.w.meet("messages that wait for the disk together")
+		h.w.meet("calls that wait for the disk together")
 	}
 	h.synced()
 }
 
-// drown is what becomes of the messages that wait for the disk when the process dies: nobody hears of them.
+// drown is what becomes of all that waits for the disk when the process dies: nobody hears of them.
 func (h *host) drown() {
 	h.slow = false
 	h.disk.LetSyncs()
-	for _, m := range h.waiting {
-		<-m.outcome
+	for _, o := range h.waiting {
+		<-o.outcome
 	}
 	h.waiting = nil
 }

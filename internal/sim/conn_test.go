@@ -55,6 +55,9 @@ func (c *conn) open() {
 	}
 	c.sess.Start(c.w.now, &c.out)
 	c.carryOut()
+	if c.h.stopping {
+		c.stop()
+	}
 	c.run()
 }
 
@@ -299,8 +302,7 @@ func (c *conn) perform(a *session.Action) {
 	case session.ActBegin:
 		c.begin(a)
 	case session.ActRoute:
-		ok, err := c.h.dir.Collectable(a.Domain)
-		c.answer(a.Ticket, routeResult(a.Domain, ok, err))
+		c.route(a)
 	case session.ActAppend:
 		c.append(a)
 	case session.ActCommit:

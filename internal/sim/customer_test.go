@@ -18,7 +18,9 @@ import (
 type customer struct {
 	s        *Sim
 	w        *world
-	account  *account.Account
+	account  *account.Account // as the directory has it
+	domains  []string
+	policy   account.Policy
 	password string
 	open     int  // calls under way
 	dry      bool // the last call in calm weather was answered 453
@@ -34,8 +36,12 @@ type visit struct {
 	era      int
 	shielded bool
 	alarmed  bool // the shield has fired
+	small    bool // small messages go first
+	reversed bool // the roles were exchanged
+	stopped  bool // its customer may not collect any more
 	domains  []string
 	cursor   map[string]int // into the ledger's queues: what was handed out
+	handed   map[*entry]int // in which order they were handed out
 	offered  map[*entry]bool
 	furthest map[string]int
 	heard    int64                 // octets of replies that the machine has read
@@ -52,10 +58,10 @@ func (v *visit) last(r *recipient) *hand {
 	return nil
 }
 
-func (s *Sim) newVisit(c *conn) *visit {
+func (s *Sim) newVisit(c *conn, q *request) *visit {
 	k := c.line.client.(*call)
 	s.visits++
-	return &visit{n: s.visits, account: k.c.account, manner: &k.manner, era: c.era, shielded: c.h.reversed.ShieldRefusals > 0, cursor: map[string]int{},
+	return &visit{n: s.visits, account: q.account, small: q.small, handed: map[*entry]int{}, manner: &k.manner, era: c.era, shielded: c.h.reversed.ShieldRefusals > 0, cursor: map[string]int{},
 		offered: map[*entry]bool{}, furthest: map[string]int{}, refused: map[string]*recipient{}}
 }
 
@@ -105,16 +111,17 @@ func (c *customer) dial() {
 
 // call is one connection of a customer: first the client of ODMR, then, after the turn, an SMTP server.
 type call struct {
-	c      *customer
-	w      *world
-	line   *line
-	manner manner
-	stage  stage
-	over   bool
-	waking bool
-	unsent []byte
-	said   int64 // octets of replies after the turn
-	server server
+	c       *customer
+	w       *world
+	line    *line
+	manner  manner
+	stage   stage
+	over    bool
+	waking  bool
+	unsent  []byte
+	said    int64  // octets of replies after the turn
+	foreign string // the domain that it trespasses on
+	server  server
 }
 
 type stage uint8
@@ -275,7 +282,7 @@ func (k *call) ask() {
 	case k.manner.trespasses:
 		for _, d := range k.c.s.domains {
 			if !slices.Contains(domains, d) {
-				domains = append(slices.Clone(domains), d)
+				domains, k.foreign = append(slices.Clone(domains), d), d
 				break
 			}
 		}
@@ -297,7 +304,7 @@ func (k *call) ask() {
 // turn exchanges the roles (RFC 2645 5.3).
 func (k *call) turn() {
 	switch {
-	case k.manner.trespasses:
+	case k.manner.trespasses && !slices.Contains(k.line.server.(*conn).drain.visit.account.Domains, k.foreign):
 		k.w.fail(RuleForeign, "ATRN for another's domain was taken")
 	case k.manner.hasty: // what it wrote came only after the reply had gone out, and is taken for its greeting
 		k.manner.liar = true

@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"odmr/internal/account"
@@ -19,10 +20,14 @@ type Sim struct {
 	pace    time.Duration // between sessions of one peer, at the most
 	visits  int
 
-	faulty    bool // reads fail now and then
-	mortal    bool // writes of the log, too
-	calm      bool // the weather has cleared: nothing fails any more, and customers are good
-	over      bool // nobody collects any more
+	faulty    bool     // reads fail now and then
+	mortal    bool     // writes of the log, too
+	calm      bool     // the weather has cleared: nothing fails any more, and customers are good
+	boxes     int      // mailboxes with a lasting name in each domain; other recipients are of one letter only
+	restless  bool     // accounts change
+	hectic    bool     // and do so all the time
+	orphans   []string // domains of nobody at present
+	over      bool     // nobody collects any more
 	mxs       []*mx
 	customers []*customer
 }
@@ -42,7 +47,7 @@ type Result struct {
 
 // Bounds of one simulation, so that a mistake in it ends.
 const (
-	maxSteps = 3_000_000
+	maxSteps = 300_000
 	maxCalls = 400 // of one customer
 )
 
@@ -51,7 +56,9 @@ func Run(seed uint64, bug Bug, log io.Writer) Result {
 	w := newWorld(seed, log)
 	s := &Sim{w: w, bug: bug, ledger: newLedger(w)}
 	s.pace = []time.Duration{time.Second, time.Minute, 10 * time.Minute}[w.rng.IntN(3)]
-	s.faulty, s.mortal = w.chance(2), w.chance(3)
+	s.faulty, s.mortal, s.restless = w.chance(2), w.chance(3), w.chance(2)
+	s.boxes = 1 + w.rng.IntN(3)
+	bug.weather(s)
 	if err := s.build(); err != nil {
 		w.fail(RuleStore, "%v", err)
 	}
@@ -71,7 +78,7 @@ func Run(seed uint64, bug Bug, log io.Writer) Result {
 func (s *Sim) build() error {
 	w := s.w
 	s.host = &host{s: s, w: w, ledger: s.ledger, disk: crashfs.New()}
-	var accounts []*account.Account
+	s.ledger.host = s.host
 	for i := range w.between(1, 3) {
 		a := &account.Account{Name: fmt.Sprintf("customer%d", i)}
 		for j := range w.between(1, 3) {
@@ -79,12 +86,12 @@ func (s *Sim) build() error {
 		}
 		password := fmt.Sprintf("secret%d", i)
 		a.CRAMMD5 = account.DeriveCRAMMD5(password)
-		accounts = append(accounts, a)
 		s.domains = append(s.domains, a.Domains...)
-		s.customers = append(s.customers, &customer{s: s, w: w, account: a, password: password})
+		s.customers = append(s.customers, &customer{s: s, w: w, account: a, domains: a.Domains, policy: w.newAccountPolicy(), password: password})
 	}
-	var err error
-	if s.host.dir, err = account.NewTable(accounts...); err != nil {
+	s.host.dir = &directory{}
+	err := s.register()
+	if err != nil {
 		return err
 	}
 	s.host.auth, err = account.NewAuthenticator(s.host.dir, account.AuthConfig{
@@ -112,6 +119,7 @@ func (s *Sim) storm() {
 	crashes := w.rng.IntN(5)
 	next := w.between(50, 3000)
 	house := w.between(50, 2000)
+	change := w.between(200, 2500)
 	for limit := w.between(1000, 15_000); w.steps < limit; {
 		if !w.step() {
 			return
@@ -119,7 +127,18 @@ func (s *Sim) storm() {
 		if w.steps >= next && crashes > 0 {
 			crashes--
 			next = w.steps + w.between(50, 3000)
-			s.host.crash(w.chance(2))
+			if w.chance(3) {
+				s.host.stop()
+			} else {
+				s.host.crash(w.chance(2))
+			}
+		}
+		if w.steps >= change && s.restless {
+			change = w.steps + w.between(100, 2500)
+			if s.hectic {
+				change = w.steps + w.between(20, 200)
+			}
+			s.reload()
 		}
 		if w.steps >= house {
 			house = w.steps + w.between(50, 2000)
@@ -136,8 +155,12 @@ func (s *Sim) clear() {
 	for _, m := range s.mxs {
 		m.left = 0
 	}
-	for !s.host.up && w.step() { // it starts again
+	for (!s.host.up || s.host.stopping) && w.step() { // it starts again
+		if w.steps > maxSteps {
+			w.fail(RuleProtocol, "the server does not come back in %d steps: %v %v", maxSteps, s.host.conns, len(s.host.jobs))
+		}
 	}
+	s.settle()
 	s.host.full = false
 	s.host.speedUp()
 	s.host.policy.linger, s.host.policy.wait = 0, 0
@@ -156,6 +179,16 @@ func (s *Sim) clear() {
 			}
 		}
 	}
+}
+
+// settle gives every domain to somebody, and ends all vacations and limits.
+func (s *Sim) settle() {
+	s.customers[0].domains = append(slices.Clone(s.customers[0].domains), s.orphans...)
+	s.orphans = nil
+	for _, c := range s.customers {
+		c.policy = account.Policy{SmallFirst: c.policy.SmallFirst}
+	}
+	s.reloaded()
 }
 
 // end gives the store back.

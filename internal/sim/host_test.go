@@ -11,6 +11,7 @@ import (
 	"odmr/internal/account"
 	"odmr/internal/bounce"
 	"odmr/internal/mail"
+	"odmr/internal/recipients"
 	"odmr/queue"
 	"odmr/queue/pebblestore"
 	"odmr/queue/pebblestore/crashfs"
@@ -30,7 +31,7 @@ type host struct {
 	s      *Sim
 	w      *world
 	ledger *ledger
-	dir    *account.Table
+	dir    *directory
 	auth   *account.Authenticator
 
 	disk    *crashfs.Disk
@@ -39,10 +40,12 @@ type host struct {
 	full    bool        // the disk has no room
 	slow    bool        // syncs of the log wait
 	written int         // octets, about, in the store's memtable
-	waiting []*commit   // in line, and not known to be durable
+	waiting []*onItsWay // in the log, and not known to be durable
 	fatal   chan string // the store's last words
 
 	up       bool
+	stopping bool // in order
+	learned  *recipients.Table
 	era      int // counts the lives of the process
 	conns    []*conn
 	jobs     []*job // given to a worker and not done yet
@@ -63,7 +66,8 @@ type host struct {
 type job struct {
 	conn   *conn
 	what   string
-	commit *commit // that it is about, if it is about one
+	commit *commit   // that it is about, if it is about one
+	way    *onItsWay // what it leaves in the log, if it does not wait for the disk itself
 	run    func()
 	done   func() // tells the loop
 	// told tells the ledger what a call brought; torn, that it may have brought it. nil: nothing.
@@ -92,6 +96,9 @@ func (h *host) configure() {
 		h.reversed.ShieldWindow = h.reversed.ShieldRefusals + w.between(1, 6)
 	}
 	h.policy = w.newPolicy()
+	if h.s.bug == BugGoesOn {
+		h.policy.linger = time.Hour
+	}
 	h.keeping = w.newKeeping()
 	h.refusals = map[string]*session.Refusals{}
 }
@@ -131,6 +138,7 @@ func (h *host) start() {
 	h.store = h.s.bug.wrap(h, s)
 	h.written = 0
 	h.reporter = h.newReporter()
+	h.learned = newLearned()
 	h.up = true
 	h.check()
 	h.w.trace("server starts, era %d, %d messages", h.era, s.Totals().Messages)
@@ -152,13 +160,13 @@ func (h *host) crash(power bool) {
 	if !h.up {
 		return
 	}
-	h.up = false
+	h.up, h.stopping = false, false
 	h.w.trace("server dies, power=%v", power)
 	h.w.meet(map[bool]string{true: "a loss of power", false: "a kill"}[power])
 	drowned := h.slow && h.w.chance(2)
 	if drowned {
 		power = true
-		h.w.trace("before %d messages were durable", len(h.waiting))
+		h.w.trace("before %d calls were durable", len(h.waiting))
 		h.w.meet("a loss of power before a sync")
 	} else {
 		h.speedUp()
@@ -170,8 +178,8 @@ func (h *host) crash(power bool) {
 	if !power {
 		left = h.disk.Killed()
 	}
-	h.bury(power)
 	h.drown()
+	h.bury(power)
 	// Only now, and on a disk that nobody looks at again: all that it held is given back.
 	if err := h.raw.Close(); err != nil {
 		h.w.fail(RuleStore, "close: %v", err)
@@ -191,15 +199,17 @@ func (h *host) tear(j *job) {
 	h.w.meet("a torn " + j.what)
 	j.torn()
 	j.run()
+	if j.way != nil {
+		h.waiting = append(h.waiting, j.way)
+	}
 	if j.commit == nil {
 		return
 	}
-	h.waiting = append(h.waiting, j.commit)
 	for _, m := range j.commit.conn.commits {
 		h.w.meet("messages torn together")
 		h.ledger.committed(m.kept, true)
 		m.submit()
-		h.waiting = append(h.waiting, m)
+		h.waiting = append(h.waiting, &m.onItsWay)
 	}
 }
 
@@ -241,7 +251,7 @@ func (h *host) bury(power bool) {
 func (h *host) storageFailed() {
 	h.w.trace("storage failed")
 	h.w.meet("a log that failed")
-	h.up = false
+	h.up, h.stopping = false, false
 	h.disk = h.disk.Killed()
 	h.bury(false)
 	h.ledger.crashed()
@@ -249,7 +259,7 @@ func (h *host) storageFailed() {
 
 // dial connects a client; nil if nobody listens.
 func (h *host) dial(r role, client party) *line {
-	if !h.up {
+	if !h.up || h.stopping {
 		return nil
 	}
 	h.serial++
@@ -332,7 +342,7 @@ func (h *host) carryOut(j *job) {
 }
 
 // unsynced are the calls that need not wait for the disk.
-var unsynced = []string{"AUTH", "ATRN", "Next", "body"}
+var unsynced = []string{"AUTH", "ATRN", "Next", "body", "Settle"}
 
 func (j *job) tell() {
 	if j.told != nil {
@@ -342,7 +352,7 @@ func (j *job) tell() {
 
 // housekeep does what a store does in time, or has the disk fill up or be emptied.
 func (h *host) housekeep() {
-	if !h.up {
+	if !h.up || h.stopping {
 		return
 	}
 	h.speedUp()

@@ -170,17 +170,18 @@ func (l *ledger) sameContent(v *visit, letter *letter, t *transaction) {
 	}
 }
 
-// offered looks at the order in which a session offers messages: of each domain in the order of the queue.
+// offered looks at the order in which a session offers messages: of each domain in the order in which it got them.
 func (l *ledger) offered(v *visit, r *recipient) {
 	e := r.letter.entry(r.domain)
 	if e == nil || v.offered[e] || e.back {
 		return
 	}
 	v.offered[e] = true
-	if e.place < v.furthest[e.domain] {
-		l.w.fail(RuleOrder, "%v was offered %v, place %d, after place %d", v, e, e.place, v.furthest[e.domain])
+	if at := v.handed[e]; at < v.furthest[e.domain] {
+		l.w.fail(RuleOrder, "%v was offered %v, handed out as number %d, after number %d", v, e, at, v.furthest[e.domain])
+	} else {
+		v.furthest[e.domain] = at
 	}
-	v.furthest[e.domain] = e.place
 }
 
 // final looks at the end of everything: all customers have collected until nothing was left.
@@ -194,7 +195,7 @@ func (l *ledger) final(store queue.Store) {
 	err := store.List("", func(q queue.Entry) bool {
 		for i := range q.Envelope.Recipients {
 			have := &q.Envelope.Recipients[i]
-			r := l.find(have.Address)
+			r := l.find(q.Envelope.ReversePath, have.Address)
 			switch {
 			case q.Envelope.Domain == mail.OutboundDomain:
 			case r == nil:

@@ -24,6 +24,9 @@ const (
 	RuleOutcome   Rule = "outcome"   // what is recorded is what the customer said
 	RuleDoubt     Rule = "doubt"     // what is in doubt is recorded so
 	RuleShield    Rule = "shield"    // once the bounce shield has fired nothing fails
+	RuleKept      Rule = "kept"      // nothing expires before its time, and nothing of a customer on vacation
+	RuleQuota     Rule = "quota"     // mail is taken while there is room, and then not
+	RuleUnknown   Rule = "unknown"   // a recipient is refused only if the customer does not know it
 	RuleLease     Rule = "lease"     // a domain is drained by one session at a time
 	RuleStore     Rule = "store"     // the store's own invariants
 	RuleProtocol  Rule = "protocol"  // what the server says to an honest peer is proper SMTP
@@ -32,7 +35,10 @@ const (
 // ledger knows what was promised and what was done.
 type ledger struct {
 	w       *world
+	host    *host
 	letters []*letter
+	boxes   map[string]*mailbox // by address
+	movedAt map[string]int64    // when a domain was taken from its customer
 	queues  map[string][]*entry // by domain, in the order of their commits
 	leased  map[string]*visit
 	sent    map[stretch]int64 // where the last letter in line ends on the line that it came on
@@ -45,13 +51,26 @@ type stretch struct {
 }
 
 func newLedger(w *world) *ledger {
-	return &ledger{w: w, queues: map[string][]*entry{}, leased: map[string]*visit{}, sent: map[stretch]int64{}}
+	return &ledger{w: w, queues: map[string][]*entry{}, leased: map[string]*visit{}, sent: map[stretch]int64{}, boxes: map[string]*mailbox{}, movedAt: map[string]int64{}}
 }
 
-// find returns the recipient of that address, or nil.
-func (l *ledger) find(address string) *recipient {
+// find returns the recipient of that address in a letter from that sender, or nil. Most addresses are of one letter only;
+// others have their mailboxes for long, and then the sender is.
+func (l *ledger) find(from, address string) *recipient {
 	var n, i int
 	at := strings.LastIndexByte(address, '@')
+	if strings.HasPrefix(address, "box") {
+		if _, err := fmt.Sscanf(from, "s%d@", &n); err != nil {
+			if _, err := fmt.Sscanf(from, "l%d.r%d@", &n, &i); err != nil || n < 1 || n > len(l.letters) || l.letters[n-1].about == nil {
+				return nil
+			}
+			return l.letters[n-1].about.to(address)
+		}
+		if n < 1 || n > len(l.letters) {
+			return nil
+		}
+		return l.letters[n-1].to(address)
+	}
 	if _, err := fmt.Sscanf(address, "l%d.r%d@", &n, &i); err != nil || at < 0 || n < 1 || n > len(l.letters) {
 		return nil
 	}
@@ -65,9 +84,9 @@ func (l *ledger) find(address string) *recipient {
 func (l *ledger) committed(envelopes []mail.Envelope, unsure bool) {
 	for i := range envelopes {
 		env := &envelopes[i]
-		e := &entry{domain: env.Domain, unsure: unsure}
+		e := &entry{domain: env.Domain, unsure: unsure, wire: env.WireSize, arrived: env.Arrived}
 		for j := range env.Recipients {
-			r := l.find(env.Recipients[j].Address)
+			r := l.find(env.ReversePath, env.Recipients[j].Address)
 			if r == nil || r.domain != env.Domain {
 				l.w.fail(RuleForeign, "recipient %q was queued for %s", env.Recipients[j].Address, env.Domain)
 				return
@@ -122,28 +141,18 @@ func (l *ledger) handedOut(v *visit, key queue.Key, env *mail.Envelope) *entry {
 		return nil
 	}
 	var e *entry
-	if r := l.find(env.Recipients[0].Address); r != nil {
+	if r := l.find(env.ReversePath, env.Recipients[0].Address); r != nil {
 		e = r.letter.entry(key.Domain)
 	}
 	if e == nil || e.absent {
 		l.w.fail(RulePhantom, "%v was handed mail to %q, which was never taken", v, env.Recipients[0].Address)
 		return nil
 	}
-	q := l.queues[key.Domain]
-	for at := v.cursor[key.Domain]; !e.back || at < e.place; at++ {
-		if at >= len(q) || at >= e.place {
-			l.w.fail(RuleOrder, "%v was handed %v after a later one", v, e)
-			return nil
-		}
-		if q[at] == e {
-			v.cursor[key.Domain] = at + 1
-			break
-		}
-		l.passedOver(q[at])
+	if v.stopped && e.arrived > l.movedAt[e.domain] && !slices.Contains(l.host.domainsOf(v.account.Name), e.domain) {
+		l.w.fail(RuleForeign, "%v was handed %v, which came when the domain was not its customer's any more", v, e)
 	}
-	if e.skipped && !e.back {
-		l.w.fail(RuleOrder, "%v was handed %v, which a later one had overtaken", v, e)
-	}
+	l.inOrder(v, e)
+	v.handed[e] = len(v.handed) + 1
 	e.unsure = false
 	rs := e.recipients()
 	if len(rs) != len(env.Recipients) {
@@ -154,6 +163,56 @@ func (l *ledger) handedOut(v *visit, key queue.Key, env *mail.Envelope) *entry {
 		l.sameState(v, r, &env.Recipients[i])
 	}
 	return e
+}
+
+// inOrder looks at which entries e was handed out before.
+func (l *ledger) inOrder(v *visit, e *entry) {
+	if v.small {
+		l.smallFirst(v, e)
+		return
+	}
+	q := l.queues[e.domain]
+	for at := v.cursor[e.domain]; !e.back || at < e.place; at++ {
+		if at >= len(q) || at >= e.place {
+			l.w.fail(RuleOrder, "%v was handed %v after a later one", v, e)
+			return
+		}
+		if q[at] == e {
+			v.cursor[e.domain] = at + 1
+			break
+		}
+		l.passedOver(q[at])
+	}
+	if e.skipped && !e.back {
+		l.w.fail(RuleOrder, "%v was handed %v, which a later one had overtaken", v, e)
+	}
+}
+
+// smallFirst looks at the same where small messages go first: one that is overtaken must be large, or stand behind a large
+// one of its own sender, and be of another sender than the one that overtakes it.
+func (l *ledger) smallFirst(v *visit, e *entry) {
+	behind := map[string]bool{} // senders of whom something waits
+	for _, o := range l.queues[e.domain][:e.place-1] {
+		if v.handed[o] > 0 || o.absent || o.back || o.left || !o.pending() {
+			continue
+		}
+		waits := o.wire > smallMessage || behind[o.letter.from]
+		if o.unsure || o.maybeLeft || o.doubtful() { // nobody knows whether it is there
+			continue
+		}
+		switch {
+		case !waits || e.wire > smallMessage:
+			l.passedOver(o)
+		case o.letter.from == e.letter.from:
+			l.w.fail(RuleOrder, "%v was handed %v before %v, which is of the same sender", v, e, o)
+		default:
+			l.w.meet("a small message that went first")
+		}
+		behind[o.letter.from] = behind[o.letter.from] || waits
+	}
+	if e.skipped && !e.back {
+		l.w.fail(RuleOrder, "%v was handed %v, which a later one had overtaken", v, e)
+	}
 }
 
 // passedOver looks at an entry that another one overtook: it must not be there.
@@ -225,6 +284,9 @@ func (l *ledger) settled(e *entry, outcomes []mail.Outcome, unsure bool) {
 		state := r.state
 		switch outcomes[i].Status {
 		case mail.OutcomeDelivered:
+			if !unsure {
+				l.acceptedBox(r)
+			}
 			if state = mail.Delivered; outcomes[i].Relayed {
 				state = mail.Relayed
 			}

@@ -36,9 +36,10 @@ type recipient struct {
 	domain  string
 	notify  mail.Notify
 	orcpt   string
-	mayTake bool // RCPT was answered 250, as far as the MX knows
-	acked   bool // the MX was told that the message was taken for it
-	queued  bool // it stands in the envelope that was committed
+	mayTake bool  // RCPT was answered 250, as far as the MX knows
+	acked   bool  // the MX was told that the message was taken for it
+	took    int64 // when a customer's server took it last; of a lasting mailbox
+	queued  bool  // it stands in the envelope that was committed
 
 	hands    []*hand // how often a customer got it whole
 	state    mail.RecipientState
@@ -55,10 +56,13 @@ type recipient struct {
 type entry struct {
 	letter          *letter
 	domain          string
+	wire            int64 // octets as stored
+	arrived         int64
 	place           int  // in the queue of the domain, from 1
 	unsure          bool // its commit was torn by a crash: it may be there or not
 	absent          bool // it was not there
 	skipped         bool // a later one was handed out before it
+	settling        bool // an outcome is in the log, and not known to be durable
 	back            bool // an operator released it, so that it is behind its place
 	left, maybeLeft bool // the reporter ended it, perhaps
 }
@@ -118,6 +122,10 @@ func (s *Sim) newLetter() *letter {
 	if w.chance(8) {
 		l.from = ""
 	}
+	grouped := l.from != "" && w.chance(3) // the sender writes others, too
+	if grouped {
+		l.from = fmt.Sprintf("group%d@far.example", w.rng.IntN(3))
+	}
 	l.eight, l.utf8 = w.chance(6), w.chance(25)
 	switch w.rng.IntN(8) {
 	case 0:
@@ -136,6 +144,10 @@ func (s *Sim) newLetter() *letter {
 		for range 1 + w.rng.IntN(1+w.rng.IntN(4)) {
 			r := &recipient{letter: l, i: len(l.rcpts), domain: s.domains[d]}
 			r.address = fmt.Sprintf("l%d.r%d@%s", l.n, r.i, r.domain)
+			if box := boxAddress(w.rng.IntN(s.boxes), r.domain); !grouped && l.from != "" && w.chance(s.boxes) && l.to(box) == nil {
+				r.address = box
+				s.ledger.box(box)
+			}
 			if w.chance(5) {
 				r.notify = []mail.Notify{mail.NotifyNever, mail.NotifySuccess, mail.NotifyFailure | mail.NotifyDelay, mail.NotifySuccess | mail.NotifyFailure | mail.NotifyDelay}[w.rng.IntN(4)]
 			}
@@ -146,11 +158,21 @@ func (s *Sim) newLetter() *letter {
 		}
 	}
 	s.ledger.letters = append(s.ledger.letters, l)
-	if s.host.keeping.DelayNotice == 0 && len(domains) == 1 && l.from != "" && w.chance(3) {
+	if s.host.keeping.DelayNotice == 0 && len(domains) == 1 && l.from != "" && !grouped && w.chance(3) {
 		s.answer(l)
 	}
 	l.write(s)
 	return l
+}
+
+// to is the letter's recipient of that address, or nil.
+func (l *letter) to(address string) *recipient {
+	for _, r := range l.rcpts {
+		if r.address == address {
+			return r
+		}
+	}
+	return nil
 }
 
 // answer has a letter come from somebody whose mail is held here: the report on it, of which there is one at the most

@@ -88,6 +88,7 @@ type drain struct {
 	want      *job
 	then      func()
 	queued    []settlement
+	online    []string // domains whose customer answers for itself
 	held      map[uint32]*message
 	handle    uint32
 }
@@ -127,6 +128,8 @@ func (c *conn) turn() {
 	}
 	c.sess = m
 	c.turned, c.reversed = true, true
+	c.drain.visit.reversed = true
+	c.online()
 }
 
 // leaseStep begins the next call on the lease, if there is one to be made.
@@ -163,33 +166,62 @@ func (c *conn) settleNow(flying []settlement) {
 	for i := range flying {
 		list[i] = flying[i].Settlement
 	}
-	var err error
-	note := func(unsure bool) {
+	era := c.era
+	o := newOnItsWay(func(err error) {
 		for i := range flying {
-			l.settled(flying[i].entry, flying[i].Outcomes, unsure)
-		}
-	}
-	c.submit(&job{what: "Settle", run: func() { err = lease.Settle(list) },
-		torn: func() { note(true) },
-		told: func() {
+			flying[i].entry.settling = false
 			if err == nil {
-				note(false)
-				return
-			}
-			c.w.trace("%v: Settle: failed", c)
-			for i := range flying {
+				l.settled(flying[i].entry, flying[i].Outcomes, false)
+			} else {
 				l.unsettled(flying[i].entry, d.visit)
 			}
-		}}, func() {
-		d.busy = false
-		for i := range flying {
-			r := session.Result{}
-			if err != nil {
-				r.Refusal = &mail.Refusal{Code: 451, Enhanced: "4.3.0", Text: "Local error in processing", Cause: err}
-			}
-			c.answer(flying[i].ticket, r)
 		}
+		if err != nil {
+			c.w.trace("%v: Settle: failed", c)
+		}
+		c.w.after(c.w.soon(), func() {
+			if c.h.up && c.h.era == era {
+				c.settled(flying, err)
+			}
+		})
 	})
+	c.inflight++
+	c.submit(&job{what: "Settle", way: &o, run: func() { lease.SettleTo(list, &o) },
+		torn: func() {
+			for i := range flying {
+				l.settled(flying[i].entry, flying[i].Outcomes, true)
+			}
+		},
+		told: func() {
+			for i := range flying {
+				flying[i].entry.settling = true
+			}
+			if c.h.slow {
+				c.w.meet("settlements that wait for a slow disk")
+			}
+			c.h.awaitDisk(&o)
+		}}, func() {})
+}
+
+// settled tells the machine which outcomes are durable.
+func (c *conn) settled(flying []settlement, err error) {
+	c.inflight--
+	c.drain.busy = false
+	for i := range flying {
+		r := session.Result{}
+		if err != nil {
+			r.Refusal = &mail.Refusal{Code: 451, Enhanced: "4.3.0", Text: "Local error in processing", Cause: err}
+		} else {
+			c.learn(&flying[i])
+		}
+		c.answer(flying[i].ticket, r)
+	}
+	c.leaseStep()
+	if c.gone {
+		c.retireRecord()
+		return
+	}
+	c.run()
 }
 
 // fetchMore asks for messages, now and then for less than the machine would like, as when memory is short.
@@ -266,6 +298,10 @@ func (c *conn) settle(a *session.Action) {
 	c.h.ledger.judge(d.visit, m.entry, a)
 	if c.drain.lease == nil {
 		c.w.fail(RuleLease, "%v settles %v after its lease is gone", d.visit, m.entry)
+		return
+	}
+	if c.h.stopping && c.h.s.bug == BugStopForgets {
+		c.unload(m)
 		return
 	}
 	d.queued = append(d.queued, settlement{a.Ticket, m.entry, queue.Settlement{Key: m.delivery.Key, Outcomes: a.Outcomes, InDoubt: a.InDoubt}})

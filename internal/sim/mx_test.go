@@ -68,6 +68,9 @@ const (
 	stepQuit
 )
 
+// reset ends a transaction that has come to nothing, lest the next letter become a part of it.
+var reset = []step{{kind: stepReset, octets: []byte("RSET\r\n")}}
+
 // next begins the MX's next session after a while.
 func (m *mx) next() {
 	if m.left == 0 {
@@ -174,7 +177,7 @@ func (d *delivery) answer(code int) {
 	case stepData:
 		if code != 354 {
 			s.of.letter.refused = true
-			d.plan = nil // it is of this letter: behind DATA nothing is said
+			d.plan = reset // it is of this letter: behind DATA nothing is said
 		}
 	case stepChunk:
 		if code >= 400 {
@@ -206,6 +209,9 @@ func (d *delivery) final(a *attempt, code int) {
 	}
 	if code >= 400 && (!d.lmtp || a.replies == 1) {
 		l.refused = true
+		if !d.ahead {
+			d.plan = reset // it may not be over
+		}
 	}
 	if code < 300 {
 		l.refused = false
@@ -225,10 +231,12 @@ func (d *delivery) speak() {
 			break
 		}
 		s := d.plan[0]
+		if s.kind >= stepData && s.kind <= stepFinal && len(s.of.finals) == 0 && (d.lmtp || d.ahead && !d.blind()) { // nobody would take it
+			s.of.letter.refused = true
+			d.plan = reset
+			continue
+		}
 		if s.kind == stepFinal {
-			if len(s.of.finals) == 0 && d.lmtp || s.octets == nil {
-				break
-			}
 			s.of.letter.line, s.of.letter.ends = d.line, d.written+int64(len(d.unsent)+len(s.octets))
 		}
 		d.plan = d.plan[1:]
@@ -237,6 +245,9 @@ func (d *delivery) speak() {
 	}
 	d.flush()
 }
+
+// blind says whether it says all of a letter without looking at any reply (RFC 2920, RFC 3030).
+func (d *delivery) blind() bool { return d.ahead && d.chunked && !d.lmtp }
 
 // begin plans the next letter, or QUIT.
 func (d *delivery) begin() bool {
@@ -249,6 +260,9 @@ func (d *delivery) begin() bool {
 	d.m.left--
 	l := d.m.s.newLetter()
 	a := &attempt{letter: l}
+	if d.blind() { // it does not know what became of the one before
+		d.plan = append(d.plan, reset...)
+	}
 	if d.forwards && d.w.chance(2) {
 		l.origin = d.w.newOrigin(l.n)
 		d.plan = append(d.plan, step{kind: stepForward, octets: forwardCommand(l.origin)})
@@ -260,7 +274,7 @@ func (d *delivery) begin() bool {
 	if d.w.chance(10) {
 		d.plan = append(d.plan, step{kind: stepForeign, octets: []byte("RCPT TO:<x@nobody.example>\r\n")})
 	}
-	d.plan[len(d.plan)-1].wait = d.lmtp || d.w.chance(2) // over LMTP it must know how many replies to wait for
+	d.plan[len(d.plan)-1].wait = d.lmtp || d.ahead && !d.blind() || !d.ahead && d.w.chance(2) // over LMTP it must know how many replies to wait for
 	switch {
 	case d.w.chance(15):
 		d.plan = append(d.plan, step{kind: stepReset, octets: []byte("RSET\r\n")})

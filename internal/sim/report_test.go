@@ -9,6 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"odmr/internal/account"
 	"odmr/internal/bounce"
 	"odmr/internal/dsn"
 	"odmr/internal/mail"
@@ -22,15 +23,9 @@ const RuleReport Rule = "report"
 func (h *host) newReporter() *bounce.Reporter {
 	return bounce.New(bounce.Config{
 		Store: reviewed{h.store, h}, Hostname: "odmr.example", Logger: zerolog.Nop(),
-		Policy: func(domain string) (bounce.Policy, error) {
-			p := h.keeping
-			if domain == mail.OutboundDomain { // the smarthost has time
-				p.Retention = 30 * 24 * time.Hour
-			}
-			return p, nil
-		},
-		Held: func(domain string) (bool, error) { return h.dir.Collectable(domain) },
-		Now:  func() time.Time { return time.Unix(0, h.w.now) },
+		Policy: h.policyOf,
+		Held:   func(domain string) (bool, error) { return h.dir.Collectable(domain) },
+		Now:    func() time.Time { return time.Unix(0, h.w.now) },
 	})
 }
 
@@ -44,7 +39,7 @@ func (w *world) newKeeping() bounce.Policy {
 
 // report lets the reporter do its work, as long as it has some; and sometimes the server dies in the middle of it.
 func (h *host) report() {
-	if !h.up {
+	if !h.up || h.stopping {
 		return
 	}
 	h.speedUp()
@@ -77,6 +72,7 @@ type reviewed struct {
 // decision is one that a reporter made.
 type decision struct {
 	entry   *entry
+	stage   queue.Stage
 	verdict queue.Verdict
 	reports []queue.Message
 }
@@ -88,7 +84,7 @@ func (s reviewed) Review(domain string, stage queue.Stage, seqs []uint64, decide
 	}
 	var list []decision
 	err := s.Store.Review(domain, stage, seqs, func(e *queue.Reviewed) queue.Decision {
-		r := s.h.ledger.find(e.Envelope.Recipients[0].Address)
+		r := s.h.ledger.find(e.Envelope.ReversePath, e.Envelope.Recipients[0].Address)
 		news := s.h.ledger.untold(e.Envelope)
 		d := decide(e)
 		switch s.h.s.bug {
@@ -105,7 +101,7 @@ func (s reviewed) Review(domain string, stage queue.Stage, seqs []uint64, decide
 			r.bounced = r.bounced || d.Verdict == queue.Update && stage == queue.Partial
 			s.h.w.meet("a report while others wait")
 		}
-		list = append(list, decision{r.letter.entry(domain), d.Verdict, d.Messages})
+		list = append(list, decision{r.letter.entry(domain), stage, d.Verdict, d.Messages})
 		return d
 	})
 	for i := range list {
@@ -123,7 +119,7 @@ func (s reviewed) Review(domain string, stage queue.Stage, seqs []uint64, decide
 func (l *ledger) untold(env *mail.Envelope) (rs []*recipient) {
 	for i := range env.Recipients {
 		if p := &env.Recipients[i]; env.Untold() && (p.State == mail.Failed || p.State == mail.Relayed) {
-			rs = append(rs, l.find(p.Address))
+			rs = append(rs, l.find(env.ReversePath, p.Address))
 		}
 	}
 	return rs
@@ -136,6 +132,9 @@ func (l *ledger) reviewed(list []decision, unsure bool) {
 		l.w.trace("reviewed %v: %d unsure=%v", e, d.verdict, unsure)
 		for i := range d.reports {
 			l.answered(e, &d.reports[i], unsure)
+		}
+		if d.verdict == queue.Update && d.stage == queue.Waiting {
+			l.mayBeLate(e)
 		}
 		if d.verdict != queue.Drop {
 			continue
@@ -153,8 +152,31 @@ func (l *ledger) reviewed(list []decision, unsure bool) {
 				if !unsure {
 					r.state = mail.Failed
 				}
+				l.mayExpire(e)
 			}
 		}
+	}
+}
+
+// mayExpire says what is wrong with that an entry expires.
+func (l *ledger) mayExpire(e *entry) {
+	h := l.host
+	if a, err := h.dir.Owner(e.domain); err == nil && a.Policy.Hold == account.On {
+		l.w.fail(RuleKept, "%v expired while its customer is on vacation", e)
+	}
+	if waited := time.Duration(l.w.now - e.arrived); waited < h.keeping.Retention {
+		l.w.fail(RuleKept, "%v expired after %v, the retention is %v", e, waited, h.keeping.Retention)
+	}
+}
+
+// mayBeLate says what is wrong with that its sender is told that an entry waits.
+func (l *ledger) mayBeLate(e *entry) {
+	h := l.host
+	if a, err := h.dir.Owner(e.domain); err == nil && a.Policy.Hold == account.On {
+		l.w.fail(RuleReport, "the delay of %v is reported while its customer is on vacation", e)
+	}
+	if waited := time.Duration(l.w.now - e.arrived); h.keeping.DelayNotice == 0 || waited < h.keeping.DelayNotice {
+		l.w.fail(RuleReport, "the delay of %v is reported after %v, not %v", e, waited, h.keeping.DelayNotice)
 	}
 }
 
@@ -254,7 +276,7 @@ func (l *ledger) read(body []byte, env *mail.Envelope, fn func(about *recipient,
 	var about *recipient
 	for _, line := range strings.Split(string(body), "\r\n") {
 		if address, ok := strings.CutPrefix(line, "Final-Recipient: rfc822; "); ok {
-			if about = l.find(address); about == nil {
+			if about = l.find(env.Recipients[0].Address, address); about == nil {
 				l.w.fail(RuleReport, "a report is about %q", address)
 				return
 			}
@@ -323,7 +345,7 @@ func (s *Sim) reportAll() {
 	}
 	if err := h.raw.List("", func(e queue.Entry) bool {
 		// The last reports to customers wait for their next calls.
-		if r := s.ledger.find(e.Envelope.Recipients[0].Address); r == nil || r.letter.about == nil {
+		if r := s.ledger.find(e.Envelope.ReversePath, e.Envelope.Recipients[0].Address); r == nil || r.letter.about == nil {
 			s.w.fail(RuleReport, "left is %+v", e.Envelope)
 		}
 		return true

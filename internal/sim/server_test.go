@@ -210,7 +210,15 @@ func (s *server) mail(k *call, arg string) {
 
 func (s *server) rcpt(k *call, arg string) {
 	address, _, _ := strings.Cut(strings.TrimPrefix(arg, "TO:<"), ">")
-	r := k.c.s.ledger.find(address)
+	from := ""
+	if s.tx != nil {
+		from = s.tx.from
+	}
+	r := k.c.s.ledger.find(from, address)
+	if r == nil && (s.tx == nil || k.manner.liar) && k.c.s.ledger.boxes[address] != nil { // whose letter it is cannot be said
+		s.say(k, 503, "5.5.1 MAIL first")
+		return
+	}
 	if r == nil {
 		k.w.fail(RuleForeign, "%v: RCPT %q, whom nobody wrote to", s.visit, address)
 		return
@@ -226,12 +234,20 @@ func (s *server) rcpt(k *call, arg string) {
 		s.say(k, code, text)
 		return
 	}
+	if s.unknownTo(k, r) {
+		s.marks++
+		mark := fmt.Sprintf("%d.%d", s.visit.n, s.marks)
+		s.visit.refused[mark] = r
+		s.say(k, 550, "5.1.1 no such user #"+mark+"#")
+		return
+	}
 	if k.manner.tooMany > 0 && len(s.tx.rcpts) >= k.manner.tooMany {
 		s.say(k, 452, "4.5.3 too many recipients")
 		k.w.meet("too many recipients")
 		return
 	}
 	s.tx.rcpts = append(s.tx.rcpts, r)
+	k.c.s.ledger.tookRecipient(s.visit, r)
 	s.say(k, 250, "2.1.5 ok")
 }
 

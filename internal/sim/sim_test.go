@@ -40,7 +40,9 @@ func seeds(t *testing.T, n int) (from, to uint64) {
 var sights = []string{
 	"a line broken by FIN", "a line broken by RST", "a line broken by silence", "a 421", "a lie", "too many recipients",
 	"a loss of power", "a kill", "a torn call", "a torn review", "a log that failed",
-	"a client said by XFORWARD", "a slow disk", "messages that wait for the disk together", "a message behind one that is being committed", "messages torn together", "a loss of power before a sync",
+	"a client said by XFORWARD", "domains exchanged", "a domain moved", "a session that may not go on", "ATRN of a customer on vacation",
+	"mail over a quota", "a recipient that the customer does not know", "a recipient refused because of what was learned", "a small message that went first",
+	"an orderly stop", "a session cut by a stop", "a slow disk", "calls that wait for the disk together", "settlements that wait for a slow disk", "a message behind one that is being committed", "messages torn together", "a loss of power before a sync",
 	"reads failing during Next", "reads failing during Settle", "reads failing during body",
 	"a letter answered 250", "MAIL answered 452", "a message in doubt", "a message that came again", "a body without its stuffing",
 	"a takeover", "mail for a session that stayed", "mail for an ATRN that waited",
@@ -116,7 +118,7 @@ func TestSimNotices(t *testing.T) {
 		{BugDeferAccepted, []Rule{RuleOutcome}},
 		{BugSwap, []Rule{RuleOrder}},
 		{BugWrongBody, []Rule{RuleContent}},
-		{BugTruncate, []Rule{RuleContent}},
+		{BugTruncate, []Rule{RuleContent, RuleProtocol}},
 		{BugStateless, []Rule{RuleStore, RuleLost}},
 		{BugTwoReports, []Rule{RuleReport}},
 		{BugNoReport, []Rule{RuleReport}},
@@ -124,10 +126,17 @@ func TestSimNotices(t *testing.T) {
 		{BugUnsynced, []Rule{RuleLost}},
 		{BugOvertakes, []Rule{RuleOrder}},
 		{BugStaleOrigin, []Rule{RuleOrigin}},
+		{BugGoesOn, []Rule{RuleForeign}},
+		{BugVacation, []Rule{RuleKept, RuleReport}},
+		{BugNoQuota, []Rule{RuleQuota}},
+		{BugLearnsAll, []Rule{RuleUnknown}},
+		{BugKeepsLearned, []Rule{RuleUnknown}},
+		{BugSenderOrder, []Rule{RuleOrder}},
+		{BugStopForgets, []Rule{RuleDuplicate, RuleStore}},
 	} {
 		t.Run(c.bug.String(), func(t *testing.T) {
 			t.Parallel()
-			const most = 60
+			const most = 150
 			for seed := uint64(1); seed <= most; seed++ {
 				if v := Run(seed, c.bug, nil).Violation; v != nil {
 					t.Logf("seed %d: %v", seed, v)

@@ -33,6 +33,9 @@ func (w *world) newPolicy() policy {
 	}
 }
 
+// smallMessage is how large a message may be on the wire to go first, where small ones do.
+const smallMessage = 700
+
 // request is an ATRN on its way to a lease.
 type request struct {
 	ticket  uint32
@@ -42,8 +45,11 @@ type request struct {
 	lease   queue.Lease
 	waiting int64
 	refusal *mail.Refusal
-	serial  uint64 // of the patience that it has with others
-	took    bool   // others made way for it
+	serial  uint64           // of the patience that it has with others
+	took    bool             // others made way for it
+	account *account.Account // as it was when the request was looked at
+	small   bool
+	linger  time.Duration
 }
 
 func (c *conn) acquire(a *session.Action) {
@@ -67,13 +73,33 @@ func (c *conn) claim(q *request) {
 		c.refuse(q, account.AccessRefusal(err))
 		return
 	}
+	if q.account, err = h.dir.Lookup(c.account); err != nil {
+		c.refuse(q, account.AccessRefusal(err))
+		return
+	}
+	if r := c.onHold(); r != nil {
+		c.w.meet("ATRN of a customer on vacation")
+		c.refuse(q, r)
+		return
+	}
+	q.small, q.linger = q.account.Policy.SmallFirst == account.On, h.policy.linger
+	switch q.account.Policy.Linger {
+	case 0:
+	case account.Off:
+		q.linger = 0
+	default:
+		q.linger = q.account.Policy.Linger
+	}
+	if h.s.calm {
+		q.linger = 0
+	}
 	var inTheWay []*conn
 	for _, o := range h.conns {
 		if o.drain.lease != nil && slices.ContainsFunc(o.drain.visit.domains, func(d string) bool { return slices.Contains(q.domains, d) }) {
 			inTheWay = append(inTheWay, o)
 		}
 	}
-	patient := !h.s.calm && (h.policy.linger > 0 || h.policy.wait > 0)
+	patient := !h.s.calm && (q.linger > 0 || h.policy.wait > 0)
 	if !patient && !slices.ContainsFunc(q.domains, func(d string) bool { return h.store.Counts(d).Messages > 0 }) {
 		c.refuse(q, &mail.Refusal{Code: 453, Text: "You have no mail"})
 		return
@@ -93,6 +119,9 @@ func (c *conn) claim(q *request) {
 		if q.lease, err = h.store.Acquire(q.domains); err != nil {
 			q.lease, q.refusal = nil, acquireRefusal(err)
 			return
+		}
+		if q.small {
+			q.lease.SmallFirst(smallMessage)
 		}
 		if q.waiting = q.lease.Waiting().Messages; q.waiting == 0 && !patient {
 			q.lease.Release()
@@ -158,12 +187,12 @@ func (c *conn) acquired(q *request) {
 	if q.took {
 		d.took = c.w.now
 	}
-	v := c.h.s.newVisit(c)
+	v := c.h.s.newVisit(c, q)
 	d.visit = v
 	c.h.ledger.leasedBy(v, q.lease.Domains())
 	c.w.trace("%v has the lease of %v, waiting %d", v, q.lease.Domains(), q.waiting)
 	r := session.Result{Domains: q.lease.Domains(), Waiting: q.waiting}
-	if d.linger = c.h.policy.linger; q.waiting == 0 && d.linger == 0 {
+	if d.linger = q.linger; q.waiting == 0 && d.linger == 0 {
 		r.Wait = c.h.policy.wait
 	}
 	c.answer(q.ticket, r)
@@ -214,7 +243,11 @@ func (h *host) poke() {
 		ticket := d.expects
 		h.w.meet(map[bool]string{true: "mail for a session that stayed", false: "mail for an ATRN that waited"}[c.reversed])
 		d.expects = 0
-		c.answer(ticket, session.Result{})
+		r := c.may(d.lease.Domains())
+		if h.s.bug == BugGoesOn {
+			r = nil
+		}
+		c.answer(ticket, session.Result{Refusal: r})
 		c.run()
 	}
 }
@@ -236,6 +269,7 @@ func (c *conn) releaseNow() {
 	v, lease := d.visit, d.lease
 	c.submit(&job{what: "Release", run: lease.Release, told: func() { c.h.ledger.released(v) }}, func() {
 		d.lease, d.busy, d.releasing = nil, false, false
+		c.offline()
 		if q := d.again; q != nil && !c.ended {
 			d.again = nil
 			c.claim(q)
@@ -291,7 +325,7 @@ func (h *host) decide() {
 // decided says what an operator made of the held recipients of a message.
 func (l *ledger) decided(env *mail.Envelope, state mail.RecipientState) {
 	for i := range env.Recipients {
-		r := l.find(env.Recipients[i].Address)
+		r := l.find(env.ReversePath, env.Recipients[i].Address)
 		if r == nil {
 			l.w.fail(RuleStore, "held is %q, to whom nobody wrote", env.Recipients[i].Address)
 			return
