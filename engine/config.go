@@ -116,6 +116,7 @@ type Config struct {
 	MaxRecipients  int            // per message; 0: mail.MaxRecipients
 	WindowMessages int            // messages of one customer's session that wait to be settled; 0: session.ReversedWindowMessages
 	Shield         Shield
+	Histories      map[string]string // of the life before: Engine.Histories
 	Recipients     Recipients
 	WindowBytes    int64 // their octets on the wire; 0: session.ReversedWindowBytes
 	Quota          Quota

@@ -89,7 +89,7 @@ func New(cfg Config) (*Engine, error) {
 	if r := &cfg.Recipients; r.Learn {
 		e.learned = recipients.NewTable(recipients.Limits{Lifetime: r.Lifetime, PerDomain: r.PerDomain})
 	}
-	e.histories.lru = newLRU[string, session.Refusals](maxHistories)
+	e.histories.init(cfg.Histories)
 	e.sparse = e.log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
 	e.newSession = e.newMachine
 	e.tls = tlsConfig(&e.cfg.TLS)

@@ -26,12 +26,39 @@ const maxHistories = 100_000
 
 var errShield = errors.New("engine: a customer's server refuses nearly everything")
 
-// histories are the windows of accounts that have refused something, from one session to the next. They are in memory
-// only: after a restart each account begins with an empty one. Where an account has several sessions at
+// histories are the windows of accounts that have refused something, from one session to the next. Whoever has a disk keeps
+// them over a restart (Engine.Histories, Config.Histories): else up to Shield.Refusals messages more could fail after each. Where an account has several sessions at
 // once each goes on from what was known when it began, and the last to end is remembered.
 type histories struct {
-	mu  sync.Mutex
-	lru *lru[string, session.Refusals]
+	mu      sync.Mutex
+	lru     *lru[string, session.Refusals]
+	changes uint64
+}
+
+// init begins with what is known from before.
+func (h *histories) init(known map[string]string) {
+	h.lru = newLRU[string, session.Refusals](maxHistories)
+	for account, text := range known {
+		if f := session.ParseRefusals(text); !f.None() {
+			*h.lru.put(account) = f
+		}
+	}
+}
+
+// Histories is what the shield knows of accounts' last messages, for Config.Histories of the next life. since is what it
+// returned before: where nothing has changed, known is nil. It takes a moment, and may be called on any goroutine but a loop's.
+func (e *Engine) Histories(since uint64) (known map[string]string, changes uint64) {
+	h := &e.histories
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.changes == since {
+		return nil, since
+	}
+	known = make(map[string]string, h.lru.len())
+	for account, entry := range h.lru.entries {
+		known[account] = entry.value.String()
+	}
+	return known, h.changes
 }
 
 // resume tells the machine of a new session what the account's sessions before refused.
@@ -48,6 +75,10 @@ func (h *histories) remember(account string, r *session.Reversed) {
 	f := r.Refusals()
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if f.None() && h.lru.get(account) == nil {
+		return
+	}
+	h.changes++
 	if f.None() {
 		h.lru.remove(account)
 	} else {

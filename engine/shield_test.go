@@ -114,6 +114,37 @@ func TestShieldOfAccount(t *testing.T) {
 	}
 }
 
+// What the shield knows of an account is known in the next life, too.
+func TestHistoriesOverARestart(t *testing.T) {
+	feed := func(s *server, n int) {
+		mx := s.feed(SMTP)
+		for i := range n {
+			mx.give("", fmt.Sprintf("u%d@a.example", i), "x", "250 ")
+		}
+		c := &customer{peer: s.login("a")}
+		c.verdict = func(*message) string { return "550 5.1.1 nobody of that name" }
+		c.collect("ATRN")
+		eventually(t, "the lease is given back", func() bool { return s.seen.states()[StateReversed] == 0 })
+	}
+	first := newServer(t, withAccount("a", "a.example"), withShield(3, 5))
+	if known, n := first.Histories(0); known != nil || n != 0 {
+		t.Fatal(known, n)
+	}
+	feed(first, 2)
+	known, n := first.Histories(0)
+	if known["a"] != "rr" || len(known) != 1 || n == 0 {
+		t.Fatal(known, n)
+	}
+	if again, _ := first.Histories(n); again != nil {
+		t.Fatal(again)
+	}
+	second := newServer(t, withAccount("a", "a.example"), withShield(3, 5), func(_ *server, c *Config) { c.Histories = known })
+	feed(second, 2)
+	if got := second.store.Totals(); got.Held == 0 || got.Failed != 0 { // the fourth of four
+		t.Errorf("%+v", got)
+	}
+}
+
 // Refusals of one session count in the next, and a normal share of them fails as it always did.
 func TestShieldOverSessions(t *testing.T) {
 	s := newServer(t, withAccount("a", "a.example"), withShield(3, 5))

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -52,6 +53,7 @@ func (s *server) startReports() error {
 	reporter := bounce.New(bounce.Config{
 		Store: store, Hostname: s.cfg.Hostname, Policy: s.heldPolicy, Held: s.directory().Collectable,
 		Now: time.Now, Wake: wake, Observer: s.metrics, Logger: s.log,
+		Holds: holdNotes(filepath.Join(s.cfg.Data, "hold.notes")),
 	})
 	s.reports.running.Go(func() { reporter.Run(ctx) })
 	return nil

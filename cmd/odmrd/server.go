@@ -108,6 +108,7 @@ func (s *server) watchFiles() {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stopWatch = cancel
 	s.watching.Go(func() { s.watchAccounts(ctx) })
+	s.watching.Go(func() { s.keepHistories(ctx) })
 	if s.certs != nil {
 		s.watching.Go(func() { s.certs.Watch(ctx, s.certificatesRead) })
 	}
@@ -175,7 +176,7 @@ func (s *server) startEngine() error {
 		Recipients: engine.Recipients{
 			Learn: c.LearnRecipients == "on", Lifetime: c.LearnedLifetime, PerDomain: c.LearnedPerDomain, Delimiters: c.RecipientDelimiters,
 		},
-		Shield: engine.Shield{Refusals: c.ShieldRefusals, Window: c.ShieldWindow},
+		Shield: engine.Shield{Refusals: c.ShieldRefusals, Window: c.ShieldWindow}, Histories: s.readHistories(),
 		Timeouts: engine.Timeouts{
 			Handshake: c.TLSHandshakeTimeout,
 			Login:     c.LoginTimeout, Command: c.CommandTimeout, Greeting: c.GreetingTimeout, Envelope: c.EnvelopeTimeout,

@@ -56,6 +56,26 @@ func (f *Refusals) note(refused bool, window int) {
 	}
 }
 
+// String is one letter for each message, the oldest first: r where it was refused, else a.
+func (f *Refusals) String() string {
+	text := make([]byte, len(f.last))
+	for i := range text {
+		text[i] = 'a'
+		if f.last[(f.at+i)%len(f.last)] {
+			text[i] = 'r'
+		}
+	}
+	return string(text)
+}
+
+// ParseRefusals reads what String wrote.
+func ParseRefusals(text string) (f Refusals) {
+	for i := range len(text) {
+		f.note(text[i] == 'r', len(text))
+	}
+	return f
+}
+
 // None says that there is nothing worth remembering.
 func (f *Refusals) None() bool { return f.refused == 0 }
 

@@ -47,11 +47,20 @@ type Observer interface {
 	Discarded(reason string)
 }
 
-// Config is what a Reporter is made of. All fields are required but Wake and Observer.
+// Holds keeps when domains were last seen on hold, for until then the clock of their mail stood still. It may block.
+type Holds interface {
+	// Load returns what was kept last. After an error the clock of all mail begins anew.
+	Load() (map[string]time.Time, error)
+	// Save keeps all of it, durably, in place of what was kept.
+	Save(map[string]time.Time) error
+}
+
+// Config is what a Reporter is made of. All fields are required but Wake, Holds and Observer.
 type Config struct {
 	Store    Store
 	Hostname string                              // of this server, in reports
 	Policy   func(domain string) (Policy, error) // an error: nothing is decided about the domain now
+	Holds    Holds                               // nil: a restart forgets them
 	Held     func(domain string) (bool, error)   // whether mail for domain (lower-case A-labels) is held here
 	Now      func() time.Time
 	Wake     func() // called when reports for the outside have come into being
@@ -82,7 +91,7 @@ type watch struct {
 	expired round     // through what has expired; its due is waiting
 
 	noticed uint64    // who sent entries up to this place knows of the delay, or is not to be told
-	held    time.Time // when the domain was last seen on hold: the clock stood still until then
+	held    time.Time // when the domain was last seen on hold: the clock stood still until then; see Holds
 	seen    bool      // in the pass at hand
 }
 
@@ -113,7 +122,10 @@ type Reporter struct {
 	cfg     Config
 	watches map[string]*watch
 	swept   time.Time
-	woken   bool // a report for the outside came into being in the batch at hand
+	kept    map[string]time.Time // of Holds, for domains that have no watch yet
+	floor   time.Time            // the clock of no mail began before
+	changed bool                 // some domain's held differs from what is kept
+	woken   bool                 // a report for the outside came into being in the batch at hand
 }
 
 // New makes a Reporter.
@@ -124,7 +136,33 @@ func New(cfg Config) *Reporter {
 	if cfg.Observer == nil {
 		cfg.Observer = nobody{}
 	}
-	return &Reporter{cfg: cfg, watches: make(map[string]*watch)}
+	r := &Reporter{cfg: cfg, watches: make(map[string]*watch)}
+	if cfg.Holds != nil {
+		var err error
+		if r.kept, err = cfg.Holds.Load(); err != nil {
+			r.floor, r.changed = cfg.Now(), true
+			cfg.Logger.Error().Err(err).Msg("when customers were on hold cannot be read: the retention of all mail begins anew")
+		}
+	}
+	return r
+}
+
+// keep saves when domains were on hold, if that has changed.
+func (r *Reporter) keep() {
+	if !r.changed || r.cfg.Holds == nil {
+		return
+	}
+	holds := make(map[string]time.Time)
+	for name, w := range r.watches {
+		if !w.held.IsZero() {
+			holds[name] = w.held
+		}
+	}
+	if err := r.cfg.Holds.Save(holds); err != nil {
+		r.complain(err, "")
+		return
+	}
+	r.changed = false
 }
 
 type nobody struct{}
@@ -144,6 +182,7 @@ func (r *Reporter) Run(ctx context.Context) {
 		}
 		pause(ctx, rest)
 	}
+	r.keep()
 }
 
 func pause(ctx context.Context, d time.Duration) {
@@ -191,6 +230,9 @@ func (r *Reporter) Pass(ctx context.Context) (more bool) {
 			pause(ctx, min(r.cfg.Now().Sub(began), tick)) // see Run
 		}
 	}
+	if old {
+		r.keep()
+	}
 	if old && !more {
 		r.swept = now
 	}
@@ -209,7 +251,10 @@ func (r *Reporter) domains(all bool) (list []seenDomain, err error) {
 	err = r.cfg.Store.Domains(func(name string, c queue.Counts) bool {
 		w := r.watches[name]
 		if w == nil {
-			w = new(watch)
+			w = &watch{held: r.floor}
+			if at := r.kept[name]; at.After(w.held) {
+				w.held = at
+			}
 			r.watches[name] = w
 		}
 		w.seen = true
@@ -218,8 +263,12 @@ func (r *Reporter) domains(all bool) (list []seenDomain, err error) {
 		}
 		return true
 	})
+	if err == nil && all {
+		r.kept = nil // whatever has mail has a watch now
+	}
 	for name, w := range r.watches {
 		if all && err == nil && !w.seen && r.cfg.Now().Sub(w.held) > again {
+			r.changed = r.changed || !w.held.IsZero()
 			delete(r.watches, name)
 		}
 		w.seen = false
@@ -285,7 +334,7 @@ func (r *Reporter) waiting(domain string, w *watch) bool {
 	}
 	w.waiting = now.Add(again)
 	if p.Hold {
-		w.held, w.waiting = now, now.Add(sweep)
+		w.held, w.waiting, r.changed = now, now.Add(sweep), true
 		return false
 	}
 	did, err := r.expire(domain, w, p, now)

@@ -45,6 +45,7 @@ type world struct {
 	clock    *clock
 	store    *pebblestore.Store
 	reporter *Reporter
+	holds    holds
 	damaged  map[uint64]bool   // places of entries that a review passes over
 	policy   map[string]Policy // that differs from usual
 	broken   error             // of the directory
@@ -74,6 +75,16 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
+// holds keeps what a Reporter has it keep.
+type holds struct {
+	kept   map[string]time.Time
+	broken error
+	saves  int
+}
+
+func (h *holds) Load() (map[string]time.Time, error)  { return h.kept, h.broken }
+func (h *holds) Save(kept map[string]time.Time) error { h.kept, h.saves = kept, h.saves+1; return nil }
+
 // damaged is a store of which some entries cannot be reviewed.
 type damaged struct {
 	Store
@@ -89,7 +100,7 @@ func (d damaged) Review(domain string, stage queue.Stage, seqs []uint64, decide 
 func (w *world) restart() {
 	w.reporter = New(Config{
 		Store: damaged{w.store, w}, Hostname: "mail.isp.example", Now: w.clock.Now, Logger: zerolog.New(&w.log), Observer: w,
-		Wake: func() { w.woken++ },
+		Wake: func() { w.woken++ }, Holds: &w.holds,
 		Policy: func(domain string) (Policy, error) {
 			if p, ok := w.policy[domain]; ok {
 				return p, w.unknown
@@ -413,6 +424,43 @@ func TestHold(t *testing.T) {
 	w.clock.add(5 * 24 * time.Hour)
 	w.work()
 	w.wantReports([]string{"Status: 4.4.7"})
+}
+
+// The clock that stood still while a customer was away is not set back by a restart: neither while it is away, nor once
+// it is back. Where it cannot be known any more, that of all mail begins anew.
+func TestHoldOverARestart(t *testing.T) {
+	for _, broken := range []error{nil, errors.New("cannot be read")} {
+		w := newWorld(t)
+		away := usual
+		away.Hold, away.DelayNotice = true, 0
+		w.policy["one.example"], w.policy["two.example"] = away, Policy{Retention: usual.Retention, Bounce: true}
+		w.put("one.example", "ann@elsewhere.example", "a")
+		for range 20 {
+			w.clock.add(24 * time.Hour)
+			w.work()
+			w.restart()
+		}
+		w.work()
+		w.put("two.example", "ann@elsewhere.example", "a")
+		w.work()
+		if saves := w.holds.saves; saves == 0 || len(w.holds.kept) != 1 {
+			t.Fatalf("kept %v, %d times", w.holds.kept, saves)
+		}
+		w.policy["one.example"] = w.policy["two.example"]
+		w.clock.add(time.Minute)
+		w.holds.broken = broken
+		w.restart() // just when it is back
+		w.holds.broken = nil
+		w.work()
+		w.wantReports()
+		w.clock.add(usual.Retention - time.Hour)
+		w.restart()
+		w.work()
+		w.wantReports()
+		w.clock.add(2 * time.Hour)
+		w.work()
+		w.wantReports([]string{"Status: 4.4.7", "one.example"}, []string{"Status: 4.4.7", "two.example"})
+	}
 }
 
 // Who wanted to hear of success hears of it from us, where the customer's server will not tell; with what failed in one report.

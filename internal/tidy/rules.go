@@ -51,6 +51,7 @@ var rooms = []room{
 	{dir: "queue/pebblestore/crashfs", may: []string{}}, // the simulator's disk
 	// What it knows of recipients: pure but for its lock, which event loops share.
 	{dir: "internal/recipients", may: []string{}},
+	{dir: "internal/notes", may: []string{}}, // what outlives a restart beside the queue
 	{dir: "internal/units", may: []string{}, pure: true},
 	{dir: "internal/account", may: []string{"internal/mail", "internal/units", "internal/recipients"}},
 	// Drivers are heavy, and account is known everywhere: they stay out of it.
