@@ -40,12 +40,15 @@ func (e *Engine) takes(rt *routing) session.Result {
 	}
 	r := routeResult(domain, true, nil)
 	refusal, each := e.unknown(a, rt)
-	if refusal != nil {
+	if refusal != nil && rt.waived&WaiveRecipients == 0 {
 		return session.Result{Refusal: refusal}
 	}
 	r.MaxSize, r.Each = a.Policy.MaxMessageSize, each
-	if r.MaxSize > 0 && size > r.MaxSize { // RFC 1870 6.1
+	if r.MaxSize > 0 && size > r.MaxSize && rt.waived&WaiveSize == 0 { // RFC 1870 6.1
 		return session.Result{Refusal: &mail.Refusal{Code: 552, Enhanced: "5.3.4", Text: "Message exceeds the size limit of this recipient"}}
+	}
+	if rt.waived&WaiveQuota != 0 {
+		return r
 	}
 	if r.Refusal = e.overQuota(a, size); r.Refusal != nil {
 		e.cfg.Observer.LimitHit(LimitQuota)

@@ -24,6 +24,7 @@ type routing struct {
 	null    bool   // the null reverse-path
 	size    int64  // declared; 0: not
 	now     session.Time
+	waived  Waiver
 }
 
 // unknown refuses a recipient that a's list does not have, or that a's own server does not know, and says whether every

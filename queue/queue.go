@@ -19,6 +19,7 @@ package queue
 import (
 	"context"
 	"errors"
+	"time"
 
 	"odmr/internal/mail"
 )
@@ -35,6 +36,8 @@ var (
 	// ErrNotHandedOut says that a settlement names an entry that this lease has not handed out, or
 	// that was settled already: a mistake of the caller. Nothing was settled.
 	ErrNotHandedOut = errors.New("queue: no such delivery to be settled")
+	// ErrStamped says that a stamp of the message is there already: see Incoming.Once.
+	ErrStamped = errors.New("queue: the message was brought in before")
 	// ErrClosed says that the store was closed.
 	ErrClosed = errors.New("queue: store is closed")
 )
@@ -53,6 +56,9 @@ type Store interface {
 	Counts(domain string) Counts
 	// Totals is the sum of Counts over all domains. It does not scan and does not block.
 	Totals() Counts
+
+	// Stamped says which of stamps are there, each one durably. It blocks.
+	Stamped(stamps []Stamp) ([]bool, error)
 
 	Admin
 	Reviewer
@@ -114,10 +120,22 @@ type Checked struct {
 	Domains, Entries, Bodies, Chunks int64
 }
 
+// Stamp names something that is to come in once, however often it is handed in. A store remembers stamps for StampLifetime,
+// whatever becomes of the message.
+type Stamp [32]byte
+
+// StampLifetime is how long a Stamp is remembered at the least: longer than a move from one mail server to another takes, with all that
+// may go wrong; a stamp takes some 60 octets on disk.
+const StampLifetime = 90 * 24 * time.Hour
+
 // Incoming is a message on its way in. Exactly one of Commit, Submit and Abort ends it.
 type Incoming interface {
 	// ID is the message's queue id, known from the start. It does not block.
 	ID() mail.ID
+	// Once ties the message to stamps, which must be different from each other: it comes into being, and they with it in one
+	// durable step, only if none of them is there. Otherwise Commit says ErrStamped. It is called before Commit, if at all, and
+	// does not block. stamps must stay untouched until then.
+	Once(stamps []Stamp)
 	// Append stores the next piece of the body (wire form), mail.ChunkSize octets except for
 	// the last piece. It is not yet durable. It blocks; data is not retained.
 	Append(data []byte) error

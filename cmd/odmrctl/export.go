@@ -11,11 +11,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/schollz/progressbar/v3"
-	"golang.org/x/term"
-
 	"odmr/internal/admin"
 	"odmr/internal/client"
+	"odmr/internal/imports"
 	"odmr/internal/mail"
 	"odmr/queue"
 )
@@ -28,7 +26,8 @@ type exportCommand struct {
 
 func (exportCommand) Help() string {
 	return `Every message becomes one file for each customer domain, with the envelope on top: Return-Path, a Delivered-To for
-each recipient that still waits, X-Envelope-To with all of them. Nothing is removed from the queue, and mail that a
+each recipient that still waits, X-Envelope-To with all of them, and all the rest in X-ODMR-... fields,
+from which odmrctl import makes the message again as it was. Nothing is removed from the queue, and mail that a
 customer collects meanwhile may be exported as well.
 
 The command may be interrupted and run again at any time: each file is synced and then appears under a name that is
@@ -57,7 +56,7 @@ func (a *exportCommand) Run(c *cli, s *surroundings) error {
 			return err
 		}
 		defer x.maildir.Close()
-		err = x.run(domain, s.stderr)
+		err = x.run(domain, s)
 		n := x.count
 		fmt.Fprintf(out, "%s exported, %d were there already, %d have no recipient left that waits, %d left the queue meanwhile\n",
 			plural(n.written, "message"), n.there, n.settled, n.gone)
@@ -115,7 +114,7 @@ func waiting(v *mail.Envelope) mail.Envelope {
 }
 
 // run exports the entries of domain, or of all. It goes on after an entry that failed, and stops when the Maildir takes no more.
-func (x *exporter) run(domain string, stderr io.Writer) error {
+func (x *exporter) run(domain string, s *surroundings) error {
 	var domains []string
 	var total int64
 	err := x.q.Domains(func(d string, n queue.Counts) bool {
@@ -128,9 +127,7 @@ func (x *exporter) run(domain string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	f, ok := stderr.(*os.File)
-	bar := progressbar.NewOptions64(max(total, 1), progressbar.OptionSetDescription("exporting"), progressbar.OptionSetWriter(stderr),
-		progressbar.OptionSetVisibility(ok && term.IsTerminal(int(f.Fd()))), progressbar.OptionShowCount(), progressbar.OptionClearOnFinish())
+	bar := newProgress(s, "exporting", total)
 	var failed []error
 	for _, d := range domains {
 		// A listing holds a view of the store open, and the server cuts off who dawdles over one: it is taken in whole,
@@ -143,7 +140,7 @@ func (x *exporter) run(domain string, stderr io.Writer) error {
 			return errors.Join(append(failed, err)...)
 		}
 		for i := range entries {
-			_ = bar.Add(1)
+			bar.add(1)
 			if err := x.entry(&entries[i]); err != nil {
 				failed = append(failed, fmt.Errorf("%s of %s: %w", entries[i].ID, d, err))
 				if len(failed) == maxExportErrors {
@@ -152,7 +149,7 @@ func (x *exporter) run(domain string, stderr io.Writer) error {
 			}
 		}
 	}
-	_ = bar.Finish()
+	bar.done()
 	return errors.Join(failed...)
 }
 
@@ -183,7 +180,11 @@ func (x *exporter) entry(v *mail.Envelope) error {
 	if err != nil {
 		return err
 	}
-	if err := admin.CopyBody(&unstuffer{out: sink}, body); err != nil {
+	_, err = io.WriteString(sink, imports.Parameters(v))
+	if err == nil {
+		err = admin.CopyBody(&unstuffer{out: sink}, body)
+	}
+	if err != nil {
 		sink.Abort()
 		return err
 	}

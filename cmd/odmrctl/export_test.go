@@ -27,7 +27,9 @@ func TestExport(t *testing.T) {
 	const tail = " 0 have no recipient left that waits, 0 left the queue meanwhile\n"
 	export("1 message exported, 0 were there already,"+tail, "--domain", "ONE.example")
 	one := readOnly(t, dir, "one.example")
-	if want := "Return-Path: <sender@isp.example>\nDelivered-To: box@one.example\nX-Envelope-To: box@one.example\nSubject: one\n\n.dot\n"; one != want {
+	if want := "Return-Path: <sender@isp.example>\nDelivered-To: box@one.example\nX-Envelope-To: box@one.example\n" +
+		"X-ODMR-Mail: FROM:<sender@isp.example> ENVID=e1\nX-ODMR-Rcpt: TO:<box@one.example>\nX-ODMR-Arrived: 2023-11-14T22:13:20Z\n" +
+		"X-ODMR-Client: 192.0.2.1\nX-ODMR-State: ATTEMPTS=1\nSubject: one\n\n.dot\n"; one != want {
 		t.Errorf("exported:\n%s\nwant:\n%s", one, want)
 	}
 	// A reader files it; a killed export leaves a piece.

@@ -33,7 +33,7 @@ Examples:
   odmrctl --accounts /etc/odmr/accounts account list
   odmrctl --data /var/lib/odmr queue list --domain example.org
 
-Exit status: 0 done; 1 it could not be done, or the queue is damaged; 2 wrong command line.`
+Exit status: 0 done; 1 it could not be done, or the queue is damaged; 2 wrong command line; 3 an import left something.`
 
 // version is set when the program is built.
 var version = "unversioned"
@@ -46,6 +46,7 @@ type cli struct {
 
 	Account accountCommands `cmd:"" help:"Show and change the customers' accounts."`
 	Queue   queueCommands   `cmd:"" help:"Look into the queue, remove messages, verify the store."`
+	Import  importCommand   `cmd:"" help:"Bring mail in that was held elsewhere."`
 	Export  exportCommand   `cmd:"" help:"Copy queued messages into a Maildir."`
 }
 
@@ -103,6 +104,10 @@ func run(args []string, s *surroundings) int {
 // understood, may be nil.
 func complain(w io.Writer, ctx *kong.Context, err error) int {
 	fmt.Fprintln(w, "odmrctl:", err)
+	var left leftError
+	if errors.As(err, &left) {
+		return exitLeft
+	}
 	var usage usageError
 	if !errors.As(err, &usage) {
 		return exitFailed

@@ -158,7 +158,7 @@ func TestQueueOnlineAndOffline(t *testing.T) {
 // serve opens the control socket as a running server does; the function returned ends it.
 func serve(t *testing.T, data string, store *pebblestore.Store) func() {
 	t.Helper()
-	s, err := admin.ServeControl(data, store)
+	s, err := admin.ServeControl(data, store, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,6 +46,7 @@ type server struct {
 	admin     *admin.Server
 	control   *admin.Server
 	engine    *engine.Engine
+	serving   atomic.Pointer[engine.Engine] // the same, for goroutines that run before it does
 	reports   reports
 
 	stopWatch context.CancelFunc
@@ -87,7 +88,7 @@ func (s *server) start() error {
 		return s.asUser(err)
 	}
 	var err error
-	if s.control, err = admin.ServeControl(s.cfg.Data, s.store.Load()); err != nil {
+	if s.control, err = admin.ServeControl(s.cfg.Data, s.store.Load(), s.intake()); err != nil {
 		return s.asUser(fmt.Errorf("control socket: %w", err))
 	}
 	if err := s.startEngine(); err != nil {
@@ -191,6 +192,7 @@ func (s *server) startEngine() error {
 		s.engine = nil
 		return err
 	}
+	s.serving.Store(s.engine)
 	return nil
 }
 

@@ -55,8 +55,13 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // request sends a request; the caller closes the answer's body. A refusal comes as the error that it names.
 func (c *Client) request(ctx context.Context, method, path string, query url.Values) (*http.Response, error) {
-	u := url.URL{Scheme: "http", Host: "control", Path: path, RawQuery: query.Encode()}
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	return c.requestWith(ctx, method, url.URL{Path: path, RawQuery: query.Encode()}, nil)
+}
+
+// requestWith is request with a body.
+func (c *Client) requestWith(ctx context.Context, method string, u url.URL, body io.Reader) (*http.Response, error) {
+	u.Scheme, u.Host = "http", "control"
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +86,11 @@ func (c *Client) stream(ctx context.Context, method, path string, query url.Valu
 	if err != nil {
 		return err
 	}
+	return lines(ctx, resp, fn)
+}
+
+// lines calls fn for every line of the answer but the last, until fn returns false, and closes it.
+func lines(ctx context.Context, resp *http.Response, fn func(*line) bool) error {
 	defer resp.Body.Close()
 	for dec := json.NewDecoder(resp.Body); ; {
 		var l line

@@ -44,6 +44,7 @@ type line struct {
 	Checked   *queue.Checked `json:"checked,omitempty"`
 	Removed   *int           `json:"removed,omitempty"`
 	Decided   *int           `json:"decided,omitempty"`
+	Answer    *Answer        `json:"answer,omitempty"`
 	Error     *failure       `json:"error,omitempty"`
 	End       bool           `json:"end,omitempty"`
 }
@@ -76,6 +77,8 @@ var kinds = []struct {
 	{"closed", queue.ErrClosed, http.StatusServiceUnavailable},
 	{"bad-id", mail.ErrBadID, http.StatusBadRequest},
 	{"bad-request", errRequest, http.StatusBadRequest},
+	{"full", queue.ErrFull, http.StatusInsufficientStorage},
+	{"no-import", ErrNoImport, http.StatusServiceUnavailable},
 }
 
 var errRequest = errors.New("bad request")
@@ -108,9 +111,9 @@ func (e *remoteError) Error() string { return e.text }
 func (e *remoteError) Unwrap() error { return e.is }
 
 // ServeControl opens the control socket of a server with that data directory, mode 0600, and serves
-// q there until Shutdown. The caller must hold the store that q belongs to: a socket that is
+// q, and intake unless it is nil, there until Shutdown. The caller must hold the store that q belongs to: a socket that is
 // there already is a dead server's and is replaced.
-func ServeControl(data string, q queue.Admin) (*Server, error) {
+func ServeControl(data string, q queue.Admin, intake *Intake) (*Server, error) {
 	path := SocketPath(data)
 	if len(path) > maxSocketPath {
 		return nil, fmt.Errorf("the path %s has %d octets, and a socket's at most %d: choose a shorter --data", path, len(path), maxSocketPath)
@@ -126,7 +129,7 @@ func ServeControl(data string, q queue.Admin) (*Server, error) {
 		l.Close()
 		return nil, err
 	}
-	return Serve(Control(q), l), nil
+	return Serve(Control(q, intake), l), nil
 }
 
 // Control carries q over HTTP. Answers are lines of JSON:
@@ -139,7 +142,9 @@ func ServeControl(data string, q queue.Admin) (*Server, error) {
 //	POST   /queue/messages/{id}/release?domain=     make its held recipients pending again, in one domain or in all
 //	POST   /queue/messages/{id}/bounce?domain=      make them failed
 //	POST   /queue/check                             verify the store: progress, violations, what was checked
-func Control(q queue.Admin) http.Handler {
+//	POST   /import/ask                              what would become of letters; see Intake
+//	POST   /import                                  bring them in
+func Control(q queue.Admin, intake *Intake) http.Handler {
 	c := control{q}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /queue/domains", c.domains)
@@ -150,6 +155,8 @@ func Control(q queue.Admin) http.Handler {
 	mux.HandleFunc("POST /queue/messages/{id}/release", func(w http.ResponseWriter, r *http.Request) { decide(w, r, q.Release) })
 	mux.HandleFunc("POST /queue/messages/{id}/bounce", func(w http.ResponseWriter, r *http.Request) { decide(w, r, q.Bounce) })
 	mux.HandleFunc("POST /queue/check", c.check)
+	mux.HandleFunc("POST /import/ask", intake.ask)
+	mux.HandleFunc("POST /import", intake.take)
 	return mux
 }
 

@@ -46,7 +46,7 @@ func running(t *testing.T) (dir string, store *pebblestore.Store, client *Client
 			t.Error(err)
 		}
 	})
-	s, err := ServeControl(dir, store)
+	s, err := ServeControl(dir, store, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,7 +303,7 @@ func TestSocketIsPrivateAndReplacesADeadOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	s, err := ServeControl(dir, store)
+	s, err := ServeControl(dir, store, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -331,7 +331,7 @@ func TestSocketPathTooLong(t *testing.T) {
 		if err := os.Mkdir(data, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		s, err := ServeControl(data, nil)
+		s, err := ServeControl(data, nil, nil)
 		if good != (err == nil) || !good && !strings.Contains(err.Error(), "choose a shorter --data") {
 			t.Errorf("%d octets: %v", octets, err)
 		}

@@ -28,7 +28,7 @@ func FuzzControl(f *testing.F) {
 		f.Add([]byte(line + " HTTP/1.1\r\nHost: x\r\n\r\n"))
 	}
 	f.Add([]byte("POST /queue/messages HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 30\r\n\r\n--x\r\n\r\n"))
-	handler := Control(store)
+	handler := Control(store, nil)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(raw)))
 		if err != nil {

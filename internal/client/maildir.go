@@ -71,12 +71,12 @@ func (m *Maildir) Deliver(name string, env *mail.Envelope) (Sink, error) {
 		return nil, storageRefusal(err)
 	}
 	d := &delivery{m: m, name: name, tmp: f.Name(), env: env, f: f, w: bufio.NewWriterSize(f, readBuffer)}
-	_, _ = d.w.WriteString(envelopeFields(env)) // a bufio.Writer keeps its first error for Flush
+	_, _ = d.w.WriteString(EnvelopeFields(env)) // a bufio.Writer keeps its first error for Flush
 	return d, nil
 }
 
-// envelopeFields are the header fields that keep the envelope.
-func envelopeFields(env *mail.Envelope) string {
+// EnvelopeFields are the header fields that keep the envelope, with lines that end in LF.
+func EnvelopeFields(env *mail.Envelope) string {
 	var b strings.Builder
 	b.WriteString("Return-Path: <" + printable(env.ReversePath) + ">\n")
 	var to []string

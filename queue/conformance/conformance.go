@@ -26,7 +26,7 @@ type Factory func(t *testing.T) *Harness
 
 // Conformance runs the whole suite against the stores that open makes.
 func Conformance(t *testing.T, open Factory) {
-	for _, group := range [][]scenario{incomingScenarios, leaseScenarios, settleScenarios, heldScenarios, adminScenarios, reviewScenarios, concurrencyScenarios} {
+	for _, group := range [][]scenario{incomingScenarios, onceScenarios, leaseScenarios, settleScenarios, heldScenarios, adminScenarios, reviewScenarios, concurrencyScenarios} {
 		for _, c := range group {
 			t.Run(c.name, func(t *testing.T) {
 				h := open(t)

@@ -1,6 +1,7 @@
 package pebblestore
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -26,6 +27,7 @@ type incoming struct {
 	size   int64  // octets appended so far
 	chunks uint32 // pieces written so far
 	ended  bool
+	stamps []queue.Stamp
 }
 
 // Begin implements queue.Store.
@@ -284,9 +286,22 @@ func (in *incoming) enqueue(domains []*domain, last []byte, envelopes []mail.Env
 		d.order.Lock()
 		defer d.order.Unlock()
 	}
+	if len(in.stamps) > 0 { // until the batch is in the log, and so seen by the next who asks
+		s.stamping.Lock()
+		defer s.stamping.Unlock()
+		if there, err := s.anyStamped(in.stamps); there || err != nil {
+			return 0, nil, cmp.Or(err, queue.ErrStamped)
+		}
+	}
 	seq := s.seq.next()
 	b, err := in.batch(seq, last, envelopes)
+	if err == nil {
+		err = s.stamp(b, in.stamps)
+	}
 	if err != nil {
+		if b != nil {
+			err = errors.Join(err, b.Close())
+		}
 		return 0, nil, err
 	}
 	done, err := s.stayAhead(b, seq)

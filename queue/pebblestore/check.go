@@ -27,7 +27,8 @@ import (
 //  8. the counts in memory are those of the entries, and the head of each domain that is not leased has no
 //     entry below it but those known;
 //  9. beside an entry of which a sender is yet to be told something, while it waits or is held, stands a mark, and
-//     beside no other.
+//     beside no other;
+//  10. every stamp has its time.
 func (s *Store) Check(ctx context.Context, progress func(done, total int64), report func(queue.Violation)) (queue.Checked, error) {
 	if err := s.enter(); err != nil {
 		return queue.Checked{}, err
@@ -42,7 +43,7 @@ func (s *Store) Check(ctx context.Context, progress func(done, total int64), rep
 			progress(c.done, c.total)
 		}
 	}
-	for _, pass := range [...]func() error{c.meta, c.entries, c.bodies, c.owns, c.chunks, c.marks, c.memory, c.strays} {
+	for _, pass := range [...]func() error{c.meta, c.entries, c.bodies, c.owns, c.chunks, c.marks, c.stamps, c.memory, c.strays} {
 		if err := pass(); err != nil {
 			return c.checked, fmt.Errorf("pebblestore: check: %w", err)
 		}
@@ -131,7 +132,7 @@ func (c *checker) meta() error {
 	})
 }
 
-// entries is invariants 1 to 3 and 7, and counts for 8.
+// entries is invariants 1 to 3 and 7, and counts for 9.
 func (c *checker) entries() error {
 	for _, space := range entrySpaces {
 		var at *census
@@ -421,6 +422,16 @@ func (c *checker) marks() error {
 	})
 }
 
+// stamps is invariant 10.
+func (c *checker) stamps() error {
+	return c.each([]byte{spaceStamp}, []byte{spaceStamp + 1}, func(k, v []byte) error {
+		if _, err := decodeNumber(v); err != nil || len(k) != stampKeyLen {
+			c.violation("", 0, "stamp %x: %v", k, err)
+		}
+		return nil
+	})
+}
+
 // memory is invariant 8.
 func (c *checker) memory() error {
 	var sum queue.Counts
@@ -463,7 +474,7 @@ func (c *checker) strays() error {
 			}
 		}
 	}
-	known := [...]byte{0, spaceBody, spaceChunk, spaceOwn, spaceEntry, spaceFailed, spaceHeld, spaceMeta, spaceUntold}
+	known := [...]byte{0, spaceBody, spaceChunk, spaceOwn, spaceEntry, spaceFailed, spaceHeld, spaceStamp, spaceMeta, spaceUntold}
 	for i, space := range known {
 		lower, upper := []byte{space + 1}, []byte{0xff, 0xff}
 		if i == 0 {

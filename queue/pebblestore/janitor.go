@@ -17,6 +17,7 @@ import (
 //
 //   - at once: delete the pieces of messages that were given up (Abort must not wait for the disk);
 //   - each tick: look at the free space;
+//   - once a day: forget stamps whose time is over;
 //   - each tick: give disk space back, if nothing was committed or settled since the tick before (see
 //     reclaim).
 type janitor struct {
@@ -26,6 +27,8 @@ type janitor struct {
 	wake   chan struct{}
 	cancel context.CancelFunc // ends a compaction that reclaim began
 	ctx    context.Context
+
+	sweptStamps time.Time // when stamps were looked through
 
 	flushed    bool // reclaim has flushed, and not yet looked at the garbage
 	compaction sync.WaitGroup
@@ -73,6 +76,7 @@ func (j *janitor) run() {
 			j.deleteForgotten()
 		case <-t.C:
 			j.store.space.look()
+			j.forgetStamps()
 			now := j.activity.Load()
 			if now == seen {
 				j.reclaim()

@@ -18,6 +18,7 @@ import (
 //	e DOMAIN 00 SEQ      entry: the envelope of a message that has a pending recipient
 //	f DOMAIN 00 SEQ      entry with nothing left to deliver, kept for the report on it: failed, or delivered to who sends none
 //	h DOMAIN 00 SEQ      entry with nothing left to deliver, and a held recipient that an operator decides about
+//	i STAMP              a message with that stamp has come in: when
 //	m NAME               facts about the store: format, sequence
 //	r DOMAIN 00 SEQ      mark beside an entry in e or h, as long as its sender is yet to be told of some recipient (mail.Untold)
 //
@@ -35,6 +36,7 @@ const (
 	spaceEntry  = 'e'
 	spaceFailed = 'f'
 	spaceHeld   = 'h'
+	spaceStamp  = 'i'
 	spaceMeta   = 'm'
 	spaceUntold = 'r'
 )

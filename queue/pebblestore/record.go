@@ -21,7 +21,7 @@ import (
 //	           { NAME ADDR PORT PROTO HELO IDENT SOURCE } of the origin
 //	body v1:   01 SIZE CHUNKS COUNT { DOMAIN SEQ(8) }  octets (CHUNKS 0 only)
 //	own v1:    01 ID(8)  octets
-//	number v1: 01 N(8)
+//	number v1: 01 N(8), of a stamp: Unix nanoseconds
 const recordVersion = 1
 
 // entryVersion2 is that of an entry with something behind its recipients.

@@ -28,10 +28,10 @@ var (
 )
 
 // storeFormat is the version of the whole key layout and its records, kept under keyFormat. Format 2, which had no
-// entry records v2 and no held recipients, format 3, which had no marks (spaceUntold), and format 4, in which no piece was longer
-// than mail.ChunkSize, become 5 when they are opened.
+// entry records v2 and no held recipients, format 3, which had no marks (spaceUntold), format 4, in which no piece was longer
+// than mail.ChunkSize, and format 5, which had no stamps, become 6 when they are opened.
 const (
-	storeFormat     = 5
+	storeFormat     = 6
 	storeFormatRead = 2
 	formatMarked    = 4 // the first with marks
 )
@@ -66,6 +66,8 @@ type Store struct {
 	// sharing is held while it is decided whether an entry is the last of its body, until the batch that
 	// follows from it is in the log: of two last entries one must see the other gone. Taken after frozen.
 	sharing sync.Mutex
+	// stamping is held while stamps are looked for, until the batch that has them is in the log. Taken after domain.order.
+	stamping sync.Mutex
 	// extending is held while the bound of seq on disk is moved. Taken after domain.order.
 	extending sync.Mutex
 	bound     atomic.Uint64 // what the bound on disk is, or will be once the log so far is durable

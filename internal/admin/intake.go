@@ -1,0 +1,465 @@
+package admin
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net/http"
+	"slices"
+	"sync"
+
+	"odmr/codec"
+	"odmr/internal/mail"
+	"odmr/queue"
+)
+
+// ErrNoImport says that the server does not take mail through the control socket, or not now.
+var ErrNoImport = errors.New("admin: the server does not take mail here at present")
+
+const (
+	// maxImports is how many imports may be under way at once, so that their memory is bounded; one fills a disk already.
+	maxImports = 2
+	// importWindow is how many letters of one import may wait for the disk: few syncs for many, and at most a chunk of memory each.
+	importWindow = 32
+)
+
+// Asked is a recipient that Gate decides about.
+type Asked struct {
+	Envelope  *mail.Envelope // of the whole letter; not to be kept
+	Recipient string
+	Waive     []string // of Letter
+}
+
+// Gate decides whether mail that is brought in is taken: as it is decided about mail that arrives. Its methods may be called from
+// several goroutines, and may block.
+type Gate interface {
+	// Admit says in whose queue mail for the recipient belongs, lower-case A-labels, or why it is not taken.
+	Admit(a *Asked) (domain string, refusal *mail.Refusal)
+	// Imported is told of each message that has come in, by its envelopes. They must not be kept.
+	Imported(envelopes []mail.Envelope)
+}
+
+// Intake brings mail in that has been held elsewhere. A request to /import/ask is a line of JSON for each Letter, and
+// its answer a line for each, in order. A request to /import is a sequence of frames, each a kind (one octet), a length (four octets,
+// big-endian) and so many octets:
+//
+//	L   a Letter in JSON
+//	D   a piece of its content: lines that end in CRLF, not dot-stuffed
+//	E   empty: the end of the letter
+//	X   empty: the letter is given up, before it or within it; it gets no answer
+//
+// The answers come as the letters become durable, and not in their order: N tells which. All recipients of a letter that are
+// taken come in in one step, and with them their stamps, so that an answer that is lost can be asked for again. Places in line are
+// given in the order of the letters. Any other error ends the whole import; what was answered stays.
+type Intake struct {
+	Store interface {
+		Begin(size int64) (queue.Incoming, error)
+		Stamped(stamps []queue.Stamp) ([]bool, error)
+	}
+	Gate Gate
+
+	running sync.Mutex // guards imports
+	imports int
+}
+
+// Kinds of frames.
+const (
+	frameLetter = 'L'
+	frameData   = 'D'
+	frameEnd    = 'E'
+	frameGiveUp = 'X'
+)
+
+// frameHead is the length of a frame without its octets.
+const frameHead = 1 + 4
+
+// maxPiece is the most octets of content in one frame.
+const maxPiece = 64 << 10
+
+// enter counts an import, and says whether there is room for one.
+func (t *Intake) enter() error {
+	if t == nil {
+		return ErrNoImport
+	}
+	t.running.Lock()
+	defer t.running.Unlock()
+	if t.imports == maxImports {
+		return fmt.Errorf("%w: %d imports are under way", ErrNoImport, maxImports)
+	}
+	t.imports++
+	return nil
+}
+
+func (t *Intake) leave() {
+	t.running.Lock()
+	defer t.running.Unlock()
+	t.imports--
+}
+
+// ask answers what would become of letters.
+func (t *Intake) ask(w http.ResponseWriter, r *http.Request) {
+	a := newAnswer(w)
+	if err := t.enter(); err != nil {
+		a.end(err)
+		return
+	}
+	defer t.leave()
+	if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+		a.end(err)
+		return
+	}
+	lines := bufio.NewScanner(r.Body)
+	lines.Buffer(make([]byte, 0, 64<<10), maxLetter)
+	for n := 0; lines.Scan(); n++ {
+		in, err := readLetter(lines.Bytes())
+		if err != nil {
+			a.end(fmt.Errorf("%w: letter %d: %w", errRequest, n, err))
+			return
+		}
+		p, err := t.plan(in)
+		if err != nil {
+			a.end(err)
+			return
+		}
+		p.answer.N = n
+		if !a.send(line{Answer: &p.answer}) {
+			return
+		}
+	}
+	a.end(lines.Err())
+}
+
+func readLetter(text []byte) (*arrival, error) {
+	var l Letter
+	if err := json.Unmarshal(text, &l); err != nil {
+		return nil, err
+	}
+	return l.read()
+}
+
+// plan is what shall become of a letter.
+type plan struct {
+	answer    Answer
+	envelopes []mail.Envelope // of the recipients that are to be taken, by domain
+	stamps    []queue.Stamp   // theirs
+}
+
+// plan asks about each recipient.
+func (t *Intake) plan(in *arrival) (*plan, error) {
+	there, err := t.Store.Stamped(in.stamps)
+	if err != nil {
+		return nil, err
+	}
+	p := &plan{answer: Answer{Recipients: make([]Verdict, len(there))}}
+	for i := range there {
+		v := &p.answer.Recipients[i]
+		if there[i] || slices.Contains(in.stamps[:i], in.stamps[i]) { // a recipient may be named twice
+			v.Verdict = Here
+			continue
+		}
+		rcpt := in.env.Recipients[i]
+		domain, refusal := t.Gate.Admit(&Asked{Envelope: &in.env, Recipient: rcpt.Address, Waive: in.waive})
+		if refusal != nil {
+			v.Verdict, v.Reason = Refused, fmt.Sprintf("%d %s %s", refusal.Code, refusal.Enhanced, refusal.Error())
+			continue
+		}
+		v.Verdict = Taken
+		p.add(&in.env, domain, rcpt)
+		p.stamps = append(p.stamps, in.stamps[i])
+	}
+	return p, nil
+}
+
+// add puts a recipient into the envelope of its domain.
+func (p *plan) add(v *mail.Envelope, domain string, rcpt mail.Recipient) {
+	i := slices.IndexFunc(p.envelopes, func(e mail.Envelope) bool { return e.Domain == domain })
+	if i < 0 {
+		i = len(p.envelopes)
+		p.envelopes = append(p.envelopes, *v)
+		p.envelopes[i].Domain, p.envelopes[i].Recipients = domain, nil
+	}
+	p.envelopes[i].Recipients = append(p.envelopes[i].Recipients, rcpt)
+}
+
+// refuse answers for all recipients that were to be taken.
+func (p *plan) refuse(reason string) {
+	for i := range p.answer.Recipients {
+		if v := &p.answer.Recipients[i]; v.Verdict == Taken {
+			v.Verdict, v.Reason = Refused, reason
+		}
+	}
+}
+
+// take brings letters in.
+func (t *Intake) take(w http.ResponseWriter, r *http.Request) {
+	a := newAnswer(w)
+	if err := t.enter(); err != nil {
+		a.end(err)
+		return
+	}
+	defer t.leave()
+	if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+		a.end(err)
+		return
+	}
+	i := &importing{intake: t, in: bufio.NewReaderSize(r.Body, maxPiece+frameHead), out: a, answers: make(chan *brought, importWindow)}
+	i.slots = make(chan struct{}, importWindow)
+	var answering sync.WaitGroup
+	answering.Go(i.answer)
+	var err error
+	for n := 0; err == nil; n++ {
+		err = i.letter(n)
+	}
+	close(i.answers) // all letters have been answered by then: see letter
+	answering.Wait()
+	if errors.Is(err, io.EOF) {
+		err = i.failed
+	}
+	a.end(err)
+}
+
+// importing is one import. Letters are read by one goroutine and answered by another.
+type importing struct {
+	intake  *Intake
+	in      *bufio.Reader
+	out     *answer
+	slots   chan struct{} // taken by each letter on its way
+	answers chan *brought // never full: each has a slot
+	failed  error         // the store's, once answers is closed
+	head    []byte
+}
+
+// brought is a letter whose fate is known.
+type brought struct {
+	to   *importing
+	plan *plan
+
+	err error
+}
+
+// Committed implements queue.Waiter.
+func (b *brought) Committed(err error) {
+	b.err = err
+	b.to.answers <- b
+}
+
+// frame reads the head of the next frame.
+func (i *importing) frame() (kind byte, size int, err error) {
+	var head [frameHead]byte
+	if _, err := io.ReadFull(i.in, head[:]); err != nil {
+		return 0, 0, err // io.EOF where a frame might begin
+	}
+	return head[0], int(binary.BigEndian.Uint32(head[1:])), nil
+}
+
+// letter reads one letter and hands it on. io.EOF is the end of the import. When it returns an error there is no letter on
+// its way any more.
+func (i *importing) letter(n int) (err error) {
+	i.slots <- struct{}{}
+	handed := false
+	defer func() {
+		if !handed {
+			<-i.slots
+		}
+		if err != nil {
+			for range importWindow {
+				i.slots <- struct{}{}
+			}
+		}
+	}()
+	kind, size, err := i.frame()
+	if err != nil {
+		return err
+	}
+	if kind == frameGiveUp && size == 0 {
+		return nil
+	}
+	if kind != frameLetter || size > maxLetter {
+		return fmt.Errorf("%w: a frame %q of %d octets where a letter was expected", errRequest, kind, size)
+	}
+	i.head = slices.Grow(i.head[:0], size)[:size]
+	if _, err := io.ReadFull(i.in, i.head); err != nil {
+		return broken(err)
+	}
+	in, err := readLetter(i.head)
+	if err != nil {
+		return fmt.Errorf("%w: letter %d: %w", errRequest, n, err)
+	}
+	p, err := i.intake.plan(in)
+	if err != nil {
+		return err
+	}
+	p.answer.N = n
+	c := &content{sum: sha256.New(), want: in}
+	if len(p.envelopes) > 0 {
+		if c.store, err = i.intake.Store.Begin(in.env.Size); err != nil {
+			return err
+		}
+		c.store.Once(p.stamps)
+	}
+	given, err := i.content(c)
+	if given || err != nil {
+		c.abort()
+		return err
+	}
+	handed = true
+	i.hand(p, c)
+	return nil
+}
+
+func broken(err error) error { return fmt.Errorf("%w: it breaks off: %w", errRequest, err) }
+
+// content reads the frames of a letter's content; given says that it was given up.
+func (i *importing) content(c *content) (given bool, err error) {
+	piece := make([]byte, 0, maxPiece)
+	for {
+		kind, size, err := i.frame()
+		switch {
+		case err != nil:
+			return false, broken(err)
+		case kind == frameEnd && size == 0:
+			return false, nil
+		case kind == frameGiveUp && size == 0:
+			return true, nil
+		case kind != frameData || size > maxPiece:
+			return false, fmt.Errorf("%w: a frame %q of %d octets within a letter", errRequest, kind, size)
+		}
+		piece = piece[:size]
+		if _, err := io.ReadFull(i.in, piece); err != nil {
+			return false, broken(err)
+		}
+		if err := c.add(piece); err != nil {
+			return false, err
+		}
+	}
+}
+
+// hand commits what is to be taken, or answers at once.
+func (i *importing) hand(p *plan, c *content) {
+	b := &brought{to: i, plan: p}
+	if refusal := c.verdict(); refusal != "" {
+		p.refuse(refusal)
+		p.envelopes = nil
+	}
+	if len(p.envelopes) == 0 {
+		c.abort()
+		i.answers <- b
+		return
+	}
+	p.answer.ID = c.store.ID().String()
+	for e := range p.envelopes {
+		v := &p.envelopes[e]
+		v.Size, v.WireSize = c.size, c.size+c.stuff.Stuffing
+		v.Stuffed, v.EightBit = c.stuff.Stuffed, c.stuff.EightBit
+	}
+	c.store.Submit(c.wire, p.envelopes, b)
+}
+
+// answer writes the answers. A letter that another import brought in at the same moment is found to be here.
+func (i *importing) answer() {
+	for b := range i.answers {
+		err := b.err
+		switch {
+		case errors.Is(err, queue.ErrStamped):
+			b.plan.answer.ID = ""
+			err = i.again(b.plan)
+		case err == nil && len(b.plan.envelopes) > 0:
+			i.intake.Gate.Imported(b.plan.envelopes)
+		}
+		if err != nil && i.failed == nil {
+			i.failed = err
+			f, _ := newFailure(err)
+			i.out.send(line{Error: f})
+			i.out.flush()
+		}
+		if i.failed == nil {
+			i.out.send(line{Answer: &b.plan.answer})
+			if len(i.answers) == 0 {
+				i.out.flush()
+			}
+		}
+		<-i.slots
+	}
+}
+
+// again looks at the stamps of a letter that did not come in because one was there.
+func (i *importing) again(p *plan) error {
+	there, err := i.intake.Store.Stamped(p.stamps)
+	if err != nil {
+		return err
+	}
+	n := 0
+	for r := range p.answer.Recipients {
+		v := &p.answer.Recipients[r]
+		if v.Verdict != Taken {
+			continue
+		}
+		if v.Verdict = Here; !there[n] {
+			v.Verdict, v.Reason = Refused, "451 4.3.0 Another import brought in a part of this message at the same moment; run it again"
+		}
+		n++
+	}
+	return nil
+}
+
+// content is a letter's content on its way in.
+type content struct {
+	store  queue.Incoming // nil: nobody takes it
+	want   *arrival
+	sum    hash.Hash
+	size   int64
+	wire   []byte // wire form, not yet handed to the store
+	stuff  codec.Stuffer
+	header codec.HeaderScanner
+}
+
+func (c *content) add(piece []byte) error {
+	c.sum.Write(piece)
+	c.size += int64(len(piece))
+	if c.store == nil || c.size > c.want.env.Size { // verdict says so
+		return nil
+	}
+	before := len(c.wire)
+	c.wire = c.stuff.Append(c.wire, piece)
+	c.header.Write(c.wire[before:])
+	for len(c.wire) > mail.ChunkSize {
+		if err := c.store.Append(c.wire[:mail.ChunkSize]); err != nil {
+			return err
+		}
+		c.wire = c.wire[:copy(c.wire, c.wire[mail.ChunkSize:])]
+	}
+	return nil
+}
+
+// verdict says why the content is refused, or "": for the reasons for which a listener would, and if it is not what was announced.
+func (c *content) verdict() string {
+	seen := &c.stuff.Content
+	switch {
+	case c.size != c.want.env.Size || [32]byte(c.sum.Sum(nil)) != c.want.content:
+		return "451 4.3.0 The content is not what was announced: it was changed while it was read"
+	case c.store == nil:
+		return ""
+	case c.header.Received > mail.MaxReceived:
+		return "554 5.4.6 Too many Received fields: a mail loop"
+	case seen.BareLF:
+		return "554 5.6.0 A line feed without carriage return is in the content"
+	case seen.BareCR:
+		return "554 5.6.0 A carriage return without line feed is in the content"
+	case seen.NUL:
+		return "554 5.6.0 A NUL octet is in the content"
+	case !c.stuff.EndsLine():
+		return "554 5.6.0 The last line has no end"
+	}
+	return ""
+}
+
+func (c *content) abort() {
+	if c.store != nil {
+		c.store.Abort()
+	}
+}

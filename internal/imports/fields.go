@@ -1,0 +1,277 @@
+package imports
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"odmr/codec"
+	"odmr/internal/client"
+	"odmr/internal/mail"
+)
+
+// An export writes the envelope on top of the content: the fields that every program understands
+// (client.EnvelopeFields: Return-Path, Delivered-To for each recipient, X-Envelope-To), and then, for the way back, those below, which have
+// all the rest. They are what an MX would have said.
+//
+//	X-ODMR-Mail: FROM:<sender> BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=QQ314159
+//	X-ODMR-Rcpt: TO:<user@example.org> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;user@example.net
+//	X-ODMR-Arrived: 2024-03-01T10:15:30.123456789Z
+//	X-ODMR-Client: 192.0.2.1
+//	X-ODMR-Origin: NAME=mail.sender.example ADDR=198.51.100.7     (as XFORWARD says it)
+//	X-ODMR-State: ATTEMPTS=3 IN-DOUBT DELAY-NOTIFIED
+//
+// The last one is always there: what stands below it is content, whatever it looks like.
+const (
+	fieldMail    = "X-ODMR-Mail: "
+	fieldRcpt    = "X-ODMR-Rcpt: "
+	fieldArrived = "X-ODMR-Arrived: "
+	fieldClient  = "X-ODMR-Client: "
+	fieldOrigin  = "X-ODMR-Origin: "
+	fieldState   = "X-ODMR-State: "
+)
+
+// Fields are all that an export writes on top, with lines that end in LF.
+func Fields(v *mail.Envelope) string { return client.EnvelopeFields(v) + Parameters(v) }
+
+// Parameters are the fields that only an import understands.
+func Parameters(v *mail.Envelope) string {
+	var b strings.Builder
+	b.WriteString(fieldMail + "FROM:<" + v.ReversePath + ">")
+	if v.Body == mail.Body8BitMIME {
+		b.WriteString(" BODY=8BITMIME")
+	}
+	if v.SMTPUTF8 {
+		b.WriteString(" SMTPUTF8")
+	}
+	switch v.Ret {
+	case mail.ReturnFull:
+		b.WriteString(" RET=FULL")
+	case mail.ReturnHeaders:
+		b.WriteString(" RET=HDRS")
+	}
+	if v.EnvID != "" {
+		b.WriteString(" ENVID=" + v.EnvID)
+	}
+	b.WriteByte('\n')
+	for i := range v.Recipients {
+		b.WriteString(fieldRcpt + rcptField(&v.Recipients[i]) + "\n")
+	}
+	b.WriteString(fieldArrived + time.Unix(0, v.Arrived).UTC().Format(time.RFC3339Nano) + "\n")
+	if v.Client != "" {
+		b.WriteString(fieldClient + v.Client + "\n")
+	}
+	if v.Origin != nil {
+		b.WriteString(fieldOrigin + originField(v.Origin) + "\n")
+	}
+	fmt.Fprintf(&b, "%sATTEMPTS=%d", fieldState, v.Attempts)
+	for _, f := range stateFlags(v) {
+		if *f.flag {
+			b.WriteString(" " + f.name)
+		}
+	}
+	b.WriteByte('\n')
+	return b.String()
+}
+
+func rcptField(r *mail.Recipient) string {
+	s := "TO:<" + r.Address + ">"
+	var words []string
+	for _, w := range notifyWords {
+		if r.Notify&w.bit != 0 {
+			words = append(words, w.name)
+		}
+	}
+	if len(words) > 0 {
+		s += " NOTIFY=" + strings.Join(words, ",")
+	}
+	if r.ORcpt != "" {
+		s += " ORCPT=" + r.ORcpt
+	}
+	return s
+}
+
+var notifyWords = []struct {
+	bit  mail.Notify
+	name string
+}{{mail.NotifyNever, "NEVER"}, {mail.NotifySuccess, "SUCCESS"}, {mail.NotifyFailure, "FAILURE"}, {mail.NotifyDelay, "DELAY"}}
+
+type stateFlag struct {
+	name string
+	flag *bool
+}
+
+func stateFlags(v *mail.Envelope) []stateFlag {
+	return []stateFlag{{"IN-DOUBT", &v.InDoubt}, {"DELAY-NOTIFIED", &v.DelayNotified}}
+}
+
+type originValue struct {
+	name  string
+	value *string
+}
+
+func originValues(o *mail.Origin) []originValue {
+	return []originValue{{"NAME", &o.Name}, {"ADDR", &o.Addr}, {"PORT", &o.Port}, {"PROTO", &o.Proto}, {"HELO", &o.Helo}, {"IDENT", &o.Ident}, {"SOURCE", &o.Source}}
+}
+
+func originField(o *mail.Origin) string {
+	var b []byte
+	for _, v := range originValues(o) {
+		if *v.value == "" {
+			continue
+		}
+		b = append(append(b, v.name...), '=')
+		b = append(codec.AppendXtext(b, []byte(*v.value)), ' ')
+	}
+	return strings.TrimSuffix(string(b), " ")
+}
+
+// parseFields reads what an export wrote on top: head is the start of a letter, with lines that end in LF. n is how many octets it takes; 0
+// where these are not an export's fields, to the octet.
+func parseFields(head []byte) (v *mail.Envelope, n int) {
+	v = new(mail.Envelope)
+	seen := false
+	for rest := head; ; {
+		end := bytes.IndexByte(rest, '\n')
+		if end < 0 {
+			break
+		}
+		text := string(rest[:end])
+		rest = rest[end+1:]
+		name, _, _ := strings.Cut(text, " ")
+		switch name += " "; {
+		case !seen && (isFront(text) || len(text) > 0 && text[0] == '\t'):
+		case name == fieldMail && !seen:
+			seen = true
+			if !parseMail(v, text[len(name):]) {
+				return nil, 0
+			}
+		case !seen:
+			return nil, 0
+		case name == fieldRcpt || name == fieldArrived || name == fieldClient || name == fieldOrigin || name == fieldState:
+			if !parseParameter(v, name, text[len(name):]) {
+				return nil, 0
+			}
+			if name == fieldState {
+				rest = nil
+			}
+		default:
+			return nil, 0
+		}
+	}
+	// Whoever wrote them wrote exactly this, or they are something else.
+	if !seen {
+		return nil, 0
+	}
+	if want := Fields(v); len(v.Recipients) > 0 && bytes.HasPrefix(head, []byte(want)) {
+		return v, len(want)
+	}
+	return nil, 0
+}
+
+// isFront says whether a line begins one of the fields of client.EnvelopeFields.
+func isFront(text string) bool {
+	for _, f := range []string{"Return-Path: ", "Delivered-To: ", "X-Envelope-To: "} {
+		if strings.HasPrefix(text, f) {
+			return true
+		}
+	}
+	return false
+}
+
+func parseMail(v *mail.Envelope, text string) bool {
+	var params codec.Params
+	path, err := codec.ParseMail([]byte(text), &params)
+	if err != nil {
+		return false
+	}
+	v.ReversePath = string(path.Addr)
+	for i := range params.Len() {
+		switch p := params.At(i); {
+		case p.Is("BODY"):
+			if eight, _ := codec.ParseBody(p.Value); eight {
+				v.Body = mail.Body8BitMIME
+			}
+		case p.Is("SMTPUTF8"):
+			v.SMTPUTF8 = true
+		case p.Is("RET"):
+			v.Ret = mail.ReturnHeaders
+			if full, _ := codec.ParseRet(p.Value); full {
+				v.Ret = mail.ReturnFull
+			}
+		case p.Is("ENVID"):
+			v.EnvID = string(p.Value)
+		}
+	}
+	return true
+}
+
+func parseParameter(v *mail.Envelope, name, text string) bool {
+	switch name {
+	case fieldRcpt:
+		var params codec.Params
+		path, err := codec.ParseRcpt([]byte(text), &params)
+		if err != nil || len(v.Recipients) == maxRecipients {
+			return false
+		}
+		r := mail.Recipient{Address: string(path.Addr)}
+		if p, ok := params.Get("NOTIFY"); ok {
+			bits, _ := codec.ParseNotify(p.Value)
+			r.Notify = mail.Notify(bits)
+		}
+		if p, ok := params.Get("ORCPT"); ok {
+			r.ORcpt = string(p.Value)
+		}
+		v.Recipients = append(v.Recipients, r)
+	case fieldArrived:
+		at, err := time.Parse(time.RFC3339Nano, text)
+		if err != nil {
+			return false
+		}
+		v.Arrived = at.UnixNano()
+	case fieldClient:
+		v.Client = text
+	case fieldOrigin:
+		return parseOrigin(v, text)
+	case fieldState:
+		return parseState(v, text)
+	}
+	return true
+}
+
+func parseOrigin(v *mail.Envelope, text string) bool {
+	v.Origin = new(mail.Origin)
+	for _, word := range strings.Fields(text) {
+		key, value, _ := strings.Cut(word, "=")
+		decoded, err := codec.DecodeXtext(nil, []byte(value))
+		if err != nil || len(decoded) > mail.MaxOriginValue {
+			return false
+		}
+		for _, o := range originValues(v.Origin) {
+			if o.name == key {
+				*o.value = string(decoded)
+			}
+		}
+	}
+	return true
+}
+
+func parseState(v *mail.Envelope, text string) bool {
+	for _, word := range strings.Fields(text) {
+		if n, ok := strings.CutPrefix(word, "ATTEMPTS="); ok {
+			attempts, err := strconv.ParseUint(n, 10, 32)
+			if err != nil {
+				return false
+			}
+			v.Attempts = uint32(attempts)
+		}
+		for _, f := range stateFlags(v) {
+			if f.name == word {
+				*f.flag = true
+			}
+		}
+	}
+	return true
+}

@@ -1,0 +1,108 @@
+package imports
+
+import (
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// maildir reads the letters in new and cur; those in tmp are not whole. A letter arrived when its name says (the seconds in front), or
+// when its file was written. It is named by its file's name without the flags behind the colon, so that it may be read and filed meanwhile.
+type maildir struct {
+	dir   string
+	names []string // "new/NAME", oldest first
+}
+
+func openMaildir(dir string) (*maildir, error) {
+	m := &maildir{dir: dir}
+	for _, sub := range []string{"new", "cur"} {
+		files, err := os.ReadDir(filepath.Join(dir, sub))
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range files {
+			if f.Name()[0] != '.' && !f.IsDir() { // "readers skip names that begin with a dot"
+				m.names = append(m.names, sub+"/"+f.Name())
+			}
+		}
+	}
+	slices.SortStableFunc(m.names, func(a, b string) int {
+		x, y := nameTime(a), nameTime(b)
+		if x != y {
+			return int(min(max(x-y, -1), 1))
+		}
+		return strings.Compare(a[4:], b[4:])
+	})
+	return m, nil
+}
+
+// nameTime is the time in a name, in seconds, or 0.
+func nameTime(name string) int64 {
+	digits, _, _ := strings.Cut(name[4:], ".")
+	n, err := strconv.ParseInt(digits, 10, 40)
+	if err != nil || n < 0 {
+		return 0
+	}
+	return n
+}
+
+func (m *maildir) Len() int          { return len(m.names) }
+func (m *maildir) Name(i int) string { return m.names[i] }
+func (m *maildir) RemoveAll() error  { return nil }
+func (m *maildir) Close() error      { return nil }
+
+func (m *maildir) Load(i int) (*Letter, error) {
+	path := m.find(m.names[i])
+	f, info, err := openFile(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	t, err := readTop(f)
+	if err != nil {
+		return nil, err
+	}
+	id, _, _ := strings.Cut(m.names[i][4:], ":")
+	l := &Letter{Envelope: t.envelope, Sender: t.sender, Identity: "maildir " + id, Body: t.exported}
+	if !t.exported {
+		if l.Envelope.Arrived = time.Unix(nameTime(m.names[i]), 0).UnixNano(); l.Envelope.Arrived == 0 {
+			l.Envelope.Arrived = info.ModTime().UnixNano()
+		}
+	}
+	l.Envelope.Recipients = dedupe(l.Envelope.Recipients)
+	l.Open = func() (io.ReadCloser, error) {
+		f, _, err := openFile(path)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := f.Seek(t.length, io.SeekStart); err != nil {
+			return nil, err
+		}
+		return f, nil
+	}
+	l.Remove = func() error { return remove(path) }
+	return l, nil
+}
+
+// find is where the letter is now: a reader may have filed it since it was listed.
+func (m *maildir) find(name string) string {
+	path := filepath.Join(m.dir, name)
+	if _, err := os.Lstat(path); err == nil || name[:4] == "cur/" {
+		return path
+	}
+	moved, err := fs.Glob(os.DirFS(m.dir), "cur/"+escapeGlob(name[4:])+":*")
+	if err != nil || len(moved) != 1 {
+		return path
+	}
+	return filepath.Join(m.dir, moved[0])
+}
+
+// escapeGlob takes the meaning from what has one in a pattern.
+func escapeGlob(name string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(name)
+}
