@@ -13,6 +13,7 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unicode"
@@ -76,7 +77,7 @@ func (c *cli) openQueue(s *surroundings) (q queue.Admin, done func() error, err 
 		return nil, nil, fmt.Errorf("the queue belongs to %s: run this as that user", userName(owner))
 	}
 	syscall.Umask(0o077)
-	store, err := pebblestore.Open(dir, pebblestore.Options{Now: s.now})
+	store, err := openStore(dir, s)
 	if errors.Is(err, pebblestore.ErrLocked) {
 		return nil, nil, fmt.Errorf("%w, which does not answer yet; or another odmrctl works on it", err)
 	}
@@ -85,6 +86,33 @@ func (c *cli) openQueue(s *surroundings) (q queue.Admin, done func() error, err 
 	}
 	return store, store.Close, nil
 }
+
+// openingPatience is after how long the operator is told that the queue is still being opened.
+const openingPatience = 3 * time.Second
+
+// openStore opens the queue of a server that does not run. On a full disk that takes until there is room, so
+// whoever waits is told why.
+func openStore(dir string, s *surroundings) (*pebblestore.Store, error) {
+	events := new(notices)
+	timer := time.AfterFunc(openingPatience, func() {
+		reason := "its log is read"
+		if r := events.refusing.Load(); r != nil {
+			reason = *r
+		}
+		fmt.Fprintf(s.stderr, "odmrctl: the queue is still being opened: %s\n", reason)
+	})
+	defer timer.Stop()
+	return pebblestore.Open(dir, pebblestore.Options{Now: s.now, Events: events})
+}
+
+// notices keeps why the store takes no mail.
+type notices struct {
+	pebblestore.Silent
+	refusing atomic.Pointer[string]
+}
+
+// Refusing implements pebblestore.Events.
+func (n *notices) Refusing(reason string) { n.refusing.Store(&reason) }
 
 // userName is how the operator knows a user.
 func userName(uid int) string {

@@ -23,15 +23,24 @@ const (
 // storeEvents brings what the store says to the log, to the metrics and to readiness.
 type storeEvents struct {
 	log     zerolog.Logger
+	sparse  zerolog.Logger // for what comes again as fast as it can
 	metrics *metrics.Metrics
 	ready   *admin.Conditions
+}
+
+// retriesLogged is how many failures of flushes and compactions are logged a minute; on a full disk there are a hundred
+// a second, all of them in odmr_store_background_errors_total.
+const retriesLogged = 10
+
+func newStoreEvents(log zerolog.Logger, m *metrics.Metrics, ready *admin.Conditions) *storeEvents {
+	return &storeEvents{log, log.Sample(&zerolog.BurstSampler{Burst: retriesLogged, Period: time.Minute}), m, ready}
 }
 
 var _ pebblestore.Events = (*storeEvents)(nil)
 
 func (e *storeEvents) BackgroundError(err error) {
 	e.metrics.BackgroundError(err)
-	e.log.Error().Err(err).Msg("store: a flush or compaction failed and will be tried again")
+	e.sparse.Error().Err(err).Msg("store: a flush or compaction failed and will be tried again")
 }
 
 func (e *storeEvents) Corruption(err error) {

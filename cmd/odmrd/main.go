@@ -66,7 +66,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	defer signal.Stop(hangup)
 	stop := stopSignal(log)
 
-	s := newServer(cfg, log)
+	s := newServer(cfg, log, stop)
 	if err := s.start(); err != nil {
 		log.Error().Err(err).Msg("not started")
 		if err := s.close(context.Background()); err != nil {

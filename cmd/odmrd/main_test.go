@@ -18,8 +18,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"odmr/engine"
 	"odmr/internal/account"
+	"odmr/internal/admin"
+	"odmr/internal/metrics"
+	"odmr/queue"
 )
 
 // patience is how long a test waits for anything at all.
@@ -385,6 +390,36 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	d.signal(syscall.SIGTERM)
 	if code := d.exit(); code != exitFailure {
 		t.Errorf("exit status %d", code)
+	}
+}
+
+// An opening of the queue that does not end, as on a full disk, ends with the first signal. Here the log to be read is
+// a pipe that nobody writes to.
+func TestSignalWhileTheQueueIsOpened(t *testing.T) {
+	d := prepare(t).start()
+	d.stop()
+	if err := syscall.Mkfifo(filepath.Join(d.dir, "data", "queue", "999999.log"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.spawn()
+	d.logged(`"accounts read".*\n(.*\n)*.*"accounts read"`)
+	d.signal(syscall.SIGTERM)
+	if code := d.exit(); code != exitFailure {
+		t.Errorf("exit status %d", code)
+	}
+	d.logged(`"not started"`)
+	d.logged(`the queue was still being opened, signal: terminated`)
+}
+
+// A full disk makes flushes fail a hundred times a second, which must not be what fills the disk of the log.
+func TestRetriesAreLoggedSparsely(t *testing.T) {
+	var log bytes.Buffer
+	e := newStoreEvents(zerolog.New(&log), metrics.New("v1", func() queue.Counts { return queue.Counts{} }), new(admin.Conditions))
+	for range 10000 {
+		e.BackgroundError(errors.New("no space left on device"))
+	}
+	if lines := strings.Count(log.String(), "no space left"); lines == 0 || lines > 10*retriesLogged {
+		t.Errorf("%d lines", lines)
 	}
 }
 

@@ -33,6 +33,7 @@ type server struct {
 	cfg   *config.Config
 	log   zerolog.Logger
 	ready admin.Conditions
+	stop  <-chan os.Signal
 
 	sockets      []engine.Listener
 	adminSockets []net.Listener
@@ -53,8 +54,9 @@ type server struct {
 	watching  sync.WaitGroup
 }
 
-func newServer(cfg *config.Config, log zerolog.Logger) *server {
-	s := &server{cfg: cfg, log: log}
+// newServer makes a server that is not started; a signal in stop ends its start.
+func newServer(cfg *config.Config, log zerolog.Logger, stop <-chan os.Signal) *server {
+	s := &server{cfg: cfg, log: log, stop: stop}
 	s.ready.Set(condStarting, "the queue is being opened")
 	s.metrics = metrics.New(version, s.totals)
 	return s
@@ -128,9 +130,9 @@ func (s *server) openStore() error {
 		s.log.Warn().Str("data", s.cfg.Data).Stringer("mode", info.Mode().Perm()).Msg("others than the server may look into the data directory: chmod 700")
 	}
 	begun := time.Now()
-	store, err := pebblestore.Open(admin.QueueDir(s.cfg.Data), pebblestore.Options{
+	store, err := s.openOrStop(pebblestore.Options{
 		Now:          time.Now,
-		Events:       &storeEvents{s.log, s.metrics, &s.ready},
+		Events:       newStoreEvents(s.log, s.metrics, &s.ready),
 		MemTableSize: int64(s.cfg.StoreMemtable),
 		CacheSize:    int64(s.cfg.StoreCache),
 		MinFreeSpace: int64(s.cfg.MinFreeSpace),
@@ -143,6 +145,26 @@ func (s *server) openStore() error {
 	s.log.Info().Str("data", s.cfg.Data).Int64("messages", totals.Messages).Int64("bytes", totals.Bytes).Int64("failed", totals.Failed).
 		Dur("took_ms", time.Since(begun)).Msg("queue opened")
 	return nil
+}
+
+// openOrStop opens the store, which takes for ever on a full disk, unless the server is to stop: to leave an opening
+// alone is to be killed within it, and loses nothing.
+func (s *server) openOrStop(o pebblestore.Options) (*pebblestore.Store, error) {
+	type outcome struct {
+		store *pebblestore.Store
+		err   error
+	}
+	opened := make(chan outcome, 1)
+	go func() {
+		store, err := pebblestore.Open(admin.QueueDir(s.cfg.Data), o)
+		opened <- outcome{store, err}
+	}()
+	select {
+	case o := <-opened:
+		return o.store, o.err
+	case sig := <-s.stop:
+		return nil, fmt.Errorf("the queue was still being opened, signal: %v", sig)
+	}
 }
 
 func (s *server) startEngine() error {
