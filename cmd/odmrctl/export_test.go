@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"odmr/internal/imports"
 	"odmr/internal/mail"
 )
 
@@ -29,7 +30,7 @@ func TestExport(t *testing.T) {
 	one := readOnly(t, dir, "one.example")
 	if want := "Return-Path: <sender@isp.example>\nDelivered-To: box@one.example\nX-Envelope-To: box@one.example\n" +
 		"X-ODMR-Mail: FROM:<sender@isp.example> ENVID=e1\nX-ODMR-Rcpt: TO:<box@one.example>\nX-ODMR-Arrived: 2023-11-14T22:13:20Z\n" +
-		"X-ODMR-Client: 192.0.2.1\nX-ODMR-State: ATTEMPTS=1\nSubject: one\n\n.dot\n"; one != want {
+		"X-ODMR-Client: 192.0.2.1\nX-ODMR-State: ID=" + first.String() + " DOMAIN=one.example ATTEMPTS=1\nSubject: one\n\n.dot\n"; one != want {
 		t.Errorf("exported:\n%s\nwant:\n%s", one, want)
 	}
 	// A reader files it; a killed export leaves a piece.
@@ -83,5 +84,50 @@ func TestEntryNameIsShortEnough(t *testing.T) {
 	v := mail.Envelope{ID: 1, Domain: strings.Repeat("a.", 120) + "example"}
 	if n := len(entryName(&v)); n > 200 {
 		t.Errorf("%d octets", n)
+	}
+}
+
+// With --remove what is exported leaves the queue, but for what a report is due on and what is being collected; an mbox file
+// that is there already gets what it lacks.
+func TestExportRemove(t *testing.T) {
+	for _, kind := range []string{"maildir:", "mbox:"} {
+		data := dataDir(t)
+		path := filepath.Join(t.TempDir(), "out")
+		store := open(t, data)
+		put(t, store, "Subject: due\r\n\r\nFrom here\r\n", "one.example", "two.example")
+		put(t, store, "Subject: plain\r\n", "one.example")
+		failOne(t, store, "one.example")
+		lease, err := store.Acquire([]string{"two.example"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop := serve(t, data, store)
+		const tail = " 0 have no recipient left that waits, 0 left the queue meanwhile\n"
+		code, out, errs := command(t, data, "export", "--remove", kind+path)
+		if want := "3 messages exported, 0 were there already," + tail + "1 message removed from the queue, 1 stay because a report on them is due\n"; out != want || code != exitFailed ||
+			!strings.Contains(errs, "stays in the queue") {
+			t.Errorf("%s: status %d\n%s%s", kind, code, out, errs)
+		}
+		lease.Release()
+		put(t, store, "Subject: late\r\n", "two.example")
+		code, out, errs = command(t, data, "export", "--remove", kind+path)
+		if want := "1 message exported, 2 were there already," + tail + "2 messages removed from the queue, 1 stay because a report on them is due\n"; out != want || code != exitOK {
+			t.Errorf("%s again: status %d\n%s%s", kind, code, out, errs)
+		}
+		if n := store.Totals(); n.Messages != 1 {
+			t.Errorf("%s: %+v left", kind, n)
+		}
+		stop()
+		source, err := imports.Open(kind+path, imports.Options{})
+		if err != nil || source.Len() != 4 {
+			t.Fatalf("%s: %v", kind, err)
+		}
+		for i := range 4 {
+			l, err := source.Load(i)
+			if err != nil || l.Envelope.EnvID != "e1" {
+				t.Errorf("%s letter %d: %v", kind, i, err)
+			}
+		}
+		_ = source.Close()
 	}
 }

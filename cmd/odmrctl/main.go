@@ -47,7 +47,7 @@ type cli struct {
 	Account accountCommands `cmd:"" help:"Show and change the customers' accounts."`
 	Queue   queueCommands   `cmd:"" help:"Look into the queue, remove messages, verify the store."`
 	Import  importCommand   `cmd:"" help:"Bring mail in that was held elsewhere."`
-	Export  exportCommand   `cmd:"" help:"Copy queued messages into a Maildir."`
+	Export  exportCommand   `cmd:"" help:"Copy queued messages into a Maildir or an mbox file."`
 }
 
 // groups are the titles of flags that belong together.

@@ -64,3 +64,45 @@ func TestExportCrash(t *testing.T) {
 		t.Errorf("the customer collected %d, want %d", stats.Messages, messages)
 	}
 }
+
+// An export that takes mail out, killed at any moment and run again, and the import of what it wrote: each message is in one place, and
+// comes to the customer once, as it was.
+func TestExportRemoveCrash(t *testing.T) {
+	a := customer("tim", "example.org")
+	for _, kind := range []string{"maildir:", "mbox:"} {
+		s := startServer(t, []client.Account{a})
+		const messages = 60
+		var in []client.Message
+		for i := range messages {
+			in = append(in, message(fmt.Sprintf("m%d", i), i%kinds, sizeOf(i), "a@example.org"))
+		}
+		handIn(t, s.SMTP, client.SenderOptions{}, in...)
+		target := kind + filepath.Join(s.Dir, "out")
+		for i := range crashRounds(t, 6) {
+			cmd := exec.Command(filepath.Join(bin, "odmrctl"), "--data", s.Data, "export", "--remove", target)
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Duration(10+10*i) * time.Millisecond) // somewhere in its course, wherever that is
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+		if out, err := s.odmrctl("export", "--remove", target); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		if stats := collect(t, s, a, &client.Recorder{}); stats.Messages != 0 {
+			t.Errorf("%s the customer collected %d", kind, stats.Messages)
+		}
+		s.logged("message removed by the operator")
+		to := startServer(t, []client.Account{a})
+		if out, err := to.odmrctl("import", "--remove", target); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		got := &client.Recorder{Keep: 1 << 20}
+		collect(t, to, a, got)
+		for _, r := range got.Messages() {
+			r.Content = original(t, r.Content)
+		}
+		wantOnce(t, got.Messages(), messages)
+	}
+}

@@ -27,7 +27,7 @@ func TestReadmeImport(t *testing.T) {
 	}
 	dir, one := filepath.Join(s.Dir, "out"), filepath.Join(s.Dir, "one")
 	out = run(t, "", adapt(t, readmeBlock(t, "odmrctl export --domain"), "/var/backups/mail", dir, "/var/backups/example.org", one))
-	if strings.Count(out, "2 messages exported") != 2 {
+	if strings.Count(out, "2 messages exported") != 2 || !strings.Contains(out, "2 messages removed") {
 		t.Errorf("export says %q", out)
 	}
 	spool := filepath.Join(s.Dir, "spool")

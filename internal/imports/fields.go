@@ -21,7 +21,7 @@ import (
 //	X-ODMR-Arrived: 2024-03-01T10:15:30.123456789Z
 //	X-ODMR-Client: 192.0.2.1
 //	X-ODMR-Origin: NAME=mail.sender.example ADDR=198.51.100.7     (as XFORWARD says it)
-//	X-ODMR-State: ATTEMPTS=3 IN-DOUBT DELAY-NOTIFIED
+//	X-ODMR-State: ID=06c45hvtm2dm0 DOMAIN=example.org ATTEMPTS=3 IN-DOUBT DELAY-NOTIFIED
 //
 // The last one is always there: what stands below it is content, whatever it looks like.
 const (
@@ -66,7 +66,7 @@ func Parameters(v *mail.Envelope) string {
 	if v.Origin != nil {
 		b.WriteString(fieldOrigin + originField(v.Origin) + "\n")
 	}
-	fmt.Fprintf(&b, "%sATTEMPTS=%d", fieldState, v.Attempts)
+	fmt.Fprintf(&b, "%sID=%s DOMAIN=%s ATTEMPTS=%d", fieldState, v.ID, v.Domain, v.Attempts)
 	for _, f := range stateFlags(v) {
 		if *f.flag {
 			b.WriteString(" " + f.name)
@@ -260,6 +260,15 @@ func parseOrigin(v *mail.Envelope, text string) bool {
 
 func parseState(v *mail.Envelope, text string) bool {
 	for _, word := range strings.Fields(text) {
+		if text, ok := strings.CutPrefix(word, "ID="); ok {
+			var err error
+			if v.ID, err = mail.ParseID(text); err != nil {
+				return false
+			}
+		}
+		if domain, ok := strings.CutPrefix(word, "DOMAIN="); ok {
+			v.Domain = domain
+		}
 		if n, ok := strings.CutPrefix(word, "ATTEMPTS="); ok {
 			attempts, err := strconv.ParseUint(n, 10, 32)
 			if err != nil {

@@ -1,6 +1,7 @@
 package imports
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -94,6 +95,7 @@ func TestFields(t *testing.T) {
 	local := rapid.StringMatching(`[a-z]{1,8}(\+[a-z]{1,4})?|"[a-z @>]{1,6}"`)
 	rapid.Check(t, func(rt *rapid.T) {
 		v := mail.Envelope{
+			ID: mail.ID(rapid.Uint64().Draw(rt, "id")), Domain: rapid.SampledFrom([]string{"", "a.example"}).Draw(rt, "domain"),
 			Arrived: rapid.Int64Range(0, 1<<60).Draw(rt, "arrived"), Body: mail.BodyType(rapid.IntRange(0, 1).Draw(rt, "body")),
 			SMTPUTF8: rapid.Bool().Draw(rt, "utf8"), Ret: mail.Return(rapid.IntRange(0, 2).Draw(rt, "ret")),
 			EnvID: rapid.StringMatching(`(|[A-Za-z0-9]{1,20}(\+2B)?)`).Draw(rt, "envid"), Client: rapid.SampledFrom([]string{"", "192.0.2.1"}).Draw(rt, "client"),
@@ -364,4 +366,37 @@ func FuzzNormal(f *testing.F) {
 			t.Fatalf("%q became %q", b, out)
 		}
 	})
+}
+
+// What a quoter writes into an mbox file is read back as it was, however it is cut.
+func TestQuoter(t *testing.T) {
+	for _, content := range []string{"", "From x\r\n", "\r\n>From x\r\n>>>From y\r\n\r\n\r\n", "Fro\r\nFrom\r\n>Fr\r\nF\r\n>>\r\n", "a From b\r\n From c\r\n", "\xff\r\n>\r\n"} {
+		for size := 1; size <= 7; size++ {
+			v := mail.Envelope{ID: 7, ReversePath: "s@x.example", Arrived: 1_700_000_000_123_456_789, Recipients: []mail.Recipient{{Address: "a@b.example"}}}
+			var text bytes.Buffer
+			out := bufio.NewWriter(&text)
+			for range 2 {
+				fmt.Fprintf(out, "%s\n%s", Separator(&v), Fields(&v))
+				q := NewQuoter(out)
+				for rest := []byte(content); len(rest) > 0; rest = rest[min(size, len(rest)):] {
+					_, _ = q.Write(rest[:min(size, len(rest))])
+				}
+				fmt.Fprintln(out)
+			}
+			_ = out.Flush()
+			s := open(t, "mbox:"+file(t, t.TempDir(), "box", text.String()))
+			if s.Len() != 2 {
+				t.Fatalf("%q became %d letters", content, s.Len())
+			}
+			for i := range 2 {
+				l, err := s.Load(i)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := read(t, l); got != content || l.Envelope.ID != v.ID || l.Envelope.Arrived != v.Arrived {
+					t.Errorf("%q in pieces of %d came back as %q: %+v", content, size, got, l.Envelope)
+				}
+			}
+		}
+	}
 }

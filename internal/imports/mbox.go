@@ -211,8 +211,56 @@ func (u *unquote) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Quoted says whether a line must be quoted in an mboxrd file.
-func Quoted(line []byte) bool { return bytes.HasPrefix(bytes.TrimLeft(line, ">"), []byte("From ")) }
+// quoter writes content into an mboxrd file: line ends become LF, and lines of "From ", ">From " and so on get one ">" more.
+// Content that is empty, or ends in CRLF, is read back as it was.
+type quoter struct {
+	out     *bufio.Writer
+	cr      bool // a CR is held back: LF may follow
+	matched int  // octets of fromLine that the line has behind its ">", which are held back; or inLine
+}
+
+const (
+	fromLine = "From "
+	inLine   = -1 // no quoting in this line any more
+)
+
+// NewQuoter returns a writer of the next letter's content; out keeps its first error.
+func NewQuoter(out *bufio.Writer) io.Writer { return &quoter{out: out} }
+
+func (q *quoter) Write(p []byte) (int, error) {
+	for _, c := range p {
+		if q.cr {
+			q.cr = false
+			if c != '\n' {
+				q.octet('\r')
+			}
+		}
+		if q.cr = c == '\r'; !q.cr {
+			q.octet(c)
+		}
+	}
+	return len(p), nil
+}
+
+func (q *quoter) octet(c byte) {
+	switch {
+	case q.matched == inLine || q.matched == 0 && c == '>': // where in the row of ">" one more stands is all the same
+	case c == fromLine[q.matched]:
+		if q.matched++; q.matched < len(fromLine) {
+			return
+		}
+		_, _ = q.out.WriteString(">" + fromLine)
+		q.matched = inLine
+		return
+	default:
+		_, _ = q.out.WriteString(fromLine[:q.matched])
+		q.matched = inLine
+	}
+	_ = q.out.WriteByte(c)
+	if c == '\n' {
+		q.matched = 0
+	}
+}
 
 // Separator is the line that begins a letter in an mbox file, without its end.
 func Separator(v *mail.Envelope) string {

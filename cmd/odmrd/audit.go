@@ -1,0 +1,49 @@
+package main
+
+import (
+	"github.com/rs/zerolog"
+
+	"odmr/internal/mail"
+	"odmr/queue"
+)
+
+// audited writes what an operator does to the queue into the log.
+type audited struct {
+	queue.Admin
+	log zerolog.Logger
+}
+
+// Remove implements queue.Admin.
+func (a audited) Remove(domain string, id mail.ID) (int, error) {
+	n, err := a.Admin.Remove(domain, id)
+	if err == nil {
+		a.line(domain, id, n).Msg("message removed by the operator")
+	}
+	return n, err
+}
+
+// Release implements queue.Admin.
+func (a audited) Release(domain string, id mail.ID) (int, error) {
+	n, err := a.Admin.Release(domain, id)
+	if err == nil {
+		a.line(domain, id, n).Msg("held message released by the operator")
+	}
+	return n, err
+}
+
+// Bounce implements queue.Admin.
+func (a audited) Bounce(domain string, id mail.ID) (int, error) {
+	n, err := a.Admin.Bounce(domain, id)
+	if err == nil {
+		a.line(domain, id, n).Msg("held message bounced by the operator")
+	}
+	return n, err
+}
+
+func (a audited) line(domain string, id mail.ID, queues int) *zerolog.Event {
+	ev := a.log.Info().Stringer("queue_id", id).Int("queues", queues)
+	if domain != "" {
+		ev = ev.Str("domain", domain)
+	}
+	return ev
+}
