@@ -38,8 +38,8 @@ func (m *commit) submit() { m.in.Submit(m.data, m.envelopes, m) }
 // while there is room. writtenMost is how many octets may have been written since the last one began, callOctets what a call
 // takes besides a body at the most.
 const (
-	writtenMost = 96 << 10
-	callOctets  = 2 << 10
+	writtenMost = 160 << 10
+	callOctets  = 512
 )
 
 func (c *conn) commit(a *session.Action) {

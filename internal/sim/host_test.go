@@ -206,6 +206,9 @@ func (h *host) tear(j *job) {
 		return
 	}
 	for _, m := range j.commit.conn.commits {
+		if h.written += callOctets + len(m.data); h.written > writtenMost { // into another log, which no torn one can have behind it
+			break
+		}
 		h.w.meet("messages torn together")
 		h.ledger.committed(m.kept, true)
 		m.submit()
@@ -308,7 +311,9 @@ func (h *host) submit(j *job) {
 
 // carryOut runs a job, in bad weather on a disk that fails.
 func (h *host) carryOut(j *job) {
-	h.written += callOctets
+	if j.way != nil {
+		h.written += callOctets
+	}
 	switch {
 	case j.commit != nil:
 		h.slowDown(j.commit)

@@ -151,6 +151,7 @@ func (l *ledger) handedOut(v *visit, key queue.Key, env *mail.Envelope) *entry {
 	if v.stopped && e.arrived > l.movedAt[e.domain] && !slices.Contains(l.host.domainsOf(v.account.Name), e.domain) {
 		l.w.fail(RuleForeign, "%v was handed %v, which came when the domain was not its customer's any more", v, e)
 	}
+	l.w.trace("%v is handed %v, %d octets from %q", v, e, e.wire, e.letter.from)
 	l.inOrder(v, e)
 	v.handed[e] = len(v.handed) + 1
 	e.unsure = false
@@ -189,14 +190,14 @@ func (l *ledger) inOrder(v *visit, e *entry) {
 }
 
 // smallFirst looks at the same where small messages go first: one that is overtaken must be large, or stand behind a large
-// one of its own sender, and be of another sender than the one that overtakes it.
+// one of its own sender, and be of another sender than the one that overtakes it. Of whom something was overtaken, what follows may be, too.
 func (l *ledger) smallFirst(v *visit, e *entry) {
-	behind := map[string]bool{} // senders of whom something waits
 	for _, o := range l.queues[e.domain][:e.place-1] {
 		if v.handed[o] > 0 || o.absent || o.back || o.left || !o.pending() {
 			continue
 		}
-		waits := o.wire > smallMessage || behind[o.letter.from]
+		waits := o.wire > smallMessage || v.behind[o.letter.from]
+		v.behind[o.letter.from] = v.behind[o.letter.from] || waits
 		if o.unsure || o.maybeLeft || o.doubtful() { // nobody knows whether it is there
 			continue
 		}
@@ -208,7 +209,6 @@ func (l *ledger) smallFirst(v *visit, e *entry) {
 		default:
 			l.w.meet("a small message that went first")
 		}
-		behind[o.letter.from] = behind[o.letter.from] || waits
 	}
 	if e.skipped && !e.back {
 		l.w.fail(RuleOrder, "%v was handed %v, which a later one had overtaken", v, e)

@@ -158,7 +158,7 @@ func (s *Sim) newLetter() *letter {
 		}
 	}
 	s.ledger.letters = append(s.ledger.letters, l)
-	if s.host.keeping.DelayNotice == 0 && len(domains) == 1 && l.from != "" && !grouped && w.chance(3) {
+	if s.host.keeping.DelayNotice == 0 && len(l.rcpts) == 1 && l.from != "" && !grouped && w.chance(3) {
 		s.answer(l)
 	}
 	l.write(s)
@@ -176,7 +176,7 @@ func (l *letter) to(address string) *recipient {
 }
 
 // answer has a letter come from somebody whose mail is held here: the report on it, of which there is one at the most
-// where delays are not reported and the letter is for one domain, will be a letter itself.
+// where delays are not reported and the letter is for one recipient, will be a letter itself.
 func (s *Sim) answer(l *letter) {
 	a := &letter{n: len(s.ledger.letters) + 1, about: l}
 	domain := s.domains[s.w.rng.IntN(len(s.domains))]
