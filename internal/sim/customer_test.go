@@ -40,9 +40,8 @@ type visit struct {
 	reversed bool // the roles were exchanged
 	stopped  bool // its customer may not collect any more
 	domains  []string
-	cursor   map[string]int  // into the ledger's queues: what was handed out
-	behind   map[string]bool // senders of whom something was overtaken by small messages
-	handed   map[*entry]int  // in which order they were handed out
+	cursor   map[string]int // into the ledger's queues: what was handed out
+	handed   map[*entry]int // in which order they were handed out
 	offered  map[*entry]bool
 	furthest map[string]int
 	heard    int64                 // octets of replies that the machine has read
@@ -62,7 +61,7 @@ func (v *visit) last(r *recipient) *hand {
 func (s *Sim) newVisit(c *conn, q *request) *visit {
 	k := c.line.client.(*call)
 	s.visits++
-	return &visit{n: s.visits, account: q.account, small: q.small, handed: map[*entry]int{}, behind: map[string]bool{}, manner: &k.manner, era: c.era, shielded: c.h.reversed.ShieldRefusals > 0, cursor: map[string]int{},
+	return &visit{n: s.visits, account: q.account, small: q.small, handed: map[*entry]int{}, manner: &k.manner, era: c.era, shielded: c.h.reversed.ShieldRefusals > 0, cursor: map[string]int{},
 		offered: map[*entry]bool{}, furthest: map[string]int{}, refused: map[string]*recipient{}}
 }
 

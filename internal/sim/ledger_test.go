@@ -189,20 +189,15 @@ func (l *ledger) inOrder(v *visit, e *entry) {
 	}
 }
 
-// smallFirst looks at the same where small messages go first: one that is overtaken must be large, or stand behind a large
-// one of its own sender, and be of another sender than the one that overtakes it. Of whom something was overtaken, what follows may be, too.
+// smallFirst looks at the same where small messages go first: one that is overtaken is of another sender than the small one
+// that overtakes it.
 func (l *ledger) smallFirst(v *visit, e *entry) {
 	for _, o := range l.queues[e.domain][:e.place-1] {
-		if v.handed[o] > 0 || o.absent || o.back || o.left || !o.pending() {
-			continue
-		}
-		waits := o.wire > smallMessage || v.behind[o.letter.from]
-		v.behind[o.letter.from] = v.behind[o.letter.from] || waits
-		if o.unsure || o.maybeLeft || o.doubtful() { // nobody knows whether it is there
-			continue
+		if v.handed[o] > 0 || o.absent || o.back || o.left || !o.pending() || o.unsure || o.maybeLeft || o.doubtful() {
+			continue // the last three: nobody knows whether it is there
 		}
 		switch {
-		case !waits || e.wire > smallMessage:
+		case e.wire > smallMessage:
 			l.passedOver(o)
 		case o.letter.from == e.letter.from:
 			l.w.fail(RuleOrder, "%v was handed %v before %v, which is of the same sender", v, e, o)

@@ -139,12 +139,16 @@ func (l *ledger) reviewed(list []decision, unsure bool) {
 		if d.verdict != queue.Drop {
 			continue
 		}
-		if unsure {
+		stays := slices.ContainsFunc(e.recipients(), func(r *recipient) bool { return r.state == mail.Held })
+		switch {
+		case stays: // until an operator has decided
+		case unsure:
 			e.maybeLeft = true
-		} else {
+		default:
 			e.left = true
 		}
 		for _, r := range e.recipients() {
+			r.bounced = r.bounced || stays && r.state != mail.Held
 			if r.state == mail.Pending {
 				r.unsure = r.unsure || unsure
 				r.expired = true
