@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"strings"
+
 	"odmr/engine/session"
 	"odmr/internal/account"
 	"odmr/internal/mail"
@@ -12,8 +14,12 @@ type attempt struct {
 	locks *lockouts // nil: this client is exempt
 	addr  addressKey
 	key   pairKey
-	named bool // the peer has named an account, so that key is set
+	named bool   // the peer has named an account, so that key is set
+	login string // that name, cut off, for the log
 }
+
+// maxLoggedLogin is how much of a name that failed to log in the log gets, in octets: more than customers are called.
+const maxLoggedLogin = 64
 
 // newAttempt begins a login from c, with what the exchange is to know of its peer.
 func (c *conn) newAttempt() (*attempt, account.Peer) {
@@ -29,6 +35,7 @@ func (c *conn) newAttempt() (*attempt, account.Peer) {
 
 // guard implements account.Peer's.
 func (t *attempt) guard(name string) error {
+	t.login = strings.Clone(name[:min(len(name), maxLoggedLogin)])
 	if t.locks == nil {
 		return nil
 	}

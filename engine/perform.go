@@ -193,12 +193,16 @@ func (c *conn) authenticated(now session.Time, j *authJob) {
 func (c *conn) authRefused(now session.Time, ticket uint32, err error) {
 	r := account.AuthRefusal(err)
 	delay := c.attempt.failed(now, r)
+	login := ""
+	if c.attempt != nil {
+		login = c.attempt.login
+	}
 	c.exchange, c.attempt = nil, nil
 	if errors.Is(err, account.ErrGuarded) {
 		c.lp.eng.cfg.Observer.LimitHit(LimitLockout)
 	}
 	c.lp.eng.cfg.Observer.Auth(r.Code)
-	c.log(c.lp.eng.sparse.Info()).Int("code", r.Code).AnErr("cause", r.Cause).Msg("authentication refused")
+	c.log(c.lp.eng.sparse.Info()).Str("login", login).Int("code", r.Code).AnErr("cause", r.Cause).Msg("authentication refused")
 	c.answerLater(now, delay, ticket, session.Result{Refusal: r})
 }
 

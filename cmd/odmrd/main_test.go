@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -364,6 +365,27 @@ func TestRunningTransactionFinishes(t *testing.T) {
 	d.start()
 	if !strings.Contains(d.log(), `"messages":1`) {
 		t.Error("the message that got its 250 is not there")
+	}
+	d.stop()
+}
+
+// Who could not log in stands in the log by the name that was tried, of which a long one is cut off; the proof does not.
+func TestRefusedLoginIsLoggedByName(t *testing.T) {
+	d := prepare(t).start()
+	for login, logged := range map[string]string{"one": "one", "no such \"one\"": `no such \\"one\\"`, strings.Repeat("x", 100): strings.Repeat("x", 64)} {
+		c, err := textproto.Dial("tcp", d.lines.ODMR[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.t.Cleanup(func() { c.Close() })
+		d.expect(c, 220)
+		d.say(c, 250, "EHLO customer.example")
+		d.say(c, 334, "AUTH CRAM-MD5")
+		d.say(c, 535, base64.StdEncoding.EncodeToString([]byte(login+" 0123456789abcdef0123456789abcdef")))
+		d.logged(`"login":"` + logged + `".*"authentication refused"`)
+	}
+	if strings.Contains(d.log(), "0123456789abcdef") {
+		t.Error(d.log())
 	}
 	d.stop()
 }
