@@ -42,6 +42,10 @@ type Mixed struct {
 // acknowledged so late that the arriving mail keeps them busy for that long.
 const customersBusy = 0.8
 
+// mixedBuffer is how many octets a customer reads at a time: a few messages, for the harness needs the processors that it
+// takes for itself to be few.
+const mixedBuffer = 16 << 10
+
 // rampUp is the time over which the customers dial in for the first time, before mail arrives and
 // measuring begins: all of them in one moment is another scenario.
 const rampUp = 2 * time.Second
@@ -302,7 +306,7 @@ func (m *mixture) busy() time.Duration {
 func (m *mixture) customer(ctx context.Context, n int) {
 	random := rand.New(rand.NewPCG(2, uint64(n)))
 	c := crowd{
-		addr: m.srv.ODMR[0], connect: traffic.CustomerOptions{Buffer: 4 << 10},
+		addr: m.srv.ODMR[0], connect: traffic.CustomerOptions{Buffer: mixedBuffer},
 		serve: traffic.ServeOptions{Offer: m.Offer, Ledger: m.ledger, Counter: &m.out, Pace: m.pace, Divide: uint64(m.Customers)},
 	}
 	time.Sleep(time.Duration(random.Int64N(int64(rampUp))))

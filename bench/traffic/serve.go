@@ -42,14 +42,16 @@ var offers = [...]string{
 
 // ServeOptions say how the SMTP server of a customer works.
 type ServeOptions struct {
-	Offer    Offer
-	Ledger   *letters.Ledger // nil: what arrives is looked at and not kept book of
-	Counter  *Counter
-	Pace     func() time.Duration // wait before each message's reply; nil: none
-	OnMail   func(first bool)     // told of each MAIL; may be nil
-	OnLetter func(id uint64)      // told of each message that the Ledger took; may be nil
-	Divide   uint64               // >0: order is checked; ids of one customer have the same remainder
-	Until    time.Time            // when the customer leaves, as after Leave; zero: it stays until QUIT
+	Offer   Offer
+	Ledger  *letters.Ledger // nil: what arrives is looked at and not kept book of
+	Counter *Counter
+	// Pace is how long the server takes over each message, before its reply; nil: no time. Replies that are due
+	// before it go out with it, as a unit (RFC 2920 3.2): the server writes when it has to read on, and not in between.
+	Pace     func() time.Duration
+	OnMail   func(first bool) // told of each MAIL; may be nil
+	OnLetter func(id uint64)  // told of each message that the Ledger took; may be nil
+	Divide   uint64           // >0: order is checked; ids of one customer have the same remainder
+	Until    time.Time        // when the customer leaves, as after Leave; zero: it stays until QUIT
 }
 
 // server is the state of one session.
@@ -266,9 +268,6 @@ func (s *server) end() error {
 	s.open = false
 	if s.o.Pace != nil {
 		if wait := s.o.Pace(); wait > 0 {
-			if err := s.flush(); err != nil {
-				return err
-			}
 			time.Sleep(wait)
 		}
 	}
