@@ -20,6 +20,7 @@ type census struct {
 	head    uint64
 	kept    []uint64
 	leased  bool
+	places  places
 }
 
 // census returns the state of all domains that have entries, in the order of their names.
@@ -42,7 +43,8 @@ func (s *Store) census() []census {
 }
 
 func (d *domain) census() census {
-	return census{name: d.name, counts: d.counts, durable: d.durable, head: d.head, kept: slices.Clone(d.kept), leased: d.lease != nil}
+	return census{name: d.name, counts: d.counts, durable: d.durable, head: d.head, kept: slices.Clone(d.kept), leased: d.lease != nil,
+		places: places{d.places.from, slices.Clone(d.places.list)}}
 }
 
 // Domains implements queue.Admin.

@@ -25,7 +25,7 @@ import (
 //  6. every piece has a body record, unless its message is on its way in;
 //  7. no number is in use beyond the sequence's bound on disk;
 //  8. the counts in memory are those of the entries, and the head of each domain that is not leased has no
-//     entry below it but those known;
+//     entry below it but those known, and places names all from its beginning on;
 //  9. beside an entry of which a sender is yet to be told something, while it waits or is held, stands a mark, and
 //     beside no other;
 //  10. every stamp has its time.
@@ -152,6 +152,9 @@ func (c *checker) entries() error {
 			c.entry(space, domain, seq, v)
 			if space == spaceEntry && at != nil && !at.leased && seq < at.head && !slices.Contains(at.kept, seq) {
 				c.violation(domain, 0, "entry %d is below the head %d: no lease would find it", seq, at.head)
+			}
+			if space == spaceEntry && at != nil && seq >= at.places.from && !slices.Contains(at.places.list, seq) {
+				c.violation(domain, 0, "entry %d is not among the places that are known from %d on: no lease would find it", seq, at.places.from)
 			}
 			return nil
 		})

@@ -25,6 +25,8 @@ type collector struct {
 	run      []found      // entries whose bodies are to be read
 	handed   queue.Counts // what the ledger at hand was not told yet
 	slabs    slabWriter
+	knows    bool     // placed is all that is there from the ledger's cursor on
+	placed   []uint64 // see places
 }
 
 // found is an entry on its way to a delivery.
@@ -83,6 +85,10 @@ func (c *collector) drainNew(g *ledger, waiting int64, durable uint64) error {
 	if c.full() || g.cursor > durable || len(g.overtaken) >= maxOvertaken {
 		return nil
 	}
+	if c.knows && c.lease.small == 0 {
+		return c.drainPlaced(g, durable)
+	}
+	c.lease.store.scans.Add(1)
 	it, err := c.lease.store.db.NewIter(&pebble.IterOptions{
 		LowerBound: appendEntryKey(nil, spaceEntry, g.domain.name, g.cursor),
 		UpperBound: appendEntryKey(nil, spaceEntry, g.domain.name, durable+1),

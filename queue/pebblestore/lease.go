@@ -153,6 +153,7 @@ func (l *lease) Next(dst []queue.Delivery, limit queue.Limit) ([]queue.Delivery,
 		g.receive()
 		waiting := g.domain.counts.Messages - g.handed.Messages
 		durable := g.domain.durable
+		c.placed, c.knows = g.places(s)
 		s.mu.Unlock()
 		if waiting > 0 {
 			if err := c.drain(g, waiting, durable); err != nil {
@@ -203,6 +204,7 @@ func (l *lease) Release() {
 		g.out = nil
 		g.receive()
 		d := g.domain
+		s.forgetPlaces(d, g.cursor)
 		if d.head = g.cursor; d.passed != 0 {
 			d.head = min(d.head, d.passed)
 		}

@@ -72,11 +72,14 @@ type Store struct {
 	extending sync.Mutex
 	bound     atomic.Uint64 // what the bound on disk is, or will be once the log so far is durable
 
-	mu       sync.Mutex // short: never held over I/O
-	domains  map[string]*domain
-	totals   queue.Counts
-	incoming map[mail.ID]struct{} // messages whose pieces may be on disk without a body record
-	unheld   sync.Cond            // on mu: a hold on a domain has ended
+	mu         sync.Mutex // short: never held over I/O
+	domains    map[string]*domain
+	totals     queue.Counts
+	remembered int                  // places of all domains; at most maxPlacesAll
+	incoming   map[mail.ID]struct{} // messages whose pieces may be on disk without a body record
+	unheld     sync.Cond            // on mu: a hold on a domain has ended
+
+	scans atomic.Int64 // iterators that leases had to make
 
 	syncing chan submitted //  in the order of the log; see awaitSyncs
 	synced  chan struct{}  // closed when awaitSyncs has ended
@@ -101,6 +104,7 @@ type domain struct {
 	kept    []uint64     // deliverable entries below head, in order; at most maxKept
 	revived []uint64     // leased: deliverable again since the lease last looked; at most maxRevived
 	passed  uint64       // leased: the lowest of those that had no place in revived; 0: none
+	places  places       // what came in lately
 	lease   *lease
 	held    int // so many calls that are no session's keep leases off, for a moment
 	commits int // in progress
@@ -200,6 +204,7 @@ func (s *Store) recover() error {
 	}
 	for _, d := range s.domains {
 		d.durable = s.seq.last.Load()
+		d.places.from = d.durable + 1
 	}
 	return s.extend()
 }
@@ -391,7 +396,7 @@ func (s *Store) use(name string) *domain {
 	if d == nil {
 		// Nothing is queued, so whatever comes is behind the last number given.
 		last := s.seq.last.Load()
-		d = &domain{name: strings.Clone(name), head: last + 1, durable: last}
+		d = &domain{name: strings.Clone(name), head: last + 1, durable: last, places: places{from: last + 1}}
 		s.domains[d.name] = d
 	}
 	return d
@@ -400,6 +405,7 @@ func (s *Store) use(name string) *domain {
 // drop forgets the domain's state if nothing needs it any more. mu is held.
 func (s *Store) drop(d *domain) {
 	if d.counts == (queue.Counts{}) && d.lease == nil && d.held == 0 && d.commits == 0 && s.domains[d.name] == d {
+		s.remembered -= len(d.places.list)
 		delete(s.domains, d.name)
 	}
 }
@@ -410,6 +416,7 @@ func (s *Store) arrived(d *domain, seq uint64, waiting []func()) []func() {
 	n := 0
 	for n < len(d.pending) && d.pending[n].seq <= seq {
 		s.tally(d, spaceEntry, 1, d.pending[n].size)
+		s.remember(d, d.pending[n].seq)
 		n++
 	}
 	d.pending = slices.Delete(d.pending, 0, n)
