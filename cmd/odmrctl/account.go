@@ -111,11 +111,12 @@ func (a *accountAdd) Run(c *cli, s *surroundings) error {
 	if draft, err = draft.WithPassword(password); err != nil {
 		return err
 	}
-	if err := account.Edit(c.Accounts, func(d *account.Document) error { return d.Add(draft) }); err != nil {
-		return err
-	}
-	a.tell(password, s)
-	return nil
+	return account.Edit(c.Accounts, func(d *account.Document) error {
+		if err := d.Add(draft); err != nil {
+			return err
+		}
+		return a.tell(password, s)
+	})
 }
 
 type accountPasswd struct {
@@ -147,14 +148,10 @@ func (a *accountPasswd) Run(c *cli, s *surroundings) error {
 	if err != nil {
 		return err
 	}
-	if err := c.change(a.Name, func(b *account.Account) error {
+	return c.change(a.Name, func(b *account.Account) error {
 		b.CRAMMD5, b.SCRAMSHA256 = keys.CRAMMD5, keys.SCRAMSHA256
-		return nil
-	}); err != nil {
-		return err
-	}
-	a.tell(password, s)
-	return nil
+		return a.tell(password, s)
+	})
 }
 
 // change lets fn work on a copy of the account and puts it in its place.

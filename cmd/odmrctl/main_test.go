@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -40,6 +41,29 @@ func odmrctl(t *testing.T, stdin string, args ...string) (status int, stdout, st
 	var out, errs bytes.Buffer
 	status = run(args, &surroundings{stdin: f, stdout: &out, stderr: &errs, now: time.Now})
 	return status, out.String(), errs.String()
+}
+
+type brokenPipe struct{}
+
+func (brokenPipe) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+// A generated password that cannot be shown changes nothing.
+func TestGeneratedPasswordIsSeenOrNotUsed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "accounts")
+	if status, _, stderr := odmrctl(t, "", "--accounts", path, "account", "add", "tim", "--domain", "example.org", "--generate"); status != exitOK {
+		t.Fatal(stderr)
+	}
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"passwd", "tim"}, {"add", "tom", "--domain", "example.com"}} {
+		var errs bytes.Buffer
+		status := run(append([]string{"--accounts", path, "account", args[0], "--generate"}, args[1:]...), &surroundings{stdout: brokenPipe{}, stderr: &errs, now: time.Now})
+		if after, err := os.ReadFile(path); err != nil || status != exitFailed || !strings.Contains(errs.String(), "nothing was changed") || !bytes.Equal(before, after) {
+			t.Errorf("%v: status %d, %q, %v\n%s", args, status, &errs, err, after)
+		}
+	}
 }
 
 // What was typed is what logs in, by every mechanism, and stands nowhere in the file.

@@ -34,11 +34,16 @@ func (f *passwordFlags) password(name string, s *surroundings) (string, error) {
 	return prompt(name, s)
 }
 
-// tell shows a password that the user cannot know otherwise.
-func (f *passwordFlags) tell(password string, s *surroundings) {
-	if f.Generate {
-		fmt.Fprintln(s.stdout, password)
+// tell shows a password that the user cannot know otherwise. It is called before anything is changed: a password that
+// nobody has seen must not take the place of one that works.
+func (f *passwordFlags) tell(password string, s *surroundings) error {
+	if !f.Generate {
+		return nil
 	}
+	if _, err := fmt.Fprintln(s.stdout, password); err != nil {
+		return fmt.Errorf("the new password cannot be shown, nothing was changed: %w", err)
+	}
+	return nil
 }
 
 // firstLine returns the first line of r without its end.

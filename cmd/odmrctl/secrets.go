@@ -29,7 +29,9 @@ func (a *accountSecrets) Run(s *surroundings) error {
 	if err != nil {
 		return err
 	}
-	a.tell(password, s)
+	if err := a.tell(password, s); err != nil {
+		return err
+	}
 	_, err = s.stdout.Write(keys.AppendSecrets(nil))
 	return err
 }
