@@ -117,6 +117,9 @@ func (s *Sim) build() error {
 func (s *Sim) storm() {
 	w := s.w
 	crashes := w.rng.IntN(5)
+	if s.bug == BugStopForgets {
+		crashes = 20
+	}
 	next := w.between(50, 3000)
 	house := w.between(50, 2000)
 	change := w.between(200, 2500)
@@ -127,7 +130,7 @@ func (s *Sim) storm() {
 		if w.steps >= next && crashes > 0 {
 			crashes--
 			next = w.steps + w.between(50, 3000)
-			if w.chance(3) {
+			if w.chance(3) || s.bug == BugStopForgets {
 				s.host.stop()
 			} else {
 				s.host.crash(w.chance(2))
