@@ -15,34 +15,17 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"odmr/internal/clocktest"
 	"odmr/internal/mail"
 	"odmr/queue"
 	"odmr/queue/conformance"
 	"odmr/queue/pebblestore"
 )
 
-// clock is the time of a test; it moves when it is told to.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) add(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
-
 // world is a store, a Reporter and what it was told.
 type world struct {
 	t        *testing.T
-	clock    *clock
+	clock    *clocktest.Clock
 	store    *pebblestore.Store
 	reporter *Reporter
 	holds    holds
@@ -59,7 +42,7 @@ var usual = Policy{Retention: 5 * 24 * time.Hour, DelayNotice: 4 * time.Hour, Bo
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, clock: &clock{now: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)}, policy: map[string]Policy{}, counted: map[string]int{}}
+	w := &world{t: t, clock: clocktest.At(time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)), policy: map[string]Policy{}, counted: map[string]int{}}
 	var err error
 	w.store, err = pebblestore.Open(t.TempDir(), pebblestore.Options{Now: w.clock.Now, MemTableSize: 1 << 20, Ballast: -1, MinFreeSpace: 1 << 20})
 	if err != nil {
@@ -270,14 +253,14 @@ func TestPolicyUnknown(t *testing.T) {
 	w.collect("one.example", failed)
 	w.put("one.example", "bob@elsewhere.example", "b")
 	w.unknown = errors.New("directory unavailable")
-	w.clock.add(usual.Retention + time.Hour)
+	w.clock.Add(usual.Retention + time.Hour)
 	w.work()
 	w.wantReports()
 	if c := w.store.Counts("one.example"); c.Messages != 1 || c.Failed != 1 {
 		t.Fatalf("%+v", c)
 	}
 	w.unknown = nil
-	w.clock.add(time.Minute)
+	w.clock.Add(time.Minute)
 	w.work()
 	w.wantReports([]string{"To: <ann", "Status: 5.1.1"}, []string{"To: <bob", "Status: 4.4.7"})
 }
@@ -290,20 +273,20 @@ func TestExpiry(t *testing.T) {
 	w.collect("one.example", failed, deferred, deferred)
 	w.work()
 	w.wantReports([]string{"To: <ann", "a@one.example", "!b@one.example", "Status: 5.1.1", "!Status: 4.4.7"})
-	w.clock.add(time.Hour)
+	w.clock.Add(time.Hour)
 	w.put("one.example", "bob@elsewhere.example", "d")
 	w.put("one.example", "", "e")
 	w.work()
-	w.clock.add(47*time.Hour - time.Second)
+	w.clock.Add(47*time.Hour - time.Second)
 	w.work()
 	w.wantReports()
-	w.clock.add(time.Minute)
+	w.clock.Add(time.Minute)
 	w.work()
 	w.wantReports([]string{"To: <ann", "!a@one.example", "b@one.example", "!c@one.example", "Status: 4.4.7", "!Status: 5.1.1", "waited for 2 days"})
 	if got := w.store.Counts("one.example").Messages; got != 2 {
 		t.Fatalf("%d messages left, want 2", got)
 	}
-	w.clock.add(time.Hour)
+	w.clock.Add(time.Hour)
 	w.work()
 	w.wantReports([]string{"To: <bob", "d@one.example"})
 	if w.counted["failed"] != 1 || w.counted["expired"] != 2 || w.counted["no-sender"] != 1 {
@@ -319,14 +302,14 @@ func TestDelayNotice(t *testing.T) {
 	}
 	w.put("one.example", "", "a")
 	w.work()
-	w.clock.add(4*time.Hour - time.Minute)
+	w.clock.Add(4*time.Hour - time.Minute)
 	w.work()
 	w.wantReports()
-	w.clock.add(2 * time.Minute)
+	w.clock.Add(2 * time.Minute)
 	w.work()
 	w.wantReports([]string{"To: <s0@", "Action: delayed", "Will-Retry-Until: 29 Nov 2026 12:00:00 +0000"}, []string{"To: <s1@"}, []string{"To: <s4@"})
 	for range 3 {
-		w.clock.add(time.Hour)
+		w.clock.Add(time.Hour)
 		w.restart()
 		w.work()
 	}
@@ -342,12 +325,12 @@ func TestDelayNoticeLater(t *testing.T) {
 	w.put("one.example", "", "a")
 	w.put("one.example", "ann@elsewhere.example", "a")
 	w.put("one.example", "bob@elsewhere.example", "a")
-	w.clock.add(usual.DelayNotice)
+	w.clock.Add(usual.DelayNotice)
 	w.broken = errors.New("directory unavailable")
 	w.work()
 	w.wantReports()
 	w.broken = nil
-	w.clock.add(again)
+	w.clock.Add(again)
 	w.work()
 	w.wantReports([]string{"To: <ann", "Action: delayed"}, []string{"To: <bob", "Action: delayed"})
 }
@@ -364,7 +347,7 @@ func TestHeldSender(t *testing.T) {
 		t.Fatalf("without a directory: %+v", got)
 	}
 	w.broken = nil
-	w.clock.add(again)
+	w.clock.Add(again)
 	w.work()
 	w.wantReports([]string{"To: <bob@[192.0.2.1]>"})
 	contents, envs := w.collect("held.example", failed)
@@ -386,12 +369,12 @@ func TestBounceOff(t *testing.T) {
 	w.put("one.example", "ann@elsewhere.example", "b", "c")
 	w.collect("one.example", failed, deferred)
 	w.work()
-	w.clock.add(23 * time.Hour)
+	w.clock.Add(23 * time.Hour)
 	w.work()
 	if got := w.store.Counts("one.example"); got.Failed != 1 || got.Messages != 1 {
 		t.Fatalf("before its time: %+v", got)
 	}
-	w.clock.add(2 * time.Hour)
+	w.clock.Add(2 * time.Hour)
 	w.work()
 	w.wantReports()
 	if got := w.store.Totals(); got != (queue.Counts{}) {
@@ -410,18 +393,18 @@ func TestHold(t *testing.T) {
 	w.policy["one.example"] = away
 	w.put("one.example", "ann@elsewhere.example", "a")
 	for range 20 {
-		w.clock.add(24 * time.Hour)
+		w.clock.Add(24 * time.Hour)
 		w.work()
 	}
 	w.wantReports()
 	delete(w.policy, "one.example")
-	w.clock.add(3 * time.Hour)
+	w.clock.Add(3 * time.Hour)
 	w.work()
 	w.wantReports()
-	w.clock.add(2 * time.Hour)
+	w.clock.Add(2 * time.Hour)
 	w.work()
 	w.wantReports([]string{"Action: delayed", "Will-Retry-Until: 19 Dec 2026"})
-	w.clock.add(5 * 24 * time.Hour)
+	w.clock.Add(5 * 24 * time.Hour)
 	w.work()
 	w.wantReports([]string{"Status: 4.4.7"})
 }
@@ -436,7 +419,7 @@ func TestHoldOverARestart(t *testing.T) {
 		w.policy["one.example"], w.policy["two.example"] = away, Policy{Retention: usual.Retention, Bounce: true}
 		w.put("one.example", "ann@elsewhere.example", "a")
 		for range 20 {
-			w.clock.add(24 * time.Hour)
+			w.clock.Add(24 * time.Hour)
 			w.work()
 			w.restart()
 		}
@@ -447,17 +430,17 @@ func TestHoldOverARestart(t *testing.T) {
 			t.Fatalf("kept %v, %d times", w.holds.kept, saves)
 		}
 		w.policy["one.example"] = w.policy["two.example"]
-		w.clock.add(time.Minute)
+		w.clock.Add(time.Minute)
 		w.holds.broken = broken
 		w.restart() // just when it is back
 		w.holds.broken = nil
 		w.work()
 		w.wantReports()
-		w.clock.add(usual.Retention - time.Hour)
+		w.clock.Add(usual.Retention - time.Hour)
 		w.restart()
 		w.work()
 		w.wantReports()
-		w.clock.add(2 * time.Hour)
+		w.clock.Add(2 * time.Hour)
 		w.work()
 		w.wantReports([]string{"Status: 4.4.7", "one.example"}, []string{"Status: 4.4.7", "two.example"})
 	}
@@ -489,7 +472,7 @@ func TestRelayed(t *testing.T) {
 func TestLeasedIsLeftAlone(t *testing.T) {
 	w := newWorld(t)
 	w.put("one.example", "ann@elsewhere.example", "a")
-	w.clock.add(6 * 24 * time.Hour)
+	w.clock.Add(6 * 24 * time.Hour)
 	l, err := w.store.Acquire([]string{"one.example"})
 	if err != nil {
 		t.Fatal(err)
@@ -499,7 +482,7 @@ func TestLeasedIsLeftAlone(t *testing.T) {
 		t.Fatalf("%d messages", got)
 	}
 	l.Release()
-	w.clock.add(sweep)
+	w.clock.Add(sweep)
 	w.work()
 	w.wantReports([]string{"Status: 4.4.7"})
 }
@@ -510,7 +493,7 @@ func TestReportsExpire(t *testing.T) {
 	w.put("one.example", "ann@elsewhere.example", "a")
 	w.collect("one.example", failed)
 	w.work()
-	w.clock.add(6 * 24 * time.Hour)
+	w.clock.Add(6 * 24 * time.Hour)
 	w.work()
 	if got := w.store.Totals(); got != (queue.Counts{}) || w.counted["no-sender"] != 1 {
 		t.Errorf("left: %+v, counted %v", got, w.counted)
@@ -544,7 +527,8 @@ func TestManyExpired(t *testing.T) {
 		})
 	}
 	putting.Wait()
-	w.clock.add(6 * 24 * time.Hour)
+	began := time.Now()
+	w.clock.Add(6 * 24 * time.Hour)
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() { w.reporter.Run(ctx) })
@@ -564,7 +548,7 @@ func TestManyExpired(t *testing.T) {
 	}
 	cancel()
 	running.Wait()
-	t.Logf("%d expired, %d live messages meanwhile, by tenths %v", n, live, alive)
+	t.Logf("%d expired in %v, %d live messages meanwhile, by tenths %v", n, time.Since(began).Round(time.Second), live, alive)
 	// Not by tenths: on a busy machine one may be over before a single message has gone through.
 	if live-alive[10] < n/500 {
 		t.Errorf("%d live messages while there was work, want %d", live-alive[10], n/500)

@@ -32,12 +32,12 @@ func TestFailedBesideOthers(t *testing.T) {
 		w.wantReports()
 
 		w.collect("one.example", untouched, end, untouched, deferred)
-		w.clock.add(time.Minute)
+		w.clock.Add(time.Minute)
 		w.work()
 		if end == failed { // another one, while d waits still
 			w.wantReports([]string{"!a@one.example", "Final-Recipient: rfc822; b@one.example", "Action: failed", "!d@one.example"})
 		}
-		w.clock.add(usual.Retention)
+		w.clock.Add(usual.Retention)
 		w.restart()
 		w.work()
 		want := []string{"!a@one.example", "Final-Recipient: rfc822; d@one.example", "Status: 4.4.7", "!c@one.example"}
@@ -101,7 +101,7 @@ func TestFailedBesideOthersUntold(t *testing.T) {
 	w.work()
 	w.wantReports()
 	w.broken = nil
-	w.clock.add(again)
+	w.clock.Add(again)
 	w.work()
 	w.wantReports([]string{"To: <bob", "a@one.example", "!b@one.example"})
 }
@@ -121,7 +121,7 @@ func TestDamagedHead(t *testing.T) {
 		if c.outcomes != nil {
 			w.collect("one.example", c.outcomes...)
 		} else {
-			w.clock.add(usual.Retention + time.Minute)
+			w.clock.Add(usual.Retention + time.Minute)
 		}
 		if err := w.store.Walk("one.example", c.stage, 0, func(k queue.Key, _ *mail.Envelope) bool {
 			w.damaged[k.Seq] = true
@@ -132,7 +132,7 @@ func TestDamagedHead(t *testing.T) {
 		w.work()
 		w.wantReports([]string{fmt.Sprintf("To: <s%d@", n)}, []string{fmt.Sprintf("To: <s%d@", n+1)})
 		w.damaged = nil
-		w.clock.add(again)
+		w.clock.Add(again)
 		w.work()
 		if got := w.reports(); len(got) != n {
 			t.Errorf("stage %d: %d reports on what was mended, want %d", c.stage, len(got), n)
@@ -146,7 +146,7 @@ func TestExpiredBesideHeld(t *testing.T) {
 	id := w.put("one.example", "ann@elsewhere.example", "a", "b")
 	w.put("one.example", "", "a", "b")
 	w.collect("one.example", held, deferred)
-	w.clock.add(usual.Retention + time.Minute)
+	w.clock.Add(usual.Retention + time.Minute)
 	w.work()
 	w.wantReports([]string{"To: <ann", "!a@one.example", "b@one.example", "Status: 4.4.7"})
 	if c := w.store.Counts("one.example"); c.Held != 2 || c.Messages != 0 || c.Untold != 0 {

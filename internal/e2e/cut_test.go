@@ -44,49 +44,70 @@ func cutPoints() []cutPoint {
 // acknowledged: nothing is lost, nothing that was acknowledged comes again. After a reset the last
 // acknowledgements may have been lost with the connection, so that some may come again.
 func TestLineCut(t *testing.T) {
-	points := cutPoints()
 	for name, offer := range offers {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			a := customer("tim")
-			for i := range points {
-				a.Domains = append(a.Domains, fmt.Sprintf("cut%d.example", i))
-			}
-			s := startServer(t, []client.Account{a})
-			met := 0
-			for i, p := range points {
-				if (p.point == client.AtDATA) == offer.Chunking && (p.point == client.AtDATA || p.point == client.AtBDAT) {
-					continue
-				}
-				met++
-				one := a
-				one.Domains = a.Domains[i : i+1]
-				t.Run(p.String(), func(t *testing.T) { cutOnce(t, s, one, offer, p) })
-			}
-			if met < 20 {
+			if _, met := atEach(t, cutPoints(), offer, cutOnce); met < 20 {
 				t.Errorf("only %d points", met)
 			}
 		})
 	}
 }
 
-func cutOnce(t *testing.T, s *Server, a client.Account, offer client.Offer, p cutPoint) {
-	var all []string
+// atEach runs once for each point that a session with that offer comes to, with an account for a domain of its own, on
+// one server. It returns how many points those were.
+func atEach(t *testing.T, points []cutPoint, offer client.Offer, once func(*testing.T, *Server, client.Account, client.Offer, cutPoint)) (s *Server, met int) {
+	t.Helper()
+	a := customer("tim")
+	for i := range points {
+		a.Domains = append(a.Domains, fmt.Sprintf("cut%d.example", i))
+	}
+	s = startServer(t, []client.Account{a})
+	for i, p := range points {
+		if (p.point == client.AtDATA) == offer.Chunking && (p.point == client.AtDATA || p.point == client.AtBDAT) {
+			continue
+		}
+		met++
+		one := a
+		one.Domains = a.Domains[i : i+1]
+		t.Run(p.String(), func(t *testing.T) { once(t, s, one, offer, p) })
+	}
+	return s, met
+}
+
+// handInFour hands four messages for a's domain in, the last of that size, and returns their ids.
+func handInFour(t *testing.T, s *Server, a client.Account, last int) (all []string) {
+	t.Helper()
 	var messages []client.Message
-	for i := range 4 {
+	for i, size := range []int{200, 300_000, 5000, last} {
 		id := fmt.Sprintf("m%d", i)
 		all = append(all, id)
-		messages = append(messages, message(id, i%2, []int{200, 300_000, 5000, 200}[i], "a@"+a.Domains[0]))
+		messages = append(messages, message(id, i%2, size, "a@"+a.Domains[0]))
 	}
 	handIn(t, s.SMTP, client.SenderOptions{}, messages...)
+	return all
+}
 
-	mails, struck := 0, false
+// approach watches a session come to a point, in its second message where there is a message.
+type approach struct {
+	cutPoint
+	mails int
+}
+
+// reached says whether e is that point.
+func (p *approach) reached(e client.Event) bool {
+	if e.Point == client.AtMAIL {
+		p.mails++
+	}
+	early := p.point == client.AtGreeting || p.point == client.AtEHLO || p.point == client.AtQUIT
+	return e.Point == p.point && e.Octets >= p.after && (early || p.mails == 2)
+}
+
+func cutOnce(t *testing.T, s *Server, a client.Account, offer client.Offer, p cutPoint) {
+	all := handInFour(t, s, a, 200)
+	way, struck := approach{cutPoint: p}, false
 	hook := func(e client.Event) client.Response {
-		if e.Point == client.AtMAIL {
-			mails++
-		}
-		early := p.point == client.AtGreeting || p.point == client.AtEHLO || p.point == client.AtQUIT
-		if e.Point != p.point || e.Octets < p.after || !early && mails != 2 || struck {
+		if !way.reached(e) || struck {
 			return client.Response{}
 		}
 		struck = true

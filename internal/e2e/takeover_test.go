@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"regexp"
@@ -118,21 +117,7 @@ func TestTakeoverOfASilentLine(t *testing.T) {
 	for name, offer := range offers {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			a := customer("tim")
-			for i := range points {
-				a.Domains = append(a.Domains, fmt.Sprintf("silent%d.example", i))
-			}
-			s := startServer(t, []client.Account{a})
-			met := 0
-			for i, p := range points {
-				if (p.point == client.AtDATA) == offer.Chunking && (p.point == client.AtDATA || p.point == client.AtBDAT) {
-					continue
-				}
-				met++
-				one := a
-				one.Domains = a.Domains[i : i+1]
-				t.Run(fmt.Sprint(p.point, p.after), func(t *testing.T) { takeOverOnce(t, s, one, offer, p) })
-			}
+			s, met := atEach(t, points, offer, takeOverOnce)
 			if n := s.metric("odmr_takeovers_total"); n < float64(met-1) { // after QUIT there may be nothing left to ask for
 				t.Errorf("%v takeovers at %d points", n, met)
 			}
@@ -141,23 +126,11 @@ func TestTakeoverOfASilentLine(t *testing.T) {
 }
 
 func takeOverOnce(t *testing.T, s *Server, a client.Account, offer client.Offer, p cutPoint) {
-	var all []string
-	var messages []client.Message
-	for i := range 4 {
-		id := fmt.Sprintf("m%d", i)
-		all = append(all, id)
-		messages = append(messages, message(id, i%2, []int{200, 300_000, 5000, 6_000_000}[i], "a@"+a.Domains[0]))
-	}
-	handIn(t, s.SMTP, client.SenderOptions{}, messages...)
+	all := handInFour(t, s, a, 6_000_000)
 	ln := startLine(t, s.ODMR)
-	mails := 0
-	struck := make(chan struct{})
+	way, struck := approach{cutPoint: p}, make(chan struct{})
 	hook := func(e client.Event) client.Response {
-		if e.Point == client.AtMAIL {
-			mails++
-		}
-		early := p.point == client.AtGreeting || p.point == client.AtEHLO || p.point == client.AtQUIT
-		if e.Point == p.point && e.Octets >= p.after && (early || mails == 2) && !ln.dead.Load() {
+		if way.reached(e) && !ln.dead.Load() {
 			ln.dead.Store(true)
 			close(struck)
 		}

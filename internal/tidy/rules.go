@@ -67,6 +67,7 @@ var rooms = []room{
 	{dir: "internal/dsn", may: []string{"codec", "internal/mail"}},
 	{dir: "internal/sim", may: []string{}}, // tests and nothing else
 	{dir: "internal/certtest", may: []string{}},
+	{dir: "internal/clocktest", may: []string{}}, // the time of tests
 	{dir: "internal/bounce", may: []string{"codec", "queue", "internal/mail", "internal/account", "internal/dsn"}},
 	{dir: "internal/outbound", may: []string{"codec", "queue", "internal/mail"}},
 	{dir: "internal/tidy", may: []string{}},

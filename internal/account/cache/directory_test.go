@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"odmr/internal/account"
+	"odmr/internal/clocktest"
 )
 
 // patience is how long a test waits for anything at all.
@@ -175,34 +176,16 @@ func (l *ledger) of(n *int) int {
 	return *n
 }
 
-// clock stands still until it is moved.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) move(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
-
 type fixture struct {
 	*Directory
 	t     *testing.T
 	shop  *shop
-	clock *clock
+	clock *clocktest.Clock
 	seen  *ledger
 }
 
 func newFixture(t *testing.T, accounts ...*account.Account) *fixture {
-	f := &fixture{t: t, shop: newShop(accounts...), clock: &clock{now: time.Unix(1e9, 0)}, seen: new(ledger)}
+	f := &fixture{t: t, shop: newShop(accounts...), clock: clocktest.At(time.Unix(1e9, 0)), seen: new(ledger)}
 	f.Directory = New(f.shop, Config{TTL: time.Minute, NegativeTTL: 10 * time.Second, StaleTTL: time.Hour, Entries: 100, Timeout: patience,
 		Connections: 4, Now: f.clock.Now, Observer: f.seen})
 	return f
@@ -247,7 +230,7 @@ func TestAnswersAreKeptForTheirTime(t *testing.T) {
 	f.lookup("A.Example", "tim")
 	f.unknown("nobody")
 	f.unknown("no.example")
-	f.clock.move(9 * time.Second)
+	f.clock.Add(9 * time.Second)
 	f.lookup("tim", "tim")
 	f.lookup("b.example", "tim") // known from the account's own look
 	f.unknown("nobody")
@@ -256,15 +239,15 @@ func TestAnswersAreKeptForTheirTime(t *testing.T) {
 	f.asked("account nobody", 1)
 	f.asked("of b.example", 0)
 	f.asked("of no.example", 1)
-	f.clock.move(2 * time.Second)
+	f.clock.Add(2 * time.Second)
 	f.unknown("nobody")
 	f.asked("account nobody", 2)
 	f.shop.set(&account.Account{Name: "nobody", Domains: []string{"no.example"}})
-	f.clock.move(11 * time.Second)
+	f.clock.Add(11 * time.Second)
 	f.lookup("nobody", "nobody")
 	f.lookup("tim", "tim")
 	f.asked("account tim", 1)
-	f.clock.move(time.Minute)
+	f.clock.Add(time.Minute)
 	f.lookup("tim", "tim")
 	f.asked("account tim", 2)
 }
@@ -351,7 +334,7 @@ func TestSourceDown(t *testing.T) {
 		t.Errorf("collectable: %v, %v", ok, err)
 	}
 	// A positive answer serves on for its time, a negative one does not.
-	f.clock.move(time.Hour)
+	f.clock.Add(time.Hour)
 	f.lookup("tim", "tim")
 	f.unavailable("nobody")
 	if domains, err := f.Authorize("tim", nil); err != nil || len(domains) != 2 {
@@ -360,7 +343,7 @@ func TestSourceDown(t *testing.T) {
 	if ok, err := f.Collectable("a.example"); !ok || err != nil {
 		t.Errorf("collectable: %v, %v", ok, err)
 	}
-	f.clock.move(time.Minute)
+	f.clock.Add(time.Minute)
 	f.unavailable("tim")
 	if _, err := f.Authorize("tim", nil); !errors.Is(err, account.ErrUnavailable) {
 		t.Error(err)
@@ -405,7 +388,7 @@ func TestTooManyWait(t *testing.T) {
 	f.wait("the first to wait", func() bool { return f.shop.times("account first") == 1 })
 	f.waiting.Add(maxWaiting) // as many more
 	defer f.waiting.Add(-maxWaiting)
-	f.clock.move(2 * stallTime)
+	f.clock.Add(2 * stallTime)
 	f.unavailable("one.more")
 	f.asked("account one.more", 0)
 }
@@ -526,12 +509,12 @@ func TestRefusalsRestOnYoungAnswers(t *testing.T) {
 	f.lookup("tim", "tim")
 	f.asked("account tim", 1) // the answer is too young to be doubted
 	f.shop.set(&account.Account{Name: "tim", Domains: []string{"a.example", "c.example"}})
-	f.clock.move(11 * time.Second)
+	f.clock.Add(11 * time.Second)
 	if domains, err := f.Authorize("tim", []string{"c.example"}); err != nil || len(domains) != 1 {
 		t.Error(domains, err)
 	}
 	f.asked("account tim", 2)
-	f.clock.move(11 * time.Second)
+	f.clock.Add(11 * time.Second)
 	f.Doubt("tim")
 	f.Doubt("nobody")
 	f.lookup("tim", "tim")
@@ -545,13 +528,13 @@ func TestDoubtsWhileDown(t *testing.T) {
 	f.shop.fail(errors.New("connection refused"))
 	f.unavailable("nobody")
 	for range 12 { // together an hour, and TTL is left
-		f.clock.move(5 * time.Minute)
+		f.clock.Add(5 * time.Minute)
 		for range 100 {
 			f.Doubt("tim")
 		}
 		f.lookup("tim", "tim")
 	}
-	f.clock.move(time.Minute)
+	f.clock.Add(time.Minute)
 	f.unavailable("tim")
 }
 
@@ -630,7 +613,7 @@ func TestDomainsWhileDown(t *testing.T) {
 	f := newFixture(t, tim())
 	f.lookup("A.Example", "tim")
 	f.shop.fail(errors.New("connection refused"))
-	f.clock.move(30 * time.Minute)
+	f.clock.Add(30 * time.Minute)
 	f.lookup("A.Example", "tim")
 	if a, err := f.Owner("a.example"); err != nil || a.Name != "tim" {
 		t.Error(a, err)

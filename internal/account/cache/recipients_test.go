@@ -25,7 +25,7 @@ func TestRecipients(t *testing.T) {
 	}
 	wants("first", d.Recipients("tim"), list, 1)
 	wants("again", d.RecentRecipients("tim"), list, 1)
-	f.clock.move(11 * time.Second)
+	f.clock.Add(11 * time.Second)
 	wants("later", d.Recipients("tim"), list, 1)
 	s.mu.Lock()
 	s.lists["tim"] = append(s.lists["tim"], "c@example.org")
@@ -36,7 +36,7 @@ func TestRecipients(t *testing.T) {
 	if got := d.Recipients("nobody"); len(got) != 0 {
 		t.Errorf("nobody's: %q", got)
 	}
-	f.clock.move(2 * time.Minute)
+	f.clock.Add(2 * time.Minute)
 	s.fail(errors.New("gone"))
 	wants("while it is down", d.Recipients("tim"), nil, 3)
 	wants("for a refusal, while it is down", d.RecentRecipients("tim"), nil, 3)
