@@ -246,7 +246,7 @@ func stateText(s mail.RecipientState) string {
 	case mail.Relayed:
 		return "delivered, report to be sent"
 	case mail.Bounced:
-		return "failed, sender told"
+		return "failed, and reported as far as asked for"
 	}
 	return "unknown"
 }
