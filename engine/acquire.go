@@ -5,8 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"odmr/engine/session"
 	"odmr/internal/account"
 	"odmr/internal/mail"
@@ -30,6 +28,7 @@ type tenancy struct {
 	expects   uint32         // ticket of ActAwait; 0: none
 	blocked   *acquireJob    // waits for others to make way
 	forfeit   uint64         // id of a tenure that was asked for before it had come here
+	doubt     bool           // the directory is to be asked again, once the session has turned
 	again     session.Action // an ActAcquire that came before the last lease was back
 }
 
@@ -48,10 +47,11 @@ type acquireJob struct {
 	shield  account.Switch
 	waiting int64
 	refusal *mail.Refusal
+	asked   uint64 // Engine.rechecks before the directory was asked
 }
 
 func (j *acquireJob) run() {
-	j.blocked = false
+	j.blocked, j.asked = false, j.eng.rechecks.Load()
 	e, t := j.eng, j.tenure
 	domains, err := e.cfg.Directory.Authorize(j.account, j.wanted)
 	if err != nil {
@@ -181,6 +181,7 @@ func (c *conn) acquired(now session.Time, j *acquireJob) {
 		c.refuseATRN(j)
 		return
 	}
+	d.doubt = j.asked != e.rechecks.Load() // what it rests on may have changed on the way here
 	domains := j.tenure.Domains()
 	d.mine = make(map[string]struct{}, len(domains))
 	for _, name := range domains {
@@ -261,51 +262,28 @@ func (c *conn) await(a *session.Action) {
 	d.lease.Notify(func() { home.inbox.post(event{kind: evMail, conn: id}) })
 }
 
-// recheckJob asks whether a session that has waited may still collect: an account or one of its domains may have been taken
-// away since, and be somebody else's by now, or the account be on hold.
-type recheckJob struct {
-	ticket  uint32 // of the ActAwait
-	dir     account.Directory
-	account string
-	domains []string
-	refusal *mail.Refusal
-}
-
-func (j *recheckJob) run() {
-	_, err := j.dir.Authorize(j.account, j.domains)
-	var a *account.Account
-	if err == nil {
-		a, err = j.dir.Lookup(j.account)
-	}
-	switch {
-	case err != nil:
-		j.fail(err)
-	case a.Policy.Hold == account.On:
-		j.refusal = refuseOnHold
-	}
-}
-
-func (j *recheckJob) fail(err error) { j.refusal = account.AccessRefusal(err) }
-func (j *recheckJob) discard()       {}
-
 // mailCame says that there is mail for a session that waits for some. It is not sent before the directory was asked again.
-func (c *conn) mailCame() {
+func (c *conn) mailCame(now session.Time) {
 	d := &c.drain
 	if d.expects == 0 {
 		return
 	}
-	j := &recheckJob{ticket: d.expects, dir: c.lp.eng.cfg.Directory, account: c.account, domains: d.lease.Domains()}
+	j := &recheckJob{ticket: d.expects, tenure: d.tenure.id, dir: c.lp.eng.cfg.Directory, account: c.account, domains: d.lease.Domains()}
 	if j.dir.NonBlocking() {
 		j.run()
-		c.rechecked(j)
+		c.rechecked(now, j)
 		return
 	}
 	c.submit(&c.lp.eng.lookups, j)
 }
 
 // rechecked goes on with a session that has waited for mail, or tells it that it must not.
-func (c *conn) rechecked(j *recheckJob) {
+func (c *conn) rechecked(now session.Time, j *recheckJob) {
 	d := &c.drain
+	if j.ticket == 0 {
+		c.recheckedBusy(now, j)
+		return
+	}
 	if c.ended || d.expects == 0 || d.expects != j.ticket { // it waits no more, or again
 		return
 	}
@@ -379,19 +357,7 @@ func (c *conn) yield(now session.Time, id uint64) {
 		return // it is over, or on its way back
 	}
 	c.makeWay()
-	m, ok := c.sess.(session.Yielder)
-	if !ok {
-		c.abandon("taken over by a newer session")
-		return
-	}
-	m.Yield(now, &c.lp.out)
-	c.carryOut(now)
-	if c.closing && c.everTurned {
-		// Nothing of a message may reach the customer on this line any more: neither what is still here, nor what the
-		// kernel has and would send when the line comes back.
-		_ = unix.SetsockoptLinger(c.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 0})
-		c.doomed = true
-	}
+	c.leave(now, session.CauseTakenOver)
 }
 
 func (c *conn) makeWay() {

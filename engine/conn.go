@@ -181,9 +181,11 @@ func (c *conn) event(now session.Time, ev *event) {
 		c.inflight--
 		c.roomFor(ev.n)
 	case evMail:
-		c.mailCame()
+		c.mailCame(now)
 	case evYield:
 		c.yield(now, uint64(ev.n))
+	case evDoubt:
+		c.recheck(now)
 	case evFreed:
 		c.freed()
 	case evWritable:

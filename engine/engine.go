@@ -75,8 +75,9 @@ type Engine struct {
 	sessions  atomic.Int64 // sockets, for MaxSessions
 	records   records
 	panics    atomic.Int64
-	lent      atomic.Int64 // octets of segments that outputs hold
-	reclaimed atomic.Int64 // octets of bodies that were given up for others
+	lent      atomic.Int64  // octets of segments that outputs hold
+	rechecks  atomic.Uint64 // calls of Recheck
+	reclaimed atomic.Int64  // octets of bodies that were given up for others
 }
 
 // New checks cfg, fills in defaults and makes an Engine that does nothing yet.

@@ -18,6 +18,8 @@ const (
 	evReclaim                       // somebody waits for prefetch memory: give up what can be given up
 	evMail                          // mail is there that the session waits for
 	evYield                         // another session asks for the lease of tenure n
+	evRecheck                       // ask the directory for the sessions of part conn of n
+	evDoubt                         // ask the directory for the session
 	evFreed                         // a lease that the session waits for was given back
 	evTick                          // look at the wheel
 	evStop                          // the server is being stopped: ask every session to end

@@ -83,6 +83,12 @@ func (lp *loop) handle(ev *event) {
 		lp.tick(ev.at)
 	case evReclaim:
 		lp.reclaim(now())
+	case evRecheck:
+		lp.each(func(c *conn, now session.Time) {
+			if c.id%uint64(ev.n) == ev.conn {
+				c.recheck(now)
+			}
+		})
 	case evStop:
 		lp.stopping = true
 		lp.each((*conn).stop)

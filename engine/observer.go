@@ -62,6 +62,8 @@ type Observer interface {
 	ATRN(code int)
 	// Takeover says that a session was asked to make way for another one of its customer.
 	Takeover()
+	// Withdrawn says that a session was ended because its customer may not collect any more.
+	Withdrawn()
 	// Auth says that a SASL exchange ended: 235, 421 (over a limit), 454, 501, 504, 535.
 	Auth(code int)
 	// MessageIn counts an incoming message (Accepted, Refused) and its octets in wire form.
@@ -96,6 +98,7 @@ func (NopObserver) SessionRefused()            {}
 func (NopObserver) LimitHit(Limit)             {}
 func (NopObserver) ATRN(int)                   {}
 func (NopObserver) Takeover()                  {}
+func (NopObserver) Withdrawn()                 {}
 func (NopObserver) Auth(int)                   {}
 func (NopObserver) MessageIn(Outcome, int64)   {}
 func (NopObserver) MessageOut(Outcome, int64)  {}

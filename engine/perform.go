@@ -105,7 +105,7 @@ func (c *conn) complete(now session.Time, j job) {
 	case *shakeJob:
 		c.shaken(now, j)
 	case *recheckJob:
-		c.rechecked(j)
+		c.rechecked(now, j)
 	case *releaseJob:
 		c.released(now)
 	}

@@ -1,6 +1,11 @@
 package engine
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -93,4 +98,125 @@ func TestHoldWhileASessionWaits(t *testing.T) {
 			t.Fatalf("%+v: %d answers counted, the last %d", c, n, last)
 		}
 	}
+}
+
+// end reads whatever comes until the connection is closed or reset.
+func (p *peer) end() string {
+	p.t.Helper()
+	_ = p.SetReadDeadline(time.Now().Add(patience))
+	b, err := io.ReadAll(p.r)
+	if err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		p.t.Fatal(err)
+	}
+	return string(b)
+}
+
+// A customer's mail is on its way when the domain becomes another customer's, the account is removed, or goes on vacation: nothing further
+// goes out, not even the rest of a message, and all that had no final reply is there for whom it belongs to now.
+func TestBusySessionMayNotGoOn(t *testing.T) {
+	changes := map[string]func(*testDirectory){
+		"moves":   func(d *testDirectory) { d.take("a", "b") },
+		"removed": func(d *testDirectory) { d.mu.Lock(); delete(d.accounts, "a"); d.mu.Unlock() },
+		"loses one of two": func(d *testDirectory) {
+			d.mu.Lock()
+			d.accounts["a"] = []string{"other.example"}
+			d.mu.Unlock()
+		},
+		"on hold": func(d *testDirectory) {
+			d.mu.Lock()
+			d.policies = map[string]account.Policy{"a": {Hold: account.On}}
+			d.mu.Unlock()
+		},
+	}
+	const n = 1
+	body := func(i int) string { return strings.Repeat(strings.Repeat("x", 510)+"\r\n", 12<<20/512) + fmt.Sprintf("end of %d\r\n", i) }
+	for what, change := range changes {
+		for _, blocking := range []bool{false, true} {
+			for _, offer := range [][]string{nil, {"PIPELINING", "CHUNKING"}} {
+				s := newServer(t, withAccount("a", "a.example", "other.example"))
+				s.dir.blocking = blocking
+				s.hold("a.example", "first\r\n")
+				for i := range n {
+					s.hold("a.example", body(i))
+				}
+				p := s.turned("a", "ATRN", offer...)
+				for len(p.got) < 1 || p.got[0].body == "" {
+					p.command()
+				}
+				s.Recheck(0, 1) // changes nothing
+				change(s.dir)
+				s.Recheck(0, 1)
+				eventually(t, "the session is ended", func() bool { s.seen.mu.Lock(); defer s.seen.mu.Unlock(); return s.seen.withdrawn == 1 })
+				if rest := p.end(); strings.Contains(rest, "end of") {
+					t.Errorf("%s, blocking %v, offered %v: a message went out to its end", what, blocking, offer)
+				}
+				eventually(t, "the lease is back", s.free)
+				if left := s.store.Counts("a.example").Messages; left != n && left != n+1 { // whose reply may have been lost
+					t.Errorf("%s: %d are left of %d", what, left, n)
+				}
+			}
+		}
+	}
+}
+
+// While the directory cannot answer, a session goes on; and one whose rights are as they were, too.
+func TestBusySessionOutlastsTheDirectory(t *testing.T) {
+	for _, blocking := range []bool{false, true} {
+		s := newServer(t, withAccount("a", "a.example", "down.example"))
+		s.dir.blocking = blocking
+		for i := range 5 {
+			s.hold("a.example", fmt.Sprintf("%d\r\n", i))
+		}
+		p := s.turned("a", "ATRN")
+		s.dir.mu.Lock()
+		s.dir.accounts["a"] = []string{"a.example"} // down.example cannot be asked for
+		s.dir.mu.Unlock()
+		for range 3 {
+			s.Recheck(0, 1)
+			p.command()
+		}
+		p.rest()
+		if len(p.got) != 5 || s.seen.withdrawn != 0 {
+			t.Errorf("%d collected, withdrawn %d times", len(p.got), s.seen.withdrawn)
+		}
+	}
+}
+
+// What an ATRN rests on may change while it is on its way.
+func TestRightsChangeBehindATRN(t *testing.T) {
+	s := newServer(t, withAccount("a", "a.example"))
+	s.hold("a.example", "first\r\n")
+	p := s.login("a")
+	p.ask("ATRN", "250")
+	s.dir.take("a", "b")
+	s.Recheck(0, 1) // before the customer's 220, or even before the turn
+	_, _ = p.Write([]byte("220 ready\r\n250 customer.example\r\n"))
+	if rest := p.end(); strings.Contains(rest, "MAIL") {
+		t.Errorf("mail goes to the customer before: %q", rest)
+	}
+	eventually(t, "the lease is back", s.free)
+}
+
+// An account that may name its own host in ATRN has not the right to a domain by that.
+func TestOwnHostnameIsNoRight(t *testing.T) {
+	a := &account.Account{Name: "a", Domains: []string{"a.example"}, OwnHostname: true}
+	j := &recheckJob{dir: lone{a}, account: "a", domains: []string{"lost.example"}}
+	if j.run(); j.refusal == nil || !errors.Is(j.err, account.ErrNoAccess) {
+		t.Errorf("%v, %v", j.refusal, j.err)
+	}
+	j = &recheckJob{dir: lone{a}, account: "a", domains: []string{"a.example"}}
+	if j.run(); j.refusal != nil {
+		t.Error(j.err)
+	}
+}
+
+// lone is a directory of one account.
+type lone struct{ *account.Account }
+
+func (lone) NonBlocking() bool                         { return true }
+func (l lone) Collectable(domain string) (bool, error) { return l.Has(domain), nil }
+func (l lone) Owner(string) (*account.Account, error)  { return l.Account, nil }
+func (l lone) Lookup(string) (*account.Account, error) { return l.Account, nil }
+func (l lone) Authorize(_ string, wanted []string) ([]string, error) {
+	return l.Account.Authorize(wanted, l.Collectable)
 }

@@ -373,6 +373,7 @@ type recorder struct {
 	state     [NumStates]int
 	atrn      []int
 	takeovers int
+	withdrawn int
 	refused   int
 	in, out   [NumOutcomes]int
 	commits   int
@@ -400,6 +401,7 @@ func (r *recorder) states() [NumStates]int {
 
 func (r *recorder) SessionRefused()               { r.mu.Lock(); r.refused++; r.mu.Unlock() }
 func (r *recorder) ShieldFired()                  { r.mu.Lock(); r.alarms++; r.mu.Unlock() }
+func (r *recorder) Withdrawn()                    { r.mu.Lock(); r.withdrawn++; r.mu.Unlock() }
 func (r *recorder) Takeover()                     { r.mu.Lock(); r.takeovers++; r.mu.Unlock() }
 func (r *recorder) LimitHit(l Limit)              { r.mu.Lock(); r.limits[l]++; r.mu.Unlock() }
 func (r *recorder) ATRN(code int)                 { r.mu.Lock(); r.atrn = append(r.atrn, code); r.mu.Unlock() }

@@ -90,4 +90,7 @@ func (c *conn) turn() {
 	c.forgetIdentity()
 	e.prefetch.join()
 	c.setState(StateReversed)
+	if c.drain.doubt {
+		c.lp.inbox.post(event{kind: evDoubt, conn: c.id})
+	}
 }

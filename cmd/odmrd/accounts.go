@@ -45,6 +45,7 @@ func (s *server) accountsRead(err error) {
 		s.log.Error().Err(err).Int("accounts", len(table.Accounts())).Msg("accounts file is broken, the old accounts stay in effect")
 		return
 	}
+	s.recheckSessions(0, 1)
 	s.log.Info().Str("file", s.accounts.Path()).Int("accounts", len(table.Accounts())).Int("domains", table.Domains()).Msg("accounts read")
 	s.warnIfOpen(s.accounts.Path())
 }
@@ -130,6 +131,7 @@ func (s *server) reloadAccounts() {
 	}
 	s.keys.Forget()
 	s.elsewhere.Drop()
+	s.recheckSessions(0, 1)
 	s.log.Info().Stringer("accounts", s.cfg.Accounts).Msg("accounts that were remembered are forgotten")
 }
 
@@ -139,7 +141,32 @@ func (s *server) watchAccounts(ctx context.Context) {
 		s.accounts.Watch(ctx, func(c account.Change) { s.accountsRead(c.Err) })
 		return
 	}
+	s.watching.Go(func() { s.recheckInTurn(ctx) })
 	s.elsewhere.Run(ctx)
+}
+
+// recheckSessions has the sessions that drain mail ended whose accounts may not any more.
+func (s *server) recheckSessions(part, parts int) {
+	if s.engine != nil { // not yet, at the start
+		s.engine.Recheck(part, parts)
+	}
+}
+
+// recheckParts is in how many parts sessions are asked for. It is prime to how they are numbered.
+const recheckParts = 31
+
+// recheckInTurn asks for every session once in the time for which its account is remembered: nobody tells of a change.
+func (s *server) recheckInTurn(ctx context.Context) {
+	ticker := time.NewTicker(max(s.cfg.AccountsCache, time.Second) / recheckParts)
+	defer ticker.Stop()
+	for part := 0; ; part = (part + 1) % recheckParts {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			s.recheckSessions(part, recheckParts)
+		}
+	}
 }
 
 // directoryEvents brings what a directory elsewhere tells of itself to the log, to the metrics and to readiness.

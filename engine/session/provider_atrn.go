@@ -93,7 +93,7 @@ func (p *Provider) noMail(now Time, out *Output) {
 }
 
 // Yield gives up a lease for which nothing came yet. There is no other that this machine holds for longer than a call.
-func (p *Provider) Yield(now Time, out *Output) {
+func (p *Provider) Yield(now Time, _ Cause, out *Output) {
 	if p.state == providerWaiting {
 		p.noMail(now, out)
 	}

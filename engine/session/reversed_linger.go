@@ -10,8 +10,6 @@ const ReversedKeepAlive = 4 * time.Minute
 // answers the one after 100 with 421 (smtpd_junk_command_limit); some are left for refusals.
 const ReversedMaxJunk = 90
 
-const reversedTakenOver = "taken over by a newer session"
-
 // linger waits for mail with nothing in the pipe, everything settled and nothing fetched. The session keeps no more
 // memory than that takes. ActAwait ends it, ReversedConfig.Linger does, and so does the customer whenever it likes.
 func (r *Reversed) linger(now Time, out *Output) {
@@ -89,10 +87,10 @@ func (r *Reversed) lingered(now Time, out *Output) {
 // Dry says that the session ended in good order and left nothing to be collected.
 func (r *Reversed) Dry() bool { return r.nothing && r.bye }
 
-// Yield ends the session because another one of the customer's takes its place. Between transactions the customer is
+// Yield ends the session because another one of the customer's takes its place, or because it may not go on. Between transactions the customer is
 // told by QUIT; nothing waits for its reply, for the lease goes back before. Otherwise the connection is closed: what had
 // no final reply is in doubt.
-func (r *Reversed) Yield(now Time, out *Output) {
+func (r *Reversed) Yield(now Time, why Cause, out *Output) {
 	switch {
 	case r.state == reversedClosed || r.released:
 		return
@@ -100,11 +98,11 @@ func (r *Reversed) Yield(now Time, out *Output) {
 		r.release(out)
 		return
 	case r.state < reversedMail || r.inTransaction():
-		r.close(out, reversedTakenOver)
+		r.close(out, why.String())
 		return
 	}
 	r.wake()
-	r.wind(reversedWindingUp, reversedTakenOver)
+	r.wind(reversedWindingUp, why.String())
 	r.putAside(out)
 	r.judge(out)
 	r.release(out)

@@ -459,7 +459,7 @@ func (d *reversedModel) run() {
 			continue
 		}
 		if step == yieldAt {
-			d.call("yield", func() { d.m.Yield(d.now, &d.out) })
+			d.call("yield", func() { d.m.Yield(d.now, CauseTakenOver, &d.out) })
 			if !d.released && !d.close {
 				d.fail("the lease is kept")
 			}
@@ -575,7 +575,7 @@ func TestReversedAgainstRandomPeers(t *testing.T) {
 	if lingered == 0 {
 		t.Error("no mail came to a session that lingered")
 	}
-	for _, end := range []string{"queue is dry", "stopped", "MAILMAX reached", "bounce shield", "no mail came in time", reversedTakenOver} {
+	for _, end := range []string{"queue is dry", "stopped", "MAILMAX reached", "bounce shield", "no mail came in time", CauseTakenOver.String()} {
 		if ends[end] == 0 {
 			t.Errorf("no session ended by %q: %v", end, ends)
 		}

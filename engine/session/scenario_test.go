@@ -298,7 +298,7 @@ func playScenario(t *testing.T, sc *scenario, machine scenarioMachine, how arriv
 			h.m.Progress(h.now)
 		case "YIELD":
 			if !h.closed {
-				h.call(func() { h.m.(Yielder).Yield(h.now, &h.out) })
+				h.call(func() { h.m.(Yielder).Yield(h.now, CauseTakenOver, &h.out) })
 			}
 			h.settle()
 		case "STOP":

@@ -59,10 +59,26 @@ type Session interface {
 	End(now Time, out *Output)
 }
 
-// Yielder is a machine of a session that may hold a lease, which another session of the same customer may ask for.
+// Yielder is a machine of a session that may hold a lease, which another session of the same customer may ask for, or which its
+// customer may have no right to any more.
 type Yielder interface {
 	// Yield asks for the lease: the machine gives ActRelease or ActClose, and waits for the peer in neither case.
-	Yield(now Time, out *Output)
+	Yield(now Time, why Cause, out *Output)
+}
+
+// Cause is why a machine is asked for its lease.
+type Cause uint8
+
+const (
+	CauseTakenOver Cause = iota // a newer session of the customer is to have it
+	CauseWithdrawn              // the customer may not collect its domains any more
+)
+
+func (c Cause) String() string {
+	if c == CauseWithdrawn {
+		return "the account may not collect any more"
+	}
+	return "taken over by a newer session"
 }
 
 // TLSPolicy says what a server machine allows in clear text.

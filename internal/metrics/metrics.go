@@ -48,6 +48,7 @@ type Metrics struct {
 	limits        [engine.NumLimits]prometheus.Counter
 	atrn, auth    codes
 	takeovers     prometheus.Counter
+	withdrawn     prometheus.Counter
 	messagesIn    [engine.NumOutcomes]prometheus.Counter
 	bytesIn       [engine.NumOutcomes]prometheus.Counter
 	messagesOut   [engine.NumOutcomes]prometheus.Counter
@@ -124,6 +125,7 @@ func (m *Metrics) newSessions() {
 	}
 	m.atrn = m.codes("atrn_total", "ATRN commands answered, by reply code (RFC 2645): 250 began to drain, 450 denied, 451 not now, 453 nothing queued.", atrnCodes)
 	m.takeovers = m.counter("takeovers_total", "Sessions that made way for a newer one of their customer.")
+	m.withdrawn = m.counter("withdrawals_total", "Draining sessions ended because their account was removed, lost a domain or was put on hold.")
 	m.auth = m.codes("auth_total", "SASL exchanges ended, by reply code: 235 succeeded, 535 wrong credentials, 454 directory unavailable, 421 over a limit.", authCodes)
 	m.received = m.counter("network_receive_bytes_total", "Octets read from sockets, all protocols.")
 	m.sent = m.counter("network_transmit_bytes_total", "Octets that sockets took, all protocols.")
@@ -202,6 +204,9 @@ func (m *Metrics) ATRN(code int) { m.atrn.inc(code) }
 
 // Takeover implements engine.Observer.
 func (m *Metrics) Takeover() { m.takeovers.Inc() }
+
+// Withdrawn implements engine.Observer.
+func (m *Metrics) Withdrawn() { m.withdrawn.Inc() }
 
 // Auth implements engine.Observer.
 func (m *Metrics) Auth(code int) { m.auth.inc(code) }

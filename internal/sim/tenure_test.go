@@ -209,7 +209,7 @@ func (c *conn) yield() {
 	if !ok || c.turned {
 		c.abandon("taken over")
 	} else {
-		y.Yield(c.w.now, &c.out)
+		y.Yield(c.w.now, session.CauseTakenOver, &c.out)
 		c.carryOut()
 	}
 	if c.closing && c.reversed { // nothing of a message may reach the customer on this line any more

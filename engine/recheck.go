@@ -1,0 +1,114 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"odmr/engine/session"
+	"odmr/internal/account"
+	"odmr/internal/mail"
+)
+
+// Whether a session may still collect what it was authorised for by ATRN: its account may be removed, lose a domain, which may be
+// somebody else's by now, or be put on hold. A session that waits asks when mail comes; one that is busy, when
+// Engine.Recheck is called. A directory that cannot answer changes nothing for the latter.
+
+// Recheck asks the directory, for each session that is draining, whether it still may. One whose account may not is ended like one
+// that is taken over: no further octet of mail is given to it. The sessions are divided into parts by their number, so that a directory
+// that has to be asked elsewhere is not asked for all at once; 0 of 1 is all.
+func (e *Engine) Recheck(part, parts int) {
+	e.rechecks.Add(1)
+	for _, lp := range e.loops {
+		lp.inbox.post(event{kind: evRecheck, conn: uint64(part), n: int64(max(parts, 1))})
+	}
+}
+
+// recheckJob asks for one session.
+type recheckJob struct {
+	ticket  uint32 // of an ActAwait; 0: the session is busy
+	tenure  uint64
+	dir     account.Directory
+	account string
+	domains []string
+	err     error
+	refusal *mail.Refusal
+}
+
+func (j *recheckJob) run() {
+	granted, err := j.dir.Authorize(j.account, j.domains)
+	for _, d := range j.domains {
+		// A lone domain that is none of the account's may have passed for its host's name.
+		if err == nil && !slices.Contains(granted, d) {
+			err = fmt.Errorf("%w: %s", account.ErrNoAccess, d)
+		}
+	}
+	var a *account.Account
+	if err == nil {
+		a, err = j.dir.Lookup(j.account)
+	}
+	switch {
+	case err != nil:
+		j.fail(err)
+	case a.Policy.Hold == account.On:
+		j.refusal = refuseOnHold
+	}
+}
+
+func (j *recheckJob) fail(err error) { j.err, j.refusal = err, account.AccessRefusal(err) }
+func (j *recheckJob) discard()       {}
+
+// recheck asks for a session that is busy.
+func (c *conn) recheck(now session.Time) {
+	d := &c.drain
+	if !c.everTurned {
+		d.doubt = true // it is asked for when it turns
+		return
+	}
+	if d.lease == nil || d.releasing || d.expects != 0 || c.ended || c.closing || c.phase != phaseOpen {
+		return
+	}
+	e := c.lp.eng
+	j := &recheckJob{tenure: d.tenure.id, dir: e.cfg.Directory, account: c.account, domains: d.lease.Domains()}
+	if j.dir.NonBlocking() {
+		j.run()
+		c.recheckedBusy(now, j)
+		c.leaseStep()
+		c.run(now)
+		return
+	}
+	c.submit(&e.lookups, j)
+}
+
+// recheckedBusy ends a session that may not go on.
+func (c *conn) recheckedBusy(now session.Time, j *recheckJob) {
+	d := &c.drain
+	switch {
+	case j.refusal == nil, errors.Is(j.err, account.ErrUnavailable):
+		return
+	case d.tenure == nil, d.tenure.id != j.tenure, d.releasing, d.expects != 0, c.ended, c.closing, c.phase != phaseOpen:
+		return // it is over, on its way back, or will be asked for when mail comes
+	}
+	c.log(c.lp.eng.log.Warn()).Int("code", j.refusal.Code).AnErr("cause", j.err).Strs("domains", j.domains).Msg("the session may not collect any more")
+	c.lp.eng.cfg.Observer.Withdrawn()
+	c.leave(now, session.CauseWithdrawn)
+}
+
+// leave has the machine give up its lease, in the middle of a message if need be.
+func (c *conn) leave(now session.Time, why session.Cause) {
+	m, ok := c.sess.(session.Yielder)
+	if !ok {
+		c.abandon(why.String())
+		return
+	}
+	m.Yield(now, why, &c.lp.out)
+	c.carryOut(now)
+	if c.closing && c.everTurned {
+		// Nothing of a message may reach the customer on this line any more: neither what is still here, nor what the
+		// kernel has and would send when the line comes back.
+		_ = unix.SetsockoptLinger(c.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 0})
+		c.doomed = true
+	}
+}
