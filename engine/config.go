@@ -145,6 +145,7 @@ func (c *Config) EnsureDefaults() {
 	setDefault(&t.DataBlock, mail.TimeoutDataBlock)
 	setDefault(&t.DataDone, mail.TimeoutDataDone)
 	setDefault(&t.Quit, mail.TimeoutQuit)
+	setDefault(&c.Limits.RateWindow, session.RateWindow)
 	setDefault(&c.Collecting.KeepAlive, session.ReversedKeepAlive)
 	setDefault(&c.Collecting.IntervalCode, 453)
 	if c.Observer == nil {

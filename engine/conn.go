@@ -80,6 +80,7 @@ type conn struct {
 	again   bool // evAgain is on its way
 	paused  bool // the socket is not being read
 	holding place
+	pace    takingPace
 	takeBy  session.Time // when the peer must have taken some of a body; 0: none is waiting
 	closeBy session.Time
 	timer   timer
@@ -425,6 +426,7 @@ func (c *conn) flush(now session.Time) {
 	case f.n > 0 || c.takeBy == 0:
 		c.takeBy = now + session.Time(c.lp.eng.cfg.Timeouts.DataBlock)
 	}
+	c.paced(now, &f)
 	switch {
 	case f.err != nil:
 		c.abandon("write: " + f.err.Error())
@@ -442,6 +444,28 @@ func (c *conn) flush(now session.Time) {
 	}
 	if s := c.out.wants(); s != nil && !c.doomed {
 		c.load(s)
+	}
+}
+
+// takingPace is how much a peer took since when, of messages that are more than its socket holds, and without having answered one.
+type takingPace struct {
+	since session.Time // 0: nothing waits for it
+	taken int64
+}
+
+// paced ends a session whose peer takes so little, now and then, that a message never comes to its end, while its body stays in memory.
+func (c *conn) paced(now session.Time, f *flushed) {
+	l, p := &c.lp.eng.cfg.Limits, &c.pace
+	over := p.since != 0 && f.n > 0 && now-p.since >= session.Time(l.RateWindow)
+	p.taken += f.n
+	switch {
+	case over && l.LeastRate > 0 && float64(p.taken) < float64(l.LeastRate)*l.RateWindow.Seconds():
+		c.lp.eng.cfg.Observer.LimitHit(LimitTooSlow)
+		c.abandon(session.ReasonTooSlow)
+	case !f.blocked && !f.again || c.out.bodies == 0: // it is we who have nothing for it
+		*p = takingPace{}
+	case p.since == 0 || over:
+		*p = takingPace{since: now}
 	}
 }
 

@@ -248,6 +248,7 @@ func (c *conn) settle(_ session.Time, a *session.Action) {
 		return
 	}
 	delete(d.held, a.Item)
+	c.pace = takingPace{}
 	c.letGo(h) // its body, if it was never asked for
 	d.queued = append(d.queued, settlement{
 		ticket:     a.Ticket,

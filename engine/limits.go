@@ -27,6 +27,8 @@ type Limits struct {
 	SessionsPerAccount   int           // authenticated, at once
 	ConnectionsPerMinute int           // per address; so many may also come at once
 	LoginCommands        int           // commands before the login
+	LeastRate            int           // octets a second of a message, averaged over RateWindow, that a peer sends or takes; 0: no bound
+	RateWindow           time.Duration // 0: session.RateWindow
 	SessionErrors        int           // refused commands of a session; 0: mail.MaxErrors
 	AuthFailures         int           // failed logins at one account from one address until that pair is locked
 	AuthLockout          time.Duration // for so long
@@ -41,7 +43,7 @@ func (l *Limits) validate(bad func(format string, args ...any)) {
 			}
 		}
 	}
-	if min(l.SessionsPerAddress, l.SessionsPerAccount, l.ConnectionsPerMinute, l.LoginCommands, l.SessionErrors, l.AuthFailures) < 0 || min(l.AuthLockout, l.AuthDelay) < 0 {
+	if min(l.SessionsPerAddress, l.SessionsPerAccount, l.ConnectionsPerMinute, l.LoginCommands, l.SessionErrors, l.LeastRate, l.AuthFailures) < 0 || min(l.RateWindow, l.AuthLockout, l.AuthDelay) < 0 {
 		bad("Limits: must not be negative")
 	}
 	if l.AuthFailures > 0 && l.AuthLockout == 0 {
@@ -79,10 +81,11 @@ const (
 	LimitCommands              // LoginCommands
 	LimitLogins                // session.ProviderMaxAuthErrors
 	LimitLoginTime             // Timeouts.Login
+	LimitTooSlow               // LeastRate
 	NumLimits                  // not a limit: how many there are
 )
 
-var limitNames = [NumLimits]string{"none", "network", "rate", "address_sessions", "account_sessions", "lockout", "atrn_interval", "quota", "proxy", "errors", "login_commands", "failed_logins", "login_time"}
+var limitNames = [NumLimits]string{"none", "network", "rate", "address_sessions", "account_sessions", "lockout", "atrn_interval", "quota", "proxy", "errors", "login_commands", "failed_logins", "login_time", "too_slow"}
 
 func (l Limit) String() string {
 	if l < NumLimits {
@@ -102,6 +105,8 @@ func limitOf(reason string) Limit {
 		return LimitLogins
 	case session.ReasonLoginTime:
 		return LimitLoginTime
+	case session.ReasonTooSlow:
+		return LimitTooSlow
 	}
 	return LimitNone
 }

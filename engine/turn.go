@@ -16,6 +16,8 @@ func (e *Engine) machines() {
 		MaxErrors:      e.cfg.Limits.SessionErrors,
 		CommandTimeout: t.Command,
 		DataTimeout:    t.DataBlock,
+		LeastRate:      e.cfg.Limits.LeastRate,
+		RateWindow:     e.cfg.Limits.RateWindow,
 	}.Defaults()
 	e.smtp, e.lmtp = ingress, ingress
 	e.smtp.Mode, e.lmtp.Mode = session.IngressSMTP, session.IngressLMTP

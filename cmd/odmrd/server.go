@@ -188,7 +188,7 @@ func (s *server) startEngine() error {
 		Limits: engine.Limits{
 			Exempt: c.LimitExempt, ODMRNetworks: c.ODMRNetworks, ProxyNetworks: c.ProxyNetworks,
 			SessionsPerAddress: c.SessionsPerAddress, SessionsPerAccount: c.SessionsPerAccount,
-			ConnectionsPerMinute: c.ConnectionsPerMinute, LoginCommands: c.LoginCommands, SessionErrors: c.SessionErrors,
+			ConnectionsPerMinute: c.ConnectionsPerMinute, LoginCommands: c.LoginCommands, SessionErrors: c.SessionErrors, LeastRate: c.LeastRate, RateWindow: c.RateWindow,
 			AuthFailures: c.AuthFailures, AuthLockout: c.AuthLockout, AuthDelay: c.AuthDelay,
 		},
 		Collecting:     collecting(c),

@@ -33,8 +33,9 @@ type Ingress struct {
 	commits ingressQueue
 
 	chunk  ingressChunk
-	ticket uint32 // the last one used
-	errors int    // 5xx replies since the last accepted message
+	pace   ingressPace // of the content
+	ticket uint32      // the last one used
+	errors int         // 5xx replies since the last accepted message
 	// orphans is how many commands behind a MAIL that was refused may still be out of sequence without being
 	// errors: a client that pipelines (RFC 2920) had to send them before it knew.
 	orphans int
@@ -128,8 +129,10 @@ func (s *Ingress) Input(now Time, b []byte, out *Output) int {
 		switch {
 		case s.chunk.reading:
 			took = s.readChunk(b[n:], out)
+			s.paced(took, out)
 		case s.state == ingressData:
 			took = s.readData(b[n:], out)
+			s.paced(took, out)
 		case s.tx != nil && s.tx.lent != nil: // no command before the store has answered
 			s.wait = ingressWaitAppend
 		default:
@@ -156,6 +159,7 @@ func (s *Ingress) Done(now Time, ticket uint32, r *Result, out *Output) {
 		return
 	}
 	s.now = now
+	s.pace = ingressPace{since: now}
 	if s.doneCommit(ticket, r, out) {
 		s.rest(out)
 		return

@@ -26,6 +26,8 @@ type IngressConfig struct {
 	MaxErrors      int           // 5xx replies without an accepted message in between, then 421 4.7.0
 	CommandTimeout time.Duration // how long the next command may take, then 421 4.4.2
 	DataTimeout    time.Duration // how long the next piece of content may take, then 421 4.4.2
+	LeastRate      int           // octets of content a second, averaged over RateWindow, then 421 4.4.2; 0: no bound
+	RateWindow     time.Duration // 0: RateWindow
 }
 
 // IngressMaxMessageSize is the default of IngressConfig.MaxMessageSize, in octets.
@@ -47,6 +49,9 @@ func (c IngressConfig) Defaults() IngressConfig {
 	}
 	if c.DataTimeout <= 0 {
 		c.DataTimeout = mail.TimeoutDataBlock
+	}
+	if c.RateWindow <= 0 {
+		c.RateWindow = RateWindow
 	}
 	return c
 }

@@ -76,6 +76,7 @@ func (s *Ingress) open() {
 		return
 	}
 	tx.opened = true
+	s.pace = ingressPace{since: s.now}
 	tx.reserve(0, min(tx.declared, ingressKeptBuffer-ingressFirstBuffer))
 	tx.filling = s.appendReceived(tx.filling)
 	tx.added = int64(len(tx.filling))

@@ -63,6 +63,7 @@ var (
 	replyNotOffered    = &reply{502, "5.5.1", "Not offered here"}
 	replyTooManyErrors = &reply{421, "4.7.0", "Too many errors, closing connection"}
 	replyTimeout       = &reply{421, "4.4.2", "Timeout, closing connection"}
+	replyTooSlow       = &reply{421, "4.4.2", "Too slow within a message, closing connection"}
 	replyReadyForTLS   = &reply{220, "2.0.0", "Ready to start TLS"}
 	replyTLSAlready    = &reply{503, "5.5.1", "TLS is active already"}
 	replyTLSFirst      = &reply{530, "5.7.0", "Must issue a STARTTLS command first"}

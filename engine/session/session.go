@@ -96,6 +96,7 @@ const (
 	ReasonCommands  = "too many commands without a login"
 	ReasonLogins    = "too many failed logins"
 	ReasonLoginTime = "no login in time"
+	ReasonTooSlow   = "too slow within a message"
 )
 
 // Output is what a machine wants done. The driver empties and reuses it.

@@ -139,6 +139,7 @@ func defaults() kong.Vars {
 	return kong.Vars{
 		"max_recipients":     fmt.Sprint(mail.MaxRecipients),
 		"session_errors":     fmt.Sprint(mail.MaxErrors),
+		"rate_window":        units.FormatDuration(session.RateWindow),
 		"max_sessions":       "20000",
 		"keep_alive":         units.FormatDuration(session.ReversedKeepAlive),
 		"max_noops":          fmt.Sprint(session.ReversedMaxJunk),

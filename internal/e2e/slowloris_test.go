@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -311,5 +312,54 @@ func TestDrippingIsNoWayAround(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestDrippingWithinAMessage: an octet now and then keeps no message open for ever; a line that is slow and steady does. (For customers see
+// engine: their sockets take octets in large lumps.)
+func TestDrippingWithinAMessage(t *testing.T) {
+	s := startServer(t, []client.Account{customer("tim", "honest.example")}, "--least-rate", "100000", "--rate-window", "1s")
+	addrs := map[string]string{"smtp": s.SMTP, "lmtp": s.LMTP}
+	ended := 0
+	for i := range stalls {
+		l := &stalls[i]
+		if l.name != "DATA" && l.name != "BDAT" {
+			continue
+		}
+		ended++
+		p, err := l.hold(t.Context(), addrs[l.role], nil, "", "")
+		if err != nil {
+			t.Fatal(l.name, err)
+		}
+		defer p.Close()
+		over := make(chan []byte, 1)
+		go func() { all, _ := io.ReadAll(p.r); over <- all }()
+		until(t, l.role+" "+l.name+" to end", func() bool {
+			_, _ = p.Write([]byte{l.drip})
+			select {
+			case all := <-over:
+				if !bytes.HasPrefix(all, []byte("421 4.4.2 Too slow")) {
+					t.Errorf("%s %s: it said %q", l.role, l.name, all)
+				}
+				return true
+			default:
+				return false
+			}
+		})
+	}
+	if n := s.metric("odmr_limit_hits_total", `limit="too_slow"`); ended != 3 || n != float64(ended) {
+		t.Errorf("%v of %d were counted", n, ended)
+	}
+	p, err := stalls[slices.IndexFunc(stalls, func(l stall) bool { return l.name == "DATA" })].hold(t.Context(), s.SMTP, nil, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	for range 30 { // three seconds at thrice the least rate
+		_, _ = io.WriteString(p, strings.Repeat("\r\n"+strings.Repeat("x", 298), 100))
+		time.Sleep(100 * time.Millisecond)
+	}
+	if _, err := p.ask("\r\n.\r\n", "250"); err != nil {
+		t.Error("slow and steady:", err)
 	}
 }
