@@ -95,6 +95,19 @@ func (t *Intake) enter() error {
 	return nil
 }
 
+// begin prepares an answer that is written while the request is read. Unless there is an error leave must be called.
+func (t *Intake) begin(w http.ResponseWriter) (*answer, error) {
+	a := newAnswer(w)
+	if err := t.enter(); err != nil {
+		return a, err
+	}
+	err := http.NewResponseController(w).EnableFullDuplex()
+	if err != nil {
+		t.leave()
+	}
+	return a, err
+}
+
 func (t *Intake) leave() {
 	t.running.Lock()
 	defer t.running.Unlock()
@@ -103,16 +116,12 @@ func (t *Intake) leave() {
 
 // ask answers what would become of letters.
 func (t *Intake) ask(w http.ResponseWriter, r *http.Request) {
-	a := newAnswer(w)
-	if err := t.enter(); err != nil {
+	a, err := t.begin(w)
+	if err != nil {
 		a.end(err)
 		return
 	}
 	defer t.leave()
-	if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
-		a.end(err)
-		return
-	}
 	lines := bufio.NewScanner(r.Body)
 	lines.Buffer(make([]byte, 0, 64<<10), maxLetter)
 	for n := 0; lines.Scan(); n++ {
@@ -197,21 +206,16 @@ func (p *plan) refuse(reason string) {
 
 // take brings letters in.
 func (t *Intake) take(w http.ResponseWriter, r *http.Request) {
-	a := newAnswer(w)
-	if err := t.enter(); err != nil {
+	a, err := t.begin(w)
+	if err != nil {
 		a.end(err)
 		return
 	}
 	defer t.leave()
-	if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
-		a.end(err)
-		return
-	}
 	i := &importing{intake: t, in: bufio.NewReaderSize(r.Body, maxPiece+frameHead), out: a, answers: make(chan *brought, importWindow)}
 	i.slots = make(chan struct{}, importWindow)
 	var answering sync.WaitGroup
 	answering.Go(i.answer)
-	var err error
 	for n := 0; err == nil; n++ {
 		err = i.letter(n)
 	}
