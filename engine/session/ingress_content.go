@@ -190,7 +190,9 @@ func (s *Ingress) maxSize() int64 {
 	return s.cfg.MaxMessageSize
 }
 
-// endChunk replies to a BDAT.
+// endChunk replies to a BDAT. A refused chunk is a piece that the message lacks from now on, and what a
+// peer has sent behind it without waiting belongs to the next message: the transaction is dropped, so that nothing
+// is taken with a hole, nor under the former reverse-path (RFC 3030 4.2 has the peer say RSET).
 func (s *Ingress) endChunk(out *Output) {
 	refusal := s.chunk.refusal
 	size := s.chunk.size
@@ -198,6 +200,7 @@ func (s *Ingress) endChunk(out *Output) {
 	s.chunk = ingressChunk{}
 	switch {
 	case refusal != nil:
+		s.drop(out)
 		s.refuse(out, refusal)
 	case last || s.tx.broken:
 		s.chunk.last = last
