@@ -198,6 +198,12 @@ func (i *importer) load(n int) *letter {
 		return nil
 	}
 	i.complete(l)
+	for _, p := range l.parts {
+		if err := p.letter.Check(); err != nil {
+			i.leave(l, nil, err.Error())
+			return nil
+		}
+	}
 	return l
 }
 

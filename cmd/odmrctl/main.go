@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -103,7 +104,11 @@ func run(args []string, s *surroundings) int {
 // complain says why, and which help to look at, and returns the exit status. ctx, how far the command line was
 // understood, may be nil.
 func complain(w io.Writer, ctx *kong.Context, err error) int {
-	fmt.Fprintln(w, "odmrctl:", err)
+	text := strings.Split(err.Error(), "\n")
+	for i := range text {
+		text[i] = clean(text[i]) // it may name what strangers have written
+	}
+	fmt.Fprintln(w, "odmrctl:", strings.Join(text, "\n"))
 	var left leftError
 	if errors.As(err, &left) {
 		return exitLeft

@@ -240,6 +240,9 @@ func TestIntakeRefusesNonsense(t *testing.T) {
 		"too many":       letterFor("x\r\n", make([]string, mail.MaxRecipients+1)...),
 		"line end in it": bad(func(l *Letter) { l.Recipients[0].Address = "a\r\n@one.example" }),
 	} {
+		if l.Check() == nil {
+			t.Errorf("%s is found sound", name)
+		}
 		if _, err := client.Ask(t.Context(), []Letter{*l}); !errors.Is(err, errRequest) {
 			t.Errorf("%s, asked: %v", name, err)
 		}
@@ -248,6 +251,9 @@ func TestIntakeRefusesNonsense(t *testing.T) {
 		if err := i.Close(); !errors.Is(err, errRequest) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	if err := bad(func(l *Letter) { l.Sender = "\xff@x.example"; l.SMTPUTF8 = true }).Check(); err == nil { // JSON would make it another address
+		t.Error("a sender that is not UTF-8 is found sound")
 	}
 	if n := store.Totals(); n != (queue.Counts{}) {
 		t.Errorf("in the queue: %+v", n)

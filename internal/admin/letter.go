@@ -2,8 +2,10 @@ package admin
 
 import (
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"unicode/utf8"
 
 	"odmr/codec"
 	"odmr/internal/mail"
@@ -49,6 +51,27 @@ func NewLetter(v *mail.Envelope) Letter {
 
 // maxLetter is the longest letter without its content, in octets of JSON: a thousand recipients with all parameters.
 const maxLetter = 4 << 20
+
+// Check says what is wrong with l, so that it would end an import and what follows in it. It asks nobody.
+func (l *Letter) Check() error {
+	for _, r := range l.Recipients {
+		if !utf8.ValidString(r.Address) {
+			return fmt.Errorf("recipient <%s>: is not UTF-8", r.Address)
+		}
+	}
+	if !utf8.ValidString(l.Sender) {
+		return fmt.Errorf("sender <%s>: is not UTF-8", l.Sender)
+	}
+	text, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	if len(text) >= maxLetter-1 { // with the line's end
+		return fmt.Errorf("its envelope has %d octets in JSON: there may be %d", len(text), maxLetter)
+	}
+	_, err = readLetter(text)
+	return err
+}
 
 // arrival is a letter that was read and found sound.
 type arrival struct {
