@@ -133,8 +133,12 @@ func (p *postfix) Load(i int) (*Letter, error) {
 	if info.Mode()&0o100 == 0 { // cleanup(8) sets it when the file is whole
 		return nil, unreadable("it is not whole: it is still coming in, or was given up")
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err != nil {
+	// Its programs that deliver share their lock among them, so that ours must exclude them.
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return nil, unreadable("Postfix is at work on it")
+	}
+	if p.reportDue(filepath.Base(path)) {
+		return nil, unreadable("Postfix was stopped before it told the sender of those whom it could not deliver to (bounce/%s): let it run for a moment", filepath.Base(path))
 	}
 	e := postfixEnvelope{records: newRecords(f)}
 	if err := e.read(); err != nil {
@@ -145,6 +149,16 @@ func (p *postfix) Load(i int) (*Letter, error) {
 	l.Open = func() (io.ReadCloser, error) { return openPostfixContent(path, e.content) }
 	l.Remove = func() error { return p.remove(p.files[i].name) }
 	return l, nil
+}
+
+// reportDue says whether a letter has failed for somebody and its sender is not told yet: that is lost with its file.
+func (p *postfix) reportDue(id string) bool {
+	for _, below := range []string{"", id[:1], filepath.Join(id[:1], id[1:min(2, len(id))])} { // hash_queue_names may have it
+		if _, err := os.Lstat(filepath.Join(p.dir, "bounce", below, id)); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // remove removes a queue file and the notes on why it was deferred.
@@ -162,11 +176,11 @@ func (p *postfix) remove(name string) error {
 	return nil
 }
 
-// running says whether a process holds the lock of its pid file.
+// running says whether a process holds the lock of its pid file. Where that cannot be asked, it does.
 func running(pidFile string) bool {
 	f, err := os.Open(pidFile)
 	if err != nil {
-		return false
+		return !errors.Is(err, fs.ErrNotExist)
 	}
 	defer f.Close()
 	return errors.Is(syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB), syscall.EWOULDBLOCK)

@@ -155,11 +155,24 @@ func TestPostfixQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+	for _, how := range []int{syscall.LOCK_EX, syscall.LOCK_SH} { // the queue manager, those who deliver
+		if err := syscall.Flock(int(f.Fd()), how); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Load(s.Len() - 1); !errors.Is(err, ErrUnreadable) {
+			t.Errorf("a locked file: %v", err)
+		}
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_UN); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := s.Load(s.Len() - 1); err != nil {
+		t.Errorf("no more locked: %v", err)
+	}
+	// It was stopped before it sent a bounce.
+	file(t, dir, "bounce/ABC1", "<x@b.example>: unknown\n")
 	if _, err := s.Load(s.Len() - 1); !errors.Is(err, ErrUnreadable) {
-		t.Errorf("a locked file: %v", err)
+		t.Errorf("a report is due: %v", err)
 	}
 }
 
