@@ -19,6 +19,7 @@ import (
 	"odmr/internal/mail"
 	"odmr/queue"
 	"odmr/queue/conformance"
+	"odmr/queue/pebblestore/crashfs"
 )
 
 // The crash test runs senders, customers and an operator against a store on a file system that knows
@@ -122,7 +123,7 @@ func (h *history) tick() int64 {
 
 // crashClone is a file system as a crash left it, between two moments.
 type crashClone struct {
-	fs   *vfs.MemFS
+	fs   *crashfs.Mem
 	when span
 }
 
@@ -130,7 +131,7 @@ var crashDomains = []string{"a.example", "b.example", "c.example"}
 
 func crashRun(t *testing.T, seed uint64, noSync bool, crashed *atomic.Int64) (problems []string) {
 	rng := rand.New(rand.NewPCG(seed, 0))
-	fs := vfs.NewCrashableMem()
+	fs := crashfs.NewMem()
 	opts := testOptions(t, fs)
 	opts.noSync = noSync
 	opts.MemTableSize = int64(minMemTable << rng.IntN(5))
@@ -169,14 +170,14 @@ func crashRun(t *testing.T, seed uint64, noSync bool, crashed *atomic.Int64) (pr
 				}
 				break
 			}
-			opts.FS = opts.FS.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})
+			opts.FS = opts.FS.(*crashfs.Mem).CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})
 		}
 	}
 	return problems
 }
 
 // crashes takes clones until stop, and one at the end.
-func crashes(h *history, fs *vfs.MemFS, rng *rand.Rand, stop <-chan struct{}) (clones []crashClone) {
+func crashes(h *history, fs *crashfs.Mem, rng *rand.Rand, stop <-chan struct{}) (clones []crashClone) {
 	for last := false; !last; {
 		due := h.tick() + int64(20+rng.IntN(60))
 		for !last && h.now() < due {

@@ -12,6 +12,7 @@ import (
 	"odmr/internal/mail"
 	"odmr/queue"
 	"odmr/queue/conformance"
+	"odmr/queue/pebblestore/crashfs"
 )
 
 func TestValidateReportsEverything(t *testing.T) {
@@ -131,7 +132,7 @@ func TestFormatWithoutMarks(t *testing.T) {
 // orderly one: numbers grow all the same, also past the bound's extensions.
 func TestNumbersNeverComeAgain(t *testing.T) {
 	for _, crash := range []bool{false, true} {
-		fs := vfs.NewCrashableMem()
+		fs := crashfs.NewMem()
 		c := newClock()
 		var lastID mail.ID
 		var lastSeq uint64
@@ -212,7 +213,7 @@ func TestCloseWithLentSegments(t *testing.T) {
 // disk, no entry is without its body. (The crash test does this by chance, this one on purpose.)
 func TestSharedBodyCrashOrder(t *testing.T) {
 	for seed := range uint64(30) {
-		fs := vfs.NewCrashableMem()
+		fs := crashfs.NewMem()
 		s, err := Open("queue", testOptions(t, fs))
 		if err != nil {
 			t.Fatal(err)

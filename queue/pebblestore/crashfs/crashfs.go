@@ -22,7 +22,7 @@ var ErrInjected = errors.New("crashfs: injected error")
 
 // Disk is a disk in memory. Its methods may be called from any goroutine.
 type Disk struct {
-	mem *vfs.MemFS
+	mem *Mem
 
 	mu        sync.Mutex
 	failReads bool
@@ -33,7 +33,7 @@ type Disk struct {
 }
 
 // New returns an empty disk.
-func New() *Disk { return &Disk{mem: vfs.NewCrashableMem()} }
+func New() *Disk { return &Disk{mem: NewMem()} }
 
 // FS is the disk as a store sees it.
 func (d *Disk) FS() vfs.FS { return disk{d.mem, d} }
