@@ -442,3 +442,57 @@ func TestCloseDuringReview(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestReviewThatPanics: what it had kept off is let in again, sessions and settlements.
+func TestReviewThatPanics(t *testing.T) {
+	s := mustOpen(t, "queue", testOptions(t, vfs.NewMem()))
+	in, err := s.Begin(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := benchEnvelope("a.example", 10)
+	env.Recipients = []mail.Recipient{{Address: "x@a.example"}, {Address: "y@a.example"}}
+	if err := in.Commit(crashBody(in.ID(), 10), []mail.Envelope{env}); err != nil {
+		t.Fatal(err)
+	}
+	collect := func(outcomes ...mail.OutcomeStatus) {
+		t.Helper()
+		l, err := s.Acquire([]string{"a.example"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Release()
+		ds, err := l.Next(nil, queue.Limit{Messages: 1})
+		if err != nil || len(ds) != 1 {
+			t.Fatal(len(ds), err)
+		}
+		ds[0].Body.Close()
+		st := queue.Settlement{Key: ds[0].Key}
+		for _, o := range outcomes {
+			st.Outcomes = append(st.Outcomes, mail.Outcome{Status: o})
+		}
+		if err := l.Settle([]queue.Settlement{st}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	collect(mail.OutcomeFailed, mail.OutcomeDeferred)
+	for _, stage := range []queue.Stage{queue.Waiting, queue.Partial} {
+		var seqs []uint64
+		if err := s.Walk("a.example", stage, 0, func(k queue.Key, _ *mail.Envelope) bool { seqs = append(seqs, k.Seq); return true }); err != nil {
+			t.Fatal(err)
+		}
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("stage %d: no panic", stage)
+				}
+			}()
+			_ = s.Review("a.example", stage, seqs, func(*queue.Reviewed) queue.Decision { panic("a bug") })
+		}()
+		if s.domains["a.example"].held != 0 || !s.telling.TryLock() {
+			t.Fatalf("stage %d: sessions or settlements wait still", stage)
+		}
+		s.telling.Unlock()
+		collect(mail.OutcomeUntouched, mail.OutcomeDeferred)
+	}
+}

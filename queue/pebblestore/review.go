@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -121,6 +122,8 @@ func (s *Store) Review(domain string, stage queue.Stage, seqs []uint64, decide f
 	if err != nil {
 		return err
 	}
+	release = sync.OnceFunc(release)
+	defer release() // whatever becomes of decide
 	r := review{store: s, stage: stage}
 	s.mu.Lock()
 	r.domain = s.use(domain)
@@ -137,7 +140,6 @@ func (s *Store) Review(domain string, stage queue.Stage, seqs []uint64, decide f
 		err = r.admit()
 	}
 	if err != nil || len(r.work) == 0 {
-		release()
 		return err
 	}
 	return r.carryOut(release)
