@@ -34,14 +34,7 @@ func (r *Reporter) tell(e *queue.Reviewed, now time.Time) queue.Decision {
 			return queue.Decision{}
 		}
 	}
-	for i := range e.Envelope.Recipients {
-		switch r := &e.Envelope.Recipients[i]; r.State {
-		case mail.Failed:
-			r.State = mail.Bounced
-		case mail.Relayed:
-			r.State = mail.Delivered
-		}
-	}
+	e.Envelope.Told()
 	return d
 }
 

@@ -108,6 +108,18 @@ func (e *Envelope) Untold() bool {
 	return open && news
 }
 
+// Told notes that there is nothing left to be told of what became of the recipients.
+func (e *Envelope) Told() {
+	for i := range e.Recipients {
+		switch r := &e.Recipients[i]; r.State {
+		case Failed:
+			r.State = Bounced
+		case Relayed:
+			r.State = Delivered
+		}
+	}
+}
+
 // Outcome is what one delivery attempt brought for one recipient.
 type Outcome struct {
 	Status OutcomeStatus

@@ -117,7 +117,7 @@ func settleOthers(env *mail.Envelope) (held bool) {
 		held = held || env.Recipients[i].State == mail.Held
 	}
 	if held {
-		told(env)
+		env.Told()
 		for i := range env.Recipients {
 			if r := &env.Recipients[i]; r.State == mail.Pending {
 				r.State = mail.Bounced
@@ -125,16 +125,4 @@ func settleOthers(env *mail.Envelope) (held bool) {
 		}
 	}
 	return held
-}
-
-// told notes that there is nothing left to be told of what became of env's recipients.
-func told(env *mail.Envelope) {
-	for i := range env.Recipients {
-		switch r := &env.Recipients[i]; r.State {
-		case mail.Failed:
-			r.State = mail.Bounced
-		case mail.Relayed:
-			r.State = mail.Delivered
-		}
-	}
 }

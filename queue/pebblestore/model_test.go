@@ -374,7 +374,7 @@ func (m *queueModel) tell(rt *rapid.T) {
 	var got []mail.ID
 	if err := m.store.Review(domain, queue.Partial, seqs, func(e *queue.Reviewed) queue.Decision {
 		got = append(got, e.Envelope.ID)
-		told(e.Envelope)
+		e.Envelope.Told()
 		return queue.Decision{Verdict: queue.Update}
 	}); err != nil {
 		rt.Fatal(err)
