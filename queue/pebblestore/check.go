@@ -132,7 +132,7 @@ func (c *checker) meta() error {
 	})
 }
 
-// entries is invariants 1 to 3 and 7, and counts for 9.
+// entries is invariants 1 to 3 and 7, and 9 seen from the entries, and counts for 8.
 func (c *checker) entries() error {
 	for _, space := range entrySpaces {
 		var at *census

@@ -4,8 +4,8 @@
 //
 // Everything that queue.Store promises. Beyond it:
 //
-//   - A message is durable when Commit returns, and a settlement when Settle returns: the
-//     write-ahead log was synced. Pebble's commit pipeline groups the syncs of all callers.
+//   - A message is durable when Commit returns, and a settlement when Settle returns, or once the Waiter of Submit or
+//     SettleTo is told: the write-ahead log was synced. Pebble's commit pipeline groups the syncs of all callers.
 //   - A message's existence is one atomic batch (its entries and its body record). The pieces
 //     of a large body are written before it without sync; the order of the log covers them. What a crash
 //     leaves of a message without that batch is swept by the next Open.

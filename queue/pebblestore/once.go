@@ -128,5 +128,6 @@ func (s *Store) deleteStamps(before time.Time) (err error) {
 			}
 		}
 	}
-	return errors.Join(commit(), b.Close())
+	err = commit()
+	return errors.Join(err, b.Close())
 }

@@ -81,7 +81,7 @@ type Store struct {
 
 	scans atomic.Int64 // iterators that leases had to make
 
-	syncing chan submitted //  in the order of the log; see awaitSyncs
+	syncing chan submitted // in the order of the log; see awaitSyncs
 	synced  chan struct{}  // closed when awaitSyncs has ended
 
 	janitor janitor
