@@ -56,10 +56,11 @@ func Read(file string) (map[string]string, error) {
 	return facts, nil
 }
 
-// Write replaces file by facts. Only its user may read it (0600). Names with a TAB or a line's end in them, of which there are
+// Write replaces file by facts, by way of file.new: what a crash leaves of that is written over by the next Write. One Write
+// of a file runs at a time. Only its user may read it (0600). Names with a TAB or a line's end in them, of which there are
 // none among domains and accounts, are left out.
 func Write(file string, facts map[string]string) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+".*")
+	f, err := os.OpenFile(file+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}

@@ -27,6 +27,15 @@ func TestNotes(t *testing.T) {
 	if got, err := Read(file); err != nil || !maps.Equal(got, map[string]string{"d": "1"}) {
 		t.Fatal(got, err)
 	}
+	if err := os.WriteFile(file+".new", []byte("what a crash left of a longer one"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(file, map[string]string{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Read(file); err != nil || len(got) != 0 {
+		t.Fatal(got, err)
+	}
 	info, err := os.Stat(file)
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Error(info.Mode(), err)
