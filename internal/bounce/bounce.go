@@ -73,6 +73,9 @@ const (
 	// milliseconds: not for the disk), and that their reports take a few MiB; and many for one sync of the disk, which is
 	// what most of the time goes into.
 	batch = 128
+	// batchOctets is how many octets of reports a batch may have before it decides about no other entry: the reports on
+	// one with a thousand recipients may have more than a MiB.
+	batchOctets = 16 << 20
 	// tick is how often the Reporter looks whether something has failed.
 	tick = time.Second
 	// sweep is how often it looks whether something has become old; what is asked of the store then is the domains'
@@ -438,9 +441,16 @@ func (w *watch) since(env *mail.Envelope) time.Time {
 // review has a batch decided about, and returns of how many something became.
 func (r *Reporter) review(domain string, stage queue.Stage, seqs []uint64, decide func(*queue.Reviewed) queue.Decision) (int, error) {
 	var after []func() // log and metrics, once it is durable
+	octets := 0
 	err := r.cfg.Store.Review(domain, stage, seqs, func(e *queue.Reviewed) queue.Decision {
+		if octets >= batchOctets { // it is left to the next round
+			return queue.Decision{}
+		}
 		kind := kindOf(stage, e.Envelope)
 		d := decide(e)
+		for i := range d.Messages {
+			octets += len(d.Messages[i].Body)
+		}
 		if d.Verdict != queue.Keep {
 			after = append(after, r.told(e, d, kind))
 		}

@@ -35,6 +35,7 @@ type world struct {
 	unknown  error             // of the policy
 	counted  map[string]int
 	woken    int
+	largest  int // octets of the reports of one batch
 	log      bytes.Buffer
 }
 
@@ -76,7 +77,15 @@ type damaged struct {
 
 func (d damaged) Review(domain string, stage queue.Stage, seqs []uint64, decide func(*queue.Reviewed) queue.Decision) error {
 	sound := slices.DeleteFunc(slices.Clone(seqs), func(seq uint64) bool { return d.w.damaged[seq] })
-	return d.Store.Review(domain, stage, sound, decide)
+	octets := 0
+	defer func() { d.w.largest = max(d.w.largest, octets) }()
+	return d.Store.Review(domain, stage, sound, func(e *queue.Reviewed) queue.Decision {
+		v := decide(e)
+		for i := range v.Messages {
+			octets += len(v.Messages[i].Body)
+		}
+		return v
+	})
 }
 
 // restart makes a Reporter that knows nothing.
@@ -497,6 +506,33 @@ func TestReportsExpire(t *testing.T) {
 	w.work()
 	if got := w.store.Totals(); got != (queue.Counts{}) || w.counted["no-sender"] != 1 {
 		t.Errorf("left: %+v, counted %v", got, w.counted)
+	}
+}
+
+// Reports that are very large are spread over several batches, and none is lost or written twice.
+func TestLargeReports(t *testing.T) {
+	w := newWorld(t)
+	const messages, each = 24, mail.MaxRecipients
+	recipients := make([]string, each)
+	for i := range recipients {
+		recipients[i] = fmt.Sprintf("%0*d", mail.MaxLocalPart, i)
+	}
+	for range messages {
+		w.put(strings.Repeat("long.", 45)+"example", "ann@elsewhere.example", recipients...)
+	}
+	w.clock.Add(6 * 24 * time.Hour)
+	w.work()
+	total, told := 0, 0
+	contents, _ := w.collect(mail.OutboundDomain, delivered)
+	for _, text := range contents {
+		total += len(text)
+		told += strings.Count(text, "Final-Recipient:")
+	}
+	if told != messages*each {
+		t.Errorf("%d recipients were told of, want %d", told, messages*each)
+	}
+	if total <= batchOctets || w.largest > batchOctets+total/messages*2 || w.largest == total {
+		t.Errorf("%d octets in all, %d in a batch", total, w.largest)
 	}
 }
 
