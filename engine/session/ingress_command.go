@@ -129,6 +129,8 @@ func (s *Ingress) bdat(row *ingressCommand, arg []byte, out *Output) bool {
 	s.chunk = ingressChunk{reading: true, last: last, size: size, left: size, refusal: refusal}
 	if s.chunk.refusal == nil {
 		row.apply(s, arg, out)
+	} else { // it is timed by itself
+		s.pace = ingressPace{since: s.now}
 	}
 	if size == 0 {
 		s.endChunk(out)
