@@ -123,7 +123,8 @@ func TestPostponedIsBounded(t *testing.T) {
 }
 
 // A smarthost that refuses this server as such gets nothing more and is told of; no report is dropped for it, and all
-// go out when that is mended. Once it has taken one, what it refuses is the recipient.
+// go out when that is mended. Once it has taken one, what it refuses is the recipient,
+// unless it speaks of relaying.
 func TestDenied(t *testing.T) {
 	reply := func(code int, enhanced smtp.EnhancedCode) error {
 		return &smtp.SMTPError{Code: code, EnhancedCode: enhanced, Message: "no"}
@@ -161,6 +162,15 @@ func TestDenied(t *testing.T) {
 			w.pass()
 			if c := w.store.Counts(mail.OutboundDomain); c.Failed != 1 || c.Messages != 0 {
 				t.Errorf("%+v", c)
+			}
+			// It may have been one for a domain of the smarthost's own.
+			s.set(func() {
+				s.rcptErr = &smtp.SMTPError{Code: 554, EnhancedCode: smtp.EnhancedCode{5, 7, 1}, Message: "Relay access denied"}
+			})
+			w.put("carol@elsewhere.example", "4\r\n", 0)
+			w.pass()
+			if c := w.store.Counts(mail.OutboundDomain); c.Failed != 1 || c.Messages != 1 {
+				t.Errorf("relaying is denied: %+v", c)
 			}
 		})
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"odmr/internal/mail"
+	"odmr/internal/trust"
 )
 
 // TLSMode says how a connection to the smarthost is protected.
@@ -202,11 +203,7 @@ func (h *Smarthost) login(client *smtp.Client) error {
 // local says whether the smarthost is this machine.
 func (h *Smarthost) local() bool {
 	host, _, err := net.SplitHostPort(h.Addr)
-	if err != nil {
-		return false
-	}
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+	return err == nil && trust.Local(host)
 }
 
 // handed is what became of a message.
@@ -282,7 +279,7 @@ func (c *connection) refused(err error, at stage) handed {
 		h.failure, h.begun = fmt.Errorf("%w: %s", errDenied, h.outcome.Reply), false
 	case reply.Code < 500 && at == stageMail:
 		h.failure = fmt.Errorf("the smarthost takes no mail now: %s", h.outcome.Reply)
-	case reply.Code >= 500 && !(at == stageRcpt && deniesRelay(reply) && !c.proven):
+	case reply.Code >= 500 && !(at == stageRcpt && (saysRelay(reply) || deniesRelay(reply) && !c.proven)):
 		h.outcome.Status = mail.OutcomeFailed
 		fallthrough
 	default:
@@ -307,6 +304,12 @@ func denied(reply *smtp.SMTPError, at stage) bool {
 // 5.7.1 there, like what is said of a single recipient, or come with no enhanced code. Then it depends on whether the smarthost has lately taken another.
 func deniesRelay(reply *smtp.SMTPError) bool {
 	return reply.EnhancedCode[1] == 7 || reply.EnhancedCode == smtp.NoEnhancedCode || reply.EnhancedCode == smtp.EnhancedCodeNotSet
+}
+
+// saysRelay says whether a reply to RCPT is about this server in so many words, as Postfix, Exim and Sendmail have them: that
+// the smarthost takes mail for its own domains proves nothing then.
+func saysRelay(reply *smtp.SMTPError) bool {
+	return strings.Contains(strings.ToLower(reply.Message), "relay")
 }
 
 // clean makes a reply one printable line of at most mail.MaxReplyKept octets.
