@@ -459,7 +459,8 @@ func (c *conn) paced(now session.Time, f *flushed) {
 	over := p.since != 0 && f.n > 0 && now-p.since >= session.Time(l.RateWindow)
 	p.taken += f.n
 	switch {
-	case over && l.LeastRate > 0 && float64(p.taken) < float64(l.LeastRate)*l.RateWindow.Seconds():
+	// Not where the last of a message is through: cut off then, it would come again and be as slow.
+	case over && c.out.bodies > 0 && l.LeastRate > 0 && float64(p.taken) < float64(l.LeastRate)*l.RateWindow.Seconds():
 		c.lp.eng.cfg.Observer.LimitHit(LimitTooSlow)
 		c.abandon(session.ReasonTooSlow)
 	case !f.blocked && !f.again || c.out.bodies == 0: // it is we who have nothing for it
