@@ -39,11 +39,9 @@ type recheckJob struct {
 
 func (j *recheckJob) run() {
 	granted, err := j.dir.Authorize(j.account, j.domains)
-	for _, d := range j.domains {
-		// A lone domain that is none of the account's may have passed for its host's name.
-		if err == nil && !slices.Contains(granted, d) {
-			err = fmt.Errorf("%w: %s", account.ErrNoAccess, d)
-		}
+	if err == nil && !slices.Equal(granted, j.domains) {
+		// A lone domain that is none of the account's has passed for its host's name.
+		err = fmt.Errorf("%w: %s", account.ErrNoAccess, j.domains[0])
 	}
 	var a *account.Account
 	if err == nil {
