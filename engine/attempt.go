@@ -8,8 +8,8 @@ import (
 	"odmr/internal/mail"
 )
 
-// attempt is one login, as lockouts see it. Its guard runs on the exchange's worker; the loop
-// reads what it left once the exchange is back.
+// attempt is one login, as lockouts see it. Its guard runs where the exchange does, on a worker or the loop; the
+// latter reads what it left once the exchange is back.
 type attempt struct {
 	locks *lockouts // nil: this client is exempt
 	addr  addressKey

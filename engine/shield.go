@@ -48,17 +48,30 @@ func (h *histories) init(known map[string]string) {
 // Histories is what the shield knows of accounts' last messages, for Config.Histories of the next life. since is what it
 // returned before: where nothing has changed, known is nil. It takes a moment, and may be called on any goroutine but a loop's.
 func (e *Engine) Histories(since uint64) (known map[string]string, changes uint64) {
-	h := &e.histories
+	all, changes := e.histories.all(since)
+	if all == nil {
+		return nil, since
+	}
+	known = make(map[string]string, len(all))
+	for account, f := range all {
+		known[account] = f.String()
+	}
+	return known, changes
+}
+
+// all returns what is known, for texts to be made of it without the lock: loops want that. What an entry refers to is never changed.
+func (h *histories) all(since uint64) (all map[string]*session.Refusals, changes uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.changes == since {
 		return nil, since
 	}
-	known = make(map[string]string, h.lru.len())
+	all = make(map[string]*session.Refusals, h.lru.len())
 	for account, entry := range h.lru.entries {
-		known[account] = entry.value.String()
+		f := entry.value
+		all[account] = &f
 	}
-	return known, h.changes
+	return all, h.changes
 }
 
 // resume tells the machine of a new session what the account's sessions before refused.
