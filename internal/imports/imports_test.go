@@ -206,11 +206,40 @@ func TestMaildir(t *testing.T) {
 	if err != nil || after.Identity != before.Identity || after.Envelope.Arrived != 1700000002e9 {
 		t.Fatalf("moved: %+v, %v", after, err)
 	}
+	if err := os.Rename(filepath.Join(dir, "cur/1700000002.b:2,F"), filepath.Join(dir, "cur/1700000002.b:2,FS")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(dir, "cur/1700000001.a:2,S"), filepath.Join(dir, "cur/1700000001.a:2,RS")); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := s.Load(1); err != nil || read(t, l) != "Subject: first\r\n\r\n" {
+		t.Errorf("with other flags: %v", err)
+	}
 	if err := after.Remove(); err != nil {
 		t.Error(err)
 	}
+	if _, err := os.Stat(filepath.Join(dir, "cur/1700000002.b:2,FS")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it was filed anew, and not removed: %v", err)
+	}
 	if _, err := s.Load(2); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("removed: %v", err)
+	}
+}
+
+// Within a second the microseconds count, as numbers: an export's names have them so, and Dovecot's and Postfix's.
+func TestMaildirOrder(t *testing.T) {
+	dir := t.TempDir()
+	want := []string{"new/1700000001.x", "cur/1700000001.M20Q06c45hvtm2dm0.one.example:2,S", "new/1700000001.M3000P7.host", "new/1700000001.Vfd01I2M100000.host", "new/1700000002.M1P7.host"}
+	for _, name := range want {
+		file(t, dir, name, "")
+	}
+	s := open(t, "maildir:"+dir)
+	var got []string
+	for i := range s.Len() {
+		got = append(got, s.Name(i))
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 
@@ -238,12 +267,26 @@ func TestMbox(t *testing.T) {
 			t.Errorf("letter %d: %q from %q to %q at %s", i+1, got, l.Envelope.ReversePath, recipients(l), at)
 		}
 	}
-	// The file is removed as a whole, and not if it was written to.
+	// The file is removed as a whole, and not if it was written to; nor is it read then.
+	l, err := s.Load(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := l.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(path, []byte(text+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.RemoveAll(); err == nil {
 		t.Error("a file that was written to was removed")
+	}
+	if _, err := s.Load(0); !errors.Is(err, ErrUnreadable) {
+		t.Errorf("a letter of a file that was written to: %v", err)
+	}
+	if _, err := io.ReadAll(content); !errors.Is(err, ErrUnreadable) {
+		t.Errorf("content of a file that was written to: %v", err)
 	}
 	s = open(t, path)
 	if err := s.RemoveAll(); err != nil {

@@ -1,8 +1,8 @@
 package imports
 
 import (
+	"cmp"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +16,9 @@ import (
 type maildir struct {
 	dir   string
 	names []string // "new/NAME", oldest first
+
+	filed  map[string]string // names in cur without flags, and with, when it was last looked at
+	looked time.Time         // cur's time then
 }
 
 func openMaildir(dir string) (*maildir, error) {
@@ -32,11 +35,7 @@ func openMaildir(dir string) (*maildir, error) {
 		}
 	}
 	slices.SortStableFunc(m.names, func(a, b string) int {
-		x, y := nameTime(a), nameTime(b)
-		if x != y {
-			return int(min(max(x-y, -1), 1))
-		}
-		return strings.Compare(a[4:], b[4:])
+		return cmp.Or(cmp.Compare(nameTime(a), nameTime(b)), cmp.Compare(nameMicro(a), nameMicro(b)), strings.Compare(a[4:], b[4:]))
 	})
 	return m, nil
 }
@@ -46,6 +45,22 @@ func nameTime(name string) int64 {
 	digits, _, _ := strings.Cut(name[4:], ".")
 	n, err := strconv.ParseInt(digits, 10, 40)
 	if err != nil || n < 0 {
+		return 0
+	}
+	return n
+}
+
+// nameMicro is the part of a second in a name, in microseconds: M and digits within the part behind the seconds; or 0.
+func nameMicro(name string) int64 {
+	_, rest, _ := strings.Cut(name[4:], ".")
+	part, _, _ := strings.Cut(rest, ".")
+	_, digits, _ := strings.Cut(part, "M")
+	end := strings.IndexFunc(digits, func(r rune) bool { return r < '0' || r > '9' })
+	if end < 0 {
+		end = len(digits)
+	}
+	n, err := strconv.ParseInt(digits[:end], 10, 40)
+	if err != nil {
 		return 0
 	}
 	return n
@@ -85,24 +100,43 @@ func (m *maildir) Load(i int) (*Letter, error) {
 		}
 		return f, nil
 	}
-	l.Remove = func() error { return remove(path) }
+	l.Remove = func() error { return remove(m.find(m.names[i])) }
 	return l, nil
 }
 
-// find is where the letter is now: a reader may have filed it since it was listed.
+// find is where the letter is now: a reader may have filed it, or changed its flags, since it was listed.
 func (m *maildir) find(name string) string {
 	path := filepath.Join(m.dir, name)
-	if _, err := os.Lstat(path); err == nil || name[:4] == "cur/" {
+	if _, err := os.Lstat(path); err == nil {
 		return path
 	}
-	moved, err := fs.Glob(os.DirFS(m.dir), "cur/"+escapeGlob(name[4:])+":*")
-	if err != nil || len(moved) != 1 {
+	id, _, _ := strings.Cut(name[4:], ":")
+	if filed := filepath.Join(m.dir, "cur", m.filed[id]); m.filed[id] != "" {
+		if _, err := os.Lstat(filed); err == nil {
+			return filed
+		}
+	}
+	m.look()
+	if m.filed[id] == "" {
 		return path
 	}
-	return filepath.Join(m.dir, moved[0])
+	return filepath.Join(m.dir, "cur", m.filed[id])
 }
 
-// escapeGlob takes the meaning from what has one in a pattern.
-func escapeGlob(name string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(name)
+// look reads cur anew, if it has changed: once for many that were filed together.
+func (m *maildir) look() {
+	cur := filepath.Join(m.dir, "cur")
+	info, err := os.Stat(cur)
+	if err != nil || info.ModTime().Equal(m.looked) {
+		return
+	}
+	files, err := os.ReadDir(cur)
+	if err != nil {
+		return
+	}
+	m.looked, m.filed = info.ModTime(), make(map[string]string, len(files))
+	for _, f := range files {
+		id, _, _ := strings.Cut(f.Name(), ":")
+		m.filed[id] = f.Name()
+	}
 }

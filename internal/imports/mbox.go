@@ -22,7 +22,7 @@ import (
 // line "From " that is no separator.
 //
 // A letter is named by its separator, and by how many like it, octet by octet, came before in the file; it arrived when the separator
-// says. The file is held open, and must not be written to meanwhile.
+// says. The file is held open. Once it is written to, nothing more is read of it: where letters are may not be known any more.
 type mbox struct {
 	path    string
 	file    *os.File
@@ -145,6 +145,9 @@ func (m *mbox) part(i int) io.Reader {
 func (m *mbox) Load(i int) (*Letter, error) {
 	l := &m.letters[i]
 	t, err := readTop(m.part(i))
+	if err == nil {
+		err = m.unchanged()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -164,9 +167,37 @@ func (m *mbox) Load(i int) (*Letter, error) {
 		if _, err := io.CopyN(io.Discard, r, t.length); err != nil {
 			return nil, err
 		}
-		return io.NopCloser(r), nil
+		return io.NopCloser(&untouched{r, m}), nil
 	}
 	return out, nil
+}
+
+// unchanged is an error once the file was written to.
+func (m *mbox) unchanged() error {
+	info, err := m.file.Stat()
+	if err == nil && (info.Size() != m.info.Size() || !info.ModTime().Equal(m.info.ModTime())) {
+		err = errors.New("the file was written to meanwhile: run it again")
+	}
+	if err != nil {
+		return unreadable("%w", err)
+	}
+	return nil
+}
+
+// untouched ends in an error if the file was written to while it was read.
+type untouched struct {
+	io.Reader
+	of *mbox
+}
+
+func (u *untouched) Read(p []byte) (int, error) {
+	n, err := u.Reader.Read(p)
+	if err == io.EOF {
+		if changed := u.of.unchanged(); changed != nil {
+			err = changed
+		}
+	}
+	return n, err
 }
 
 // Close implements Source.
