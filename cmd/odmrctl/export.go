@@ -134,6 +134,7 @@ func (x *exporter) run(domain string, s *surroundings) error {
 		return err
 	}
 	bar := newProgress(s, "exporting", total)
+	defer bar.done()
 	var failed []error
 	for _, d := range domains {
 		// A listing holds a view of the store open, and the server cuts off who dawdles over one: it is taken in whole,
@@ -155,7 +156,6 @@ func (x *exporter) run(domain string, s *surroundings) error {
 			}
 		}
 	}
-	bar.done()
 	if err := x.target.sync(); err != nil {
 		return errors.Join(append(failed, err)...)
 	}

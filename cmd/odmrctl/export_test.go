@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,6 +9,7 @@ import (
 
 	"odmr/internal/imports"
 	"odmr/internal/mail"
+	"odmr/queue"
 )
 
 // What is exported is each waiting message with its envelope, once, whether a server runs or not, and however often it is asked for.
@@ -51,6 +53,51 @@ func TestExport(t *testing.T) {
 		t.Errorf("in new: %q", files)
 	}
 }
+
+// An mbox file that somebody else writes to while an export adds to it stays as they left it.
+func TestMboxTargetWrittenMeanwhile(t *testing.T) {
+	const letter = "From s@x.example Thu Nov 20 10:00:00 2025\n\nx\n\n"
+	v := mail.Envelope{ID: 7, Domain: "one.example", Recipients: []mail.Recipient{{Address: "a@one.example"}}}
+	for name, before := range map[string]string{"was there": letter, "came meanwhile": ""} {
+		for _, add := range []bool{true, false} {
+			path := filepath.Join(t.TempDir(), "box")
+			if before != "" {
+				if err := os.WriteFile(path, []byte(before), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			m, err := openMboxTarget(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if add {
+				if err := m.write(&v, emptyBody{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.WriteFile(path, []byte(before+letter), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := m.sync(); err == nil {
+				t.Errorf("%s, adding %v: no error", name, add)
+			}
+			if err := m.close(); err != nil {
+				t.Error(err)
+			}
+			if b, err := os.ReadFile(path); err != nil || string(b) != before+letter {
+				t.Errorf("%s, adding %v: %q, %v", name, add, b, err)
+			}
+			if left := only(t, filepath.Dir(path), "*"); left != path {
+				t.Errorf("left behind: %s", left)
+			}
+		}
+	}
+}
+
+// emptyBody is a body of no octets.
+type emptyBody struct{ queue.Body }
+
+func (emptyBody) Next() (queue.Segment, error) { return queue.Segment{}, io.EOF }
 
 func only(t *testing.T, dir, pattern string) string {
 	t.Helper()

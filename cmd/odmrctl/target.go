@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"odmr/internal/admin"
@@ -97,13 +98,15 @@ func syncDir(dir string) error {
 type mboxTarget struct {
 	path  string
 	there map[doneEntry]bool
-	tmp   *os.File // nil until something is to be added
+	old   os.FileInfo // the file that was there before, or nil
+	tmp   *os.File    // nil until something is to be added
 	out   *bufio.Writer
 }
 
 func openMboxTarget(path string) (*mboxTarget, error) {
 	m := &mboxTarget{path: path, there: map[doneEntry]bool{}}
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+	var err error
+	if m.old, err = os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return m, nil
 	}
 	old, err := imports.Open("mbox:"+path, imports.Options{})
@@ -187,15 +190,42 @@ func (m *mboxTarget) sync() error {
 		if err := errors.Join(m.out.Flush(), m.tmp.Sync()); err != nil {
 			return err
 		}
-		if err := os.Rename(m.tmp.Name(), m.path); err != nil {
-			return err
-		}
+	}
+	if err := m.replace(); err != nil {
+		return err
+	}
+	if m.tmp != nil {
 		err := m.tmp.Close()
 		if m.tmp = nil; err != nil {
 			return err
 		}
 	}
 	return syncDir(filepath.Dir(m.path))
+}
+
+// replace puts the new file, if there is one, in the old one's place, unless somebody has written there meanwhile: that would be lost,
+// or what was there is there no more.
+func (m *mboxTarget) replace() error {
+	dir, err := os.Open(filepath.Dir(m.path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX); err != nil { // between two exports
+		return err
+	}
+	now, err := os.Lstat(m.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && m.old == nil:
+	case err != nil:
+		return err
+	case m.old == nil || !os.SameFile(now, m.old) || now.Size() != m.old.Size() || !now.ModTime().Equal(m.old.ModTime()):
+		return fmt.Errorf("%s was written to meanwhile: it stays as it is, and so does the queue; run it again", m.path)
+	}
+	if m.tmp == nil {
+		return nil
+	}
+	return os.Rename(m.tmp.Name(), m.path)
 }
 
 // close removes what did not become complete.
