@@ -129,6 +129,7 @@ type Reporter struct {
 	swept   time.Time
 	kept    map[string]time.Time // of Holds, for domains that have no watch yet
 	floor   time.Time            // the clock of no mail began before
+	known   bool                 // all domains with mail have a watch
 	changed bool                 // some domain's held differs from what is kept
 	woken   bool                 // a report for the outside came into being in the batch at hand
 }
@@ -154,7 +155,7 @@ func New(cfg Config) *Reporter {
 
 // keep saves when domains were on hold, if that has changed.
 func (r *Reporter) keep() {
-	if !r.changed || r.cfg.Holds == nil {
+	if !r.changed || !r.known || r.cfg.Holds == nil {
 		return
 	}
 	holds := make(map[string]time.Time)
@@ -269,7 +270,7 @@ func (r *Reporter) domains(all bool) (list []seenDomain, err error) {
 		return true
 	})
 	if err == nil && all {
-		r.kept = nil // whatever has mail has a watch now
+		r.kept, r.known = nil, true // whatever has mail has a watch now
 	}
 	for name, w := range r.watches {
 		if all && err == nil && !w.seen && r.cfg.Now().Sub(w.held) > again {

@@ -509,6 +509,22 @@ func TestReportsExpire(t *testing.T) {
 	}
 }
 
+// A Reporter that ends before it has seen the queue keeps nothing: it would say that nobody was on hold.
+func TestHoldsOfAnEarlyEnd(t *testing.T) {
+	w := newWorld(t)
+	w.put("one.example", "ann@elsewhere.example", "a")
+	w.holds.broken = errors.New("cannot be read")
+	w.restart()
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	if w.reporter.Run(over); w.holds.saves != 0 {
+		t.Errorf("kept %v", w.holds.kept)
+	}
+	if w.reporter.Pass(context.Background()); w.holds.saves != 1 || len(w.holds.kept) != 1 {
+		t.Errorf("kept %v, %d times", w.holds.kept, w.holds.saves)
+	}
+}
+
 // Reports that are very large are spread over several batches, and none is lost or written twice.
 func TestLargeReports(t *testing.T) {
 	w := newWorld(t)
