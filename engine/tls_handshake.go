@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"sync"
@@ -19,6 +20,9 @@ const (
 	maxHandshakes = 1024
 	// maxShakeInput is how many octets may wait for a handshake's goroutine.
 	maxShakeInput = 32 << 10
+	// maxClientChain is how many octets of certificates a client may show, which stay in memory as long as its session: a leaf
+	// and two CAs with RSA keys of 4,096 bits have some 6 KiB. crypto/tls takes 256 KiB, from everybody who connects.
+	maxClientChain = 16 << 10
 	// recordHeader is the length of a record's header, and recordHandshake the type of the first record
 	// that a client sends (RFC 8446 5.1).
 	recordHeader    = 5
@@ -203,6 +207,21 @@ func verifyClient(cs *tls.ConnectionState, cas *x509.CertPool) {
 	}
 }
 
+// errLongChain ends a handshake whose client shows more than maxClientChain.
+var errLongChain = errors.New("the client's certificates are too long")
+
+// checkChainSize is tls.Config's VerifyPeerCertificate. Whether the certificates are good is verifyClient's to say.
+func checkChainSize(chain [][]byte, _ [][]*x509.Certificate) error {
+	total := 0
+	for _, cert := range chain {
+		total += len(cert)
+	}
+	if total > maxClientChain {
+		return errLongChain
+	}
+	return nil
+}
+
 // handshake runs j on a goroutine of its own, which ends with it.
 func (e *Engine) handshake(c *conn, j *shakeJob) {
 	c.inflight++
@@ -323,6 +342,7 @@ func tlsConfig(cfg *TLS) *tls.Config {
 			asking = t.Clone()
 			asking.GetConfigForClient = nil
 			asking.ClientAuth, asking.ClientCAs = tls.RequestClientCert, cas
+			asking.VerifyPeerCertificate = checkChainSize
 			last.Store(asking)
 		}
 		return asking, nil

@@ -691,3 +691,25 @@ func TestTLSPeer(t *testing.T) {
 		t.Error("TLS is told of in clear")
 	}
 }
+
+// What a stranger shows for a certificate stays in memory with its session, so that there is a bound on it.
+func TestTLSLongClientChain(t *testing.T) {
+	ca := certtest.NewAuthority(t)
+	s := newServer(t, withTLS(ca), func(_ *server, c *Config) { c.TLS.ClientCAs = func() *x509.CertPool { return ca.Pool } })
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		for _, size := range []int{maxClientChain / 2, maxClientChain + 1} {
+			shown := *certtest.NewAuthority(t).Client(t, "stranger")
+			for n := len(shown.Certificate[0]); n < size; n += len(ca.Leaf.Raw) {
+				shown.Certificate = append(shown.Certificate, ca.Leaf.Raw)
+			}
+			cfg := trusting(ca)
+			cfg.MaxVersion = version
+			cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &shown, nil }
+			tc := tls.Client(s.tcp(s.secureAddr()), cfg)
+			_, err := tc.Read(make([]byte, 1)) // of the greeting
+			if taken := err == nil; taken != (size <= maxClientChain) {
+				t.Errorf("%s, %d octets of certificates: %v", tls.VersionName(version), size, err)
+			}
+		}
+	}
+}
