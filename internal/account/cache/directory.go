@@ -85,7 +85,7 @@ type Config struct {
 	TTL         time.Duration // of positive answers
 	NegativeTTL time.Duration // of negative ones, and how old a positive one may be that a refusal rests on
 	StaleTTL    time.Duration // for which positive answers serve on, behind TTL, while the Source is down
-	Entries     int           // accounts that are remembered; of domains and identities as many each, of recipients ten times as many
+	Entries     int           // accounts that are remembered; of domains and identities as many each, of recipients ten times as many, and of what there is not as many of each again
 	Timeout     time.Duration // of one question, waiting for a connection included
 	Connections int           // questions at once
 	Now         func() time.Time

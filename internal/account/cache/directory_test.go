@@ -314,8 +314,59 @@ func TestEntriesAreBounded(t *testing.T) {
 	for i := range 1000 {
 		f.unknown(fmt.Sprintf("no%d.example", i))
 	}
-	if f.accounts.lru.Len() != 100 || f.owners.lru.Len() != 100 {
+	if f.accounts.absent.Len() != 100 || f.owners.absent.Len() != 100 {
+		t.Errorf("%d accounts, %d domains", f.accounts.absent.Len(), f.owners.absent.Len())
+	}
+	for i := range 1000 {
+		f.shop.set(&account.Account{Name: fmt.Sprintf("a%d", i), Domains: []string{fmt.Sprintf("no%d.example", i)}})
+	}
+	f.Drop()
+	for i := range 1000 {
+		f.lookup(fmt.Sprintf("a%d", i), fmt.Sprintf("a%d", i))
+	}
+	if f.accounts.lru.Len() != 100 || f.owners.lru.Len() != 100 || f.accounts.absent.Len() != 0 {
 		t.Errorf("%d accounts, %d domains", f.accounts.lru.Len(), f.owners.lru.Len())
+	}
+}
+
+// Strangers who guess names must not take from customers what is remembered for an outage.
+func TestGuessesDoNotMakeCustomersForgotten(t *testing.T) {
+	f := newFixture(t, tim())
+	f.lookup("tim", "tim")
+	for i := range 1000 {
+		f.unknown(fmt.Sprintf("no%d.example", i))
+	}
+	f.asked("account tim", 1)
+	f.shop.fail(errors.New("connection refused"))
+	f.unavailable("eve")
+	f.lookup("tim", "tim")
+	if _, err := f.Owner("a.example"); err != nil {
+		t.Errorf("the owner of a domain: %v", err)
+	}
+	if domains, err := f.Authorize("tim", nil); err != nil || len(domains) != 2 {
+		t.Errorf("authorized for %v, %v", domains, err)
+	}
+	f.asked("account tim", 1)
+}
+
+// An account that comes into being, or goes, stands in one place only.
+func TestAnAnswerTakesThePlaceOfTheOther(t *testing.T) {
+	f := newFixture(t)
+	f.unknown("tim")
+	f.shop.set(tim())
+	f.clock.Add(time.Minute)
+	f.lookup("tim", "tim")
+	if f.accounts.lru.Len() != 1 || f.accounts.absent.Len() != 0 {
+		t.Errorf("%d accounts, %d that there are not", f.accounts.lru.Len(), f.accounts.absent.Len())
+	}
+	f.shop.mu.Lock()
+	clear(f.shop.accounts)
+	clear(f.shop.owners)
+	f.shop.mu.Unlock()
+	f.clock.Add(time.Minute)
+	f.unknown("tim")
+	if f.accounts.lru.Len() != 0 || f.accounts.absent.Len() != 1 {
+		t.Errorf("%d accounts, %d that there are not", f.accounts.lru.Len(), f.accounts.absent.Len())
 	}
 }
 

@@ -25,7 +25,10 @@ type shelf[V any] struct {
 	d    *Directory
 	kind string
 	mu   sync.Mutex
-	lru  *simplelru.LRU[string, entry[V]]
+	lru  *simplelru.LRU[string, entry[V]] // positive answers
+	// absent are the negative ones. They have room of their own: whoever asks for names that there are not must not make those
+	// forgotten that there are, on which customers rely while the Source is down.
+	absent *simplelru.LRU[string, entry[V]]
 	// kept, if there is one, is told of every answer, and of the one before it.
 	kept func(key string, before, now V)
 	// size, if there is one, is what an answer takes of room: those longest unused make way for more than that.
@@ -35,20 +38,27 @@ type shelf[V any] struct {
 
 func newShelf[V any](d *Directory, kind string) *shelf[V] {
 	s := &shelf[V]{d: d, kind: kind}
-	lru, err := simplelru.NewLRU(max(d.cfg.Entries, 1), func(_ string, e entry[V]) {
+	var err, err2 error
+	s.lru, err = simplelru.NewLRU(max(d.cfg.Entries, 1), func(_ string, e entry[V]) {
 		if s.size != nil {
 			s.used -= s.size(e.value)
 		}
 	})
-	if err != nil {
+	s.absent, err2 = simplelru.NewLRU[string, entry[V]](max(d.cfg.Entries, 1), nil)
+	if err := errors.Join(err, err2); err != nil {
 		panic(err) // of a size below 1
 	}
-	s.lru = lru
 	return s
 }
 
-// add keeps an entry, and makes room for it. The lock is held.
+// add keeps an entry in place of the one before, and makes room for it. The lock is held.
 func (s *shelf[V]) add(key string, e entry[V]) {
+	if !e.found {
+		s.lru.Remove(key)
+		s.absent.Add(key, e)
+		return
+	}
+	s.absent.Remove(key)
 	if s.size == nil {
 		s.lru.Add(key, e)
 		return
@@ -64,7 +74,10 @@ func (s *shelf[V]) add(key string, e entry[V]) {
 func (s *shelf[V]) get(key string) (entry[V], bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.lru.Get(key)
+	if e, ok := s.lru.Get(key); ok {
+		return e, true
+	}
+	return s.absent.Get(key)
 }
 
 // put keeps an answer to a question that was asked in that generation.
@@ -85,6 +98,7 @@ func (s *shelf[V]) remove(key string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lru.Remove(key)
+	s.absent.Remove(key)
 }
 
 // expire makes an answer one that serves only while the Source is down. One that is already, it leaves alone: else doubts
@@ -103,6 +117,7 @@ func (s *shelf[V]) purge() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lru.Purge()
+	s.absent.Purge()
 }
 
 // ask answers from memory what is no older than it may be (positive answers: age), else asks the Source with fetch, once for all
