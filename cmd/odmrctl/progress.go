@@ -3,11 +3,9 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
-	"golang.org/x/term"
 )
 
 // progressEach is how often a line tells of progress where there is no terminal.
@@ -26,7 +24,7 @@ type progress struct {
 
 func newProgress(s *surroundings, what string, total int64) *progress {
 	p := &progress{what: what, stderr: s.stderr, now: s.now, total: total, told: s.now()}
-	if f, ok := s.stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if onTerminal(s.stderr) {
 		p.bar = progressbar.NewOptions64(max(total, 1), progressbar.OptionSetDescription(what), progressbar.OptionSetWriter(s.stderr),
 			progressbar.OptionShowCount(), progressbar.OptionClearOnFinish())
 	}

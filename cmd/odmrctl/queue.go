@@ -18,8 +18,6 @@ import (
 	"time"
 	"unicode"
 
-	"golang.org/x/term"
-
 	"odmr/codec"
 	"odmr/internal/account"
 	"odmr/internal/admin"
@@ -130,13 +128,16 @@ func ownerOf(info fs.FileInfo) (uid int, ok bool) {
 	return int(st.Uid), true
 }
 
-// withQueue runs fn on the queue, with buffered output.
+// withQueue runs fn on the queue, with buffered output that does not move a terminal.
 func (c *cli) withQueue(s *surroundings, fn func(q queue.Admin, out *bufio.Writer) error) error {
 	q, done, err := c.openQueue(s)
 	if err != nil {
 		return err
 	}
 	out := bufio.NewWriter(s.stdout)
+	if onTerminal(s.stdout) {
+		out = bufio.NewWriter(&harmless{out: s.stdout})
+	}
 	return errors.Join(fn(q, out), out.Flush(), done())
 }
 
@@ -458,8 +459,7 @@ func (a *queueCheck) Run(c *cli, s *surroundings) error {
 
 // progressOn shows progress on a terminal; elsewhere nobody would see it.
 func progressOn(w io.Writer) func(done, total int64) {
-	f, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	if !onTerminal(w) {
 		return nil
 	}
 	return func(done, total int64) {
@@ -467,7 +467,7 @@ func progressOn(w io.Writer) func(done, total int64) {
 		if done >= total {
 			end = "\n"
 		}
-		fmt.Fprintf(f, "\r%d of about %d looked at%s", done, total, end)
+		fmt.Fprintf(w, "\r%d of about %d looked at%s", done, total, end)
 	}
 }
 
