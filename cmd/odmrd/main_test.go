@@ -500,7 +500,14 @@ func TestStartFailures(t *testing.T) {
 			}
 			return nil
 		}, `--accounts: .*accounts:1:`},
-		"data is taken":  {func(*daemon) []string { return []string{"--data=" + filepath.Join(running.dir, "data")} }, `--data: .*in use`},
+		"data is taken": {func(*daemon) []string { return []string{"--data=" + filepath.Join(running.dir, "data")} }, `--data: .*in use`},
+		"data is open": {func(d *daemon) []string {
+			data := filepath.Join(d.dir, "open")
+			if err := errors.Join(os.Mkdir(data, 0o700), os.Chmod(data, 0o1777)); err != nil {
+				t.Error(err)
+			}
+			return []string{"--data=" + data}
+		}, `--data: everybody on this machine may write into .*open`},
 		"data is a file": {func(d *daemon) []string { return []string{"--data=" + d.accounts} }, `--data: .*not a directory`},
 		"port is taken": {func(*daemon) []string { return []string{"--smtp-listen=" + running.lines.SMTP[0]} },
 			`smtp.*address already in use: something listens there already`},

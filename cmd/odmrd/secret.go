@@ -29,12 +29,26 @@ func authSecret(dir string) ([]byte, error) {
 	}
 	secret = make([]byte, account.SecretSize)
 	rand.Read(secret)
-	// Under another name first: a crash leaves no half of it.
-	if err := os.WriteFile(path+".new", secret, 0o600); err != nil {
-		return nil, err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := writeSecret(path, secret); err != nil {
 		return nil, err
 	}
 	return secret, nil
+}
+
+// writeSecret writes it under another name first, that nobody can have laid a file or a link under: a crash leaves no half of it.
+func writeSecret(path string, secret []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+secretFile+".*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	_, err = f.Write(secret)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
 }

@@ -126,7 +126,10 @@ func (s *server) openStore() error {
 	if err != nil {
 		return fmt.Errorf("--data: %w", err)
 	}
-	if info.Mode().Perm()&0o077 != 0 {
+	switch open := info.Mode().Perm(); {
+	case open&0o002 != 0: // they could lay a queue of theirs there, or a control socket that odmrctl trusts
+		return fmt.Errorf("--data: everybody on this machine may write into %s (mode %v): chmod 700 it, and look whose files are in it", s.cfg.Data, open)
+	case open&0o077 != 0:
 		s.log.Warn().Str("data", s.cfg.Data).Stringer("mode", info.Mode().Perm()).Msg("others than the server may look into the data directory: chmod 700")
 	}
 	begun := time.Now()
