@@ -226,16 +226,7 @@ func (c *checker) entry(space byte, domain string, seq uint64, v []byte) {
 	}
 }
 
-func (c *checker) has(key []byte) (bool, error) {
-	_, closer, err := c.snap.Get(key)
-	if errors.Is(err, pebble.ErrNotFound) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	return true, closer.Close()
-}
+func (c *checker) has(key []byte) (bool, error) { return has(c.snap, key) }
 
 // bodies is invariants 4 and 5, seen from the body record.
 func (c *checker) bodies() error {

@@ -1,7 +1,6 @@
 package pebblestore
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -101,14 +100,7 @@ func (s *Store) markAll() error {
 
 // markOf says whether there is a mark that names the entry at domain and seq.
 func markOf(r pebble.Reader, domain string, seq uint64) (bool, error) {
-	_, closer, err := r.Get(appendEntryKey(nil, spaceUntold, domain, seq))
-	if errors.Is(err, pebble.ErrNotFound) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	return true, closer.Close()
+	return has(r, appendEntryKey(nil, spaceUntold, domain, seq))
 }
 
 // settleOthers makes the end of an entry that of its recipients that are not held, and says whether there are such.

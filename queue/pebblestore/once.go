@@ -49,14 +49,11 @@ func appendStampKey(dst []byte, m *queue.Stamp) []byte {
 
 func (s *Store) stamped(m *queue.Stamp) (bool, error) {
 	var room [stampKeyLen]byte
-	_, closer, err := s.db.Get(appendStampKey(room[:0], m))
-	if errors.Is(err, pebble.ErrNotFound) {
-		return false, nil
-	}
+	there, err := has(s.db, appendStampKey(room[:0], m))
 	if err != nil {
-		return false, fmt.Errorf("pebblestore: stamp: %w", err)
+		err = fmt.Errorf("pebblestore: stamp: %w", err)
 	}
-	return true, closer.Close()
+	return there, err
 }
 
 func (s *Store) anyStamped(stamps []queue.Stamp) (bool, error) {

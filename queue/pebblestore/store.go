@@ -441,15 +441,23 @@ func (s *Store) hasEntry(r pebble.Reader, domain string, seq uint64) (bool, erro
 	key := make([]byte, 0, len(domain)+10)
 	for _, space := range entrySpaces {
 		key = appendEntryKey(key[:0], space, domain, seq)
-		_, closer, err := r.Get(key)
-		if err == nil {
-			return true, closer.Close()
-		}
-		if !errors.Is(err, pebble.ErrNotFound) {
-			return false, err
+		if there, err := has(r, key); there || err != nil {
+			return there, err
 		}
 	}
 	return false, nil
+}
+
+// has says whether key is there.
+func has(r pebble.Reader, key []byte) (bool, error) {
+	_, closer, err := r.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, closer.Close()
 }
 
 // apply puts b in the log and makes it visible. What follows must wait with settled.
