@@ -70,22 +70,14 @@ func (x *exim) Load(i int) (*Letter, error) {
 	if err := x.unlocked(i); err != nil {
 		return nil, err
 	}
-	f, info, err := openFile(x.path(i, "-H"))
+	h, err := x.head(i)
 	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if info.Size() > maxHead {
-		return nil, unreadable("its envelope is larger than %d octets", maxHead)
-	}
-	h := eximHead{in: bufio.NewReader(io.LimitReader(f, maxHead)), served: map[string]bool{}}
-	if err := h.read(filepath.Base(x.ids[i])); err != nil {
 		return nil, err
 	}
 	if h.frozen && !x.hold {
 		return nil, unreadable("it is frozen (--hold takes it)")
 	}
-	if err := x.journal(i, &h); err != nil {
+	if err := x.journal(i, h); err != nil {
 		return nil, err
 	}
 	h.env.Recipients = slices.DeleteFunc(dedupe(h.env.Recipients), func(r mail.Recipient) bool { return h.served[foldDomain(r.Address)] })
@@ -94,7 +86,7 @@ func (x *exim) Load(i int) (*Letter, error) {
 	}
 	id := filepath.Base(x.ids[i])
 	l := &Letter{Envelope: h.env, Sender: true, Body: true, Identity: fmt.Sprintf("exim %s %d", id, h.env.Arrived)}
-	l.Open = func() (io.ReadCloser, error) { return x.content(i, h.fields) }
+	l.Open = func() (io.ReadCloser, error) { return x.content(i) }
 	l.Remove = func() error {
 		for _, part := range []string{"-H", "-D", "-J"} { // without -H there is no message
 			if err := remove(x.path(i, part)); err != nil {
@@ -104,6 +96,20 @@ func (x *exim) Load(i int) (*Letter, error) {
 		return nil
 	}
 	return l, nil
+}
+
+// head reads a file -H.
+func (x *exim) head(i int) (*eximHead, error) {
+	f, info, err := openFile(x.path(i, "-H"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info.Size() > maxHead {
+		return nil, unreadable("its envelope is larger than %d octets", maxHead)
+	}
+	h := &eximHead{in: bufio.NewReader(io.LimitReader(f, maxHead)), served: map[string]bool{}}
+	return h, h.read(filepath.Base(x.ids[i]))
 }
 
 // unlocked asks the lock that a delivery has on the first line of ID-D.
@@ -149,8 +155,12 @@ func foldDomain(address string) string {
 	return address[:at+1] + strings.ToLower(address[at+1:])
 }
 
-// content is the header of ID-H, an empty line, and ID-D without its first line.
-func (x *exim) content(i int, fields []byte) (io.ReadCloser, error) {
+// content is the header of ID-H, an empty line, and ID-D without its first line. The header is read again: many letters are kept at a time.
+func (x *exim) content(i int) (io.ReadCloser, error) {
+	h, err := x.head(i)
+	if err != nil {
+		return nil, err
+	}
 	f, _, err := openFile(x.path(i, "-D"))
 	if err != nil {
 		return nil, err
@@ -162,7 +172,7 @@ func (x *exim) content(i int, fields []byte) (io.ReadCloser, error) {
 	return struct {
 		io.Reader
 		io.Closer
-	}{io.MultiReader(bytes.NewReader(fields), strings.NewReader("\n"), f), f}, nil
+	}{io.MultiReader(bytes.NewReader(h.fields), strings.NewReader("\n"), f), f}, nil
 }
 
 // eximHead is a file ID-H.

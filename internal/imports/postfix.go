@@ -81,12 +81,12 @@ func (p *postfix) list(name string, depth int) error {
 
 // arrival looks at a file's first records for its time, so that mail comes in in the order in which it came there.
 func (p *postfix) arrival(name string) int64 {
-	f, _, err := openFile(filepath.Join(p.dir, name))
+	f, info, err := openFile(filepath.Join(p.dir, name))
 	if err != nil {
 		return 0 // Load says what is wrong with it
 	}
 	defer f.Close()
-	r := newRecords(f)
+	r := newRecords(f, info.Size())
 	for range 8 {
 		kind, data, err := r.next()
 		if err != nil {
@@ -140,13 +140,14 @@ func (p *postfix) Load(i int) (*Letter, error) {
 	if p.reportDue(filepath.Base(path)) {
 		return nil, unreadable("Postfix was stopped before it told the sender of those whom it could not deliver to (bounce/%s): let it run for a moment", filepath.Base(path))
 	}
-	e := postfixEnvelope{records: newRecords(f)}
+	e := postfixEnvelope{records: newRecords(f, info.Size())}
 	if err := e.read(); err != nil {
 		return nil, err
 	}
 	l := &Letter{Envelope: e.env, Sender: true, Body: true, Identity: fmt.Sprintf("postfix %s %d", filepath.Base(path), e.env.Arrived)}
 	l.Envelope.Recipients = dedupe(l.Envelope.Recipients)
-	l.Open = func() (io.ReadCloser, error) { return openPostfixContent(path, e.content) }
+	content := e.content // and nothing else of e is kept
+	l.Open = func() (io.ReadCloser, error) { return openPostfixContent(path, content) }
 	l.Remove = func() error { return p.remove(p.files[i].name) }
 	return l, nil
 }
@@ -355,11 +356,11 @@ type postfixContent struct {
 }
 
 func openPostfixContent(path string, offset int64) (io.ReadCloser, error) {
-	f, _, err := openFile(path)
+	f, info, err := openFile(path)
 	if err != nil {
 		return nil, err
 	}
-	c := &postfixContent{records: newRecords(f), file: f}
+	c := &postfixContent{records: newRecords(f, info.Size()), file: f}
 	if err := c.seek(offset); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}

@@ -50,11 +50,13 @@ type records struct {
 	in    *bufio.Reader
 	at    int64
 	jumps int
+	left  int64 // octets that may still be read: none is needed twice
 	data  []byte
 }
 
-func newRecords(src io.ReadSeeker) *records {
-	return &records{src: src, in: bufio.NewReaderSize(src, 16<<10)}
+// newRecords reads a queue file of size octets.
+func newRecords(src io.ReadSeeker, size int64) *records {
+	return &records{src: src, in: bufio.NewReaderSize(src, 16<<10), left: size}
 }
 
 // next returns the next record that means something; its data is valid until the one after. The end of the file within the sequence is an error.
@@ -76,6 +78,7 @@ func (r *records) next() (kind byte, data []byte, err error) {
 }
 
 func (r *records) read() (kind byte, err error) {
+	began := r.at
 	kind, err = r.octet()
 	if err != nil {
 		return 0, err
@@ -105,6 +108,9 @@ func (r *records) read() (kind byte, err error) {
 	r.at += int64(n)
 	if err != nil {
 		return 0, r.broken(err)
+	}
+	if r.left -= r.at - began; r.left < 0 {
+		return 0, unreadable("pointers that lead in circles")
 	}
 	return kind, nil
 }
