@@ -79,7 +79,7 @@ func TestPaceIsOfContentOnly(t *testing.T) {
 		"a late dot":        {"MAIL FROM:<>\r\nRCPT TO:<a@x.example>\r\nDATA\r\n", "x", "\r\n.\r\n", "NOOP\r\n"},
 		"a late last chunk": {"MAIL FROM:<>\r\nRCPT TO:<a@x.example>\r\nBDAT 2 LAST\r\n", "x", "y", "NOOP\r\n"},
 		"a slow disk":       {"MAIL FROM:<>\r\nRCPT TO:<a@x.example>\r\nBDAT 1 LAST\r\nxMAIL FROM:<>\r\nRCPT TO:<a@x.example>\r\nDATA\r\n", "x", "y", "z"},
-		"a refused chunk":   {"BDAT 1 LAST\r\nx", "NOOP\r\n"},
+		"a refused chunk":   {"BDAT 2 LAST\r\nx", "y", "NOOP\r\n"},
 	} {
 		s := NewIngress(&cfg, IngressPeer{Trusted: true})
 		var out Output
