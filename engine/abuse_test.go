@@ -346,7 +346,7 @@ func TestHangingDirectoryHoldsUpNobodyElse(t *testing.T) {
 	var slow, hung door
 	hung.close()
 	s := newServer(t, withAccount("tim", "example.org"), func(s *server, c *Config) {
-		s.dir.blocking = true
+		s.dir.blocking.Store(true)
 		c.Authenticator = &costlyLogins{s.dir, &slow, &hung}
 	})
 	var waiting []*peer

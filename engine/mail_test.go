@@ -313,7 +313,7 @@ func TestCustomersDoNotMix(t *testing.T) {
 
 // A directory that has to be asked elsewhere is asked by workers.
 func TestBlockingDirectory(t *testing.T) {
-	s := newServer(t, withAccount("a", "a.example"), func(s *server, _ *Config) { s.dir.blocking = true })
+	s := newServer(t, withAccount("a", "a.example"), func(s *server, _ *Config) { s.dir.blocking.Store(true) })
 	mx := s.feed(SMTP)
 	mx.ask("MAIL FROM:<x@y.example>", "250")
 	mx.ask("RCPT TO:<u@b.example>", "550 5.1.2")

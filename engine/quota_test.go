@@ -50,7 +50,8 @@ func TestQuota(t *testing.T) {
 				withPolicy("c", account.Policy{QuotaMessages: account.Unlimited, QuotaBytes: account.Unlimited}),
 				withPolicy("d", account.Policy{QuotaMessages: 1}),
 				func(s *server, c *Config) {
-					s.dir.blocking, c.Quota = blocking, Quota{Messages: 2, Bytes: 10_000, Code: code}
+					s.dir.blocking.Store(blocking)
+					c.Quota = Quota{Messages: 2, Bytes: 10_000, Code: code}
 				})
 			p := s.mx()
 			p.give("", "x@a.example", "one", "250 ")

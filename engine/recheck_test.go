@@ -56,7 +56,7 @@ func TestDomainMovesWhileASessionWaits(t *testing.T) {
 			"ATRN":  {ATRNWait: mail.MaxATRNWait},
 		} {
 			s := newServer(t, withAccount("a", "a.example"), collecting(c))
-			s.dir.blocking = blocking
+			s.dir.blocking.Store(blocking)
 			before := s.waits(c)
 			s.dir.take("a", "b")
 			s.hold("a.example", "for the new one\r\n")
@@ -159,7 +159,7 @@ func TestBusySessionMayNotGoOn(t *testing.T) {
 		for _, blocking := range []bool{false, true} {
 			for _, offer := range [][]string{nil, {"PIPELINING", "CHUNKING"}} {
 				s := newServer(t, withAccount("a", "a.example", "other.example"))
-				s.dir.blocking = blocking
+				s.dir.blocking.Store(blocking)
 				s.hold("a.example", "first\r\n")
 				for i := range n {
 					s.hold("a.example", body(i))
@@ -189,7 +189,7 @@ func TestBusySessionMayNotGoOn(t *testing.T) {
 func TestBusySessionOutlastsTheDirectory(t *testing.T) {
 	for _, blocking := range []bool{false, true} {
 		s := newServer(t, withAccount("a", "a.example", "down.example"))
-		s.dir.blocking = blocking
+		s.dir.blocking.Store(blocking)
 		for i := range 5 {
 			s.hold("a.example", fmt.Sprintf("%d\r\n", i))
 		}

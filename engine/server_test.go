@@ -268,11 +268,11 @@ type testDirectory struct {
 	accounts map[string][]string
 	policies map[string]account.Policy
 	listed   []string
-	blocking bool
+	blocking atomic.Bool
 	machine  func(*conn) session.Session
 }
 
-func (d *testDirectory) NonBlocking() bool { return !d.blocking }
+func (d *testDirectory) NonBlocking() bool { return !d.blocking.Load() }
 
 func (d *testDirectory) Collectable(domain string) (bool, error) {
 	d.mu.Lock()
