@@ -251,22 +251,34 @@ func (m Memory) String() string {
 	return fmt.Sprintf("RSS %d MiB, peak %d MiB", m.RSS>>20, m.Peak>>20)
 }
 
-// Memory reads VmRSS and VmHWM.
+// Memory reads odmrd's.
 func (s *Server) Memory() Memory {
 	s.t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
+	m, err := memoryOf(s.cmd.Process.Pid)
 	if err != nil {
 		s.t.Fatal(err)
+	}
+	return m
+}
+
+// memoryOf reads VmRSS and VmHWM of a process that runs. The rusage of one that has ended would not do: Linux counts in
+// it what the parent had when it started the process.
+func memoryOf(pid int) (Memory, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return Memory{}, err
 	}
 	field := func(name string) int64 {
 		m := regexp.MustCompile(`(?m)^` + name + `:\s+(\d+) kB$`).FindSubmatch(b)
 		if m == nil {
-			s.t.Fatalf("no %s in /proc/PID/status", name)
+			err = fmt.Errorf("no %s in /proc/PID/status", name)
+			return 0
 		}
 		kb, _ := strconv.ParseInt(string(m[1]), 10, 64)
 		return kb << 10
 	}
-	return Memory{RSS: field("VmRSS"), Peak: field("VmHWM")}
+	m := Memory{RSS: field("VmRSS"), Peak: field("VmHWM")}
+	return m, err
 }
 
 // Descriptors counts odmrd's open files.
