@@ -132,10 +132,3 @@ func (i *Import) Close() error {
 	}
 	return err
 }
-
-// Abort ends the import at once. Letters that were not answered may have come in or not.
-func (i *Import) Abort() {
-	i.cancel()
-	i.pipe.CloseWithError(context.Canceled)
-	i.end.Wait()
-}
