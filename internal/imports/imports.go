@@ -3,8 +3,9 @@
 //
 // A Source lists what there is, oldest first, and loads one letter at a time: its envelope, and its content as a stream with lines that
 // end in CRLF. What a letter's envelope is made of is said at each source. Sources were written by others, so that nothing in
-// them is believed: every length has a limit, symbolic links, pipes and devices are passed over (O_NOFOLLOW, O_NONBLOCK), and what cannot be
-// read is an error that names the letter and concerns no other. Nothing is changed or removed but by Remove.
+// them is believed: every length has a limit, symbolic links, pipes and devices are passed over (O_NOFOLLOW, O_NONBLOCK; no link
+// within a Maildir, which is its customer's to write into, leads out of it), and what cannot be read is an error that names the
+// letter and concerns no other. Nothing is changed or removed but by Remove.
 //
 // A Source belongs to one goroutine. Memory: some 100 octets for each letter of a source, and one letter's envelope.
 //
@@ -155,7 +156,21 @@ func detect(path string) (string, error) {
 
 // openFile opens a regular file for reading, without following a symbolic link and without waiting for anybody (a FIFO would).
 func openFile(path string) (*os.File, os.FileInfo, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	return regular(os.OpenFile(path, openFlags, 0))
+}
+
+const openFlags = os.O_RDONLY | syscall.O_NOFOLLOW | syscall.O_NONBLOCK | syscall.O_CLOEXEC
+
+// openIn is openFile in a directory that a customer may write into: no link on the way leads out of it.
+func openIn(root *os.Root, name string) (*os.File, os.FileInfo, error) {
+	if info, err := root.Lstat(name); err == nil && info.Mode()&fs.ModeSymlink != 0 { // a Root follows those that stay within
+		return nil, nil, unreadable("it is a symbolic link")
+	}
+	return regular(root.OpenFile(name, openFlags, 0))
+}
+
+// regular is what was opened, if it is a regular file.
+func regular(f *os.File, err error) (*os.File, os.FileInfo, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, err
 	}
@@ -176,9 +191,12 @@ func openFile(path string) (*os.File, os.FileInfo, error) {
 }
 
 // remove removes a file. It is not synced: a letter that comes back is found to be here, and removed again.
-func remove(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+func remove(path string) error { return removed(os.Remove(path)) }
+
+// removed is the error of removing a file that may have gone before.
+func removed(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return nil
+	return err
 }

@@ -226,6 +226,41 @@ func TestMaildir(t *testing.T) {
 	}
 }
 
+// A customer may make a directory of its own Maildir a link to somebody else's: neither is read there nor removed.
+func TestMaildirLeadsNowhereElse(t *testing.T) {
+	theirs, own := t.TempDir(), t.TempDir()
+	letter := file(t, theirs, "cur/1700000001.a:2,S", "Return-Path: <s@x.example>\nDelivered-To: a@b.example\n\nnot yours\n")
+	file(t, own, "cur/1700000001.a:2,S", "Return-Path: <s@x.example>\nDelivered-To: a@b.example\n\nyours\n")
+	file(t, own, "new/1700000002.b", "Return-Path: <s@x.example>\nDelivered-To: a@b.example\n\nyours\n")
+	s := open(t, "maildir:"+own)
+	l, err := s.Load(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(own, "cur"), filepath.Join(own, "before")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(theirs, "cur"), filepath.Join(own, "cur")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Load(0); err == nil {
+		t.Error("a letter of somebody else's was loaded")
+	}
+	if content, err := l.Open(); err == nil {
+		t.Error("a letter of somebody else's was opened")
+		content.Close()
+	}
+	if err := l.Remove(); err == nil {
+		t.Error("it is said that a letter was removed that is not there")
+	}
+	if _, err := os.Stat(letter); err != nil {
+		t.Errorf("somebody else's letter: %v", err)
+	}
+	if s, err := Open("maildir:"+own, Options{}); err == nil {
+		t.Errorf("a Maildir with a link in place of cur was opened, with %d letters", s.Len())
+	}
+}
+
 // Within a second the microseconds count, as numbers: an export's names have them so, and Dovecot's and Postfix's.
 func TestMaildirOrder(t *testing.T) {
 	dir := t.TempDir()

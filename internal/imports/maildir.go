@@ -2,9 +2,10 @@ package imports
 
 import (
 	"cmp"
+	"errors"
 	"io"
+	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,7 +15,7 @@ import (
 // maildir reads the letters in new and cur; those in tmp are not whole. A letter arrived when its name says (the seconds in front), or
 // when its file was written. It is named by its file's name without the flags behind the colon, so that it may be read and filed meanwhile.
 type maildir struct {
-	dir   string
+	root  *os.Root // its owner may make new and cur links to somebody else's
 	names []string // "new/NAME", oldest first
 
 	filed  map[string]string // names in cur without flags, and with, when it was last looked at
@@ -22,11 +23,15 @@ type maildir struct {
 }
 
 func openMaildir(dir string) (*maildir, error) {
-	m := &maildir{dir: dir}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	m := &maildir{root: root}
 	for _, sub := range []string{"new", "cur"} {
-		files, err := os.ReadDir(filepath.Join(dir, sub))
+		files, err := fs.ReadDir(root.FS(), sub)
 		if err != nil {
-			return nil, err
+			return nil, errors.Join(err, root.Close())
 		}
 		for _, f := range files {
 			if f.Name()[0] != '.' && !f.IsDir() { // "readers skip names that begin with a dot"
@@ -69,11 +74,11 @@ func nameMicro(name string) int64 {
 func (m *maildir) Len() int          { return len(m.names) }
 func (m *maildir) Name(i int) string { return m.names[i] }
 func (m *maildir) RemoveAll() error  { return nil }
-func (m *maildir) Close() error      { return nil }
+func (m *maildir) Close() error      { return m.root.Close() }
 
 func (m *maildir) Load(i int) (*Letter, error) {
-	path := m.find(m.names[i])
-	f, info, err := openFile(path)
+	name := m.find(m.names[i])
+	f, info, err := openIn(m.root, name)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +96,7 @@ func (m *maildir) Load(i int) (*Letter, error) {
 	}
 	l.Envelope.Recipients = dedupe(l.Envelope.Recipients)
 	l.Open = func() (io.ReadCloser, error) {
-		f, _, err := openFile(path)
+		f, _, err := openIn(m.root, name)
 		if err != nil {
 			return nil, err
 		}
@@ -100,37 +105,35 @@ func (m *maildir) Load(i int) (*Letter, error) {
 		}
 		return f, nil
 	}
-	l.Remove = func() error { return remove(m.find(m.names[i])) }
+	l.Remove = func() error { return removed(m.root.Remove(m.find(m.names[i]))) }
 	return l, nil
 }
 
 // find is where the letter is now: a reader may have filed it, or changed its flags, since it was listed.
 func (m *maildir) find(name string) string {
-	path := filepath.Join(m.dir, name)
-	if _, err := os.Lstat(path); err == nil {
-		return path
+	if _, err := m.root.Lstat(name); err == nil {
+		return name
 	}
 	id, _, _ := strings.Cut(name[4:], ":")
-	if filed := filepath.Join(m.dir, "cur", m.filed[id]); m.filed[id] != "" {
-		if _, err := os.Lstat(filed); err == nil {
-			return filed
+	if filed := m.filed[id]; filed != "" {
+		if _, err := m.root.Lstat("cur/" + filed); err == nil {
+			return "cur/" + filed
 		}
 	}
 	m.look()
 	if m.filed[id] == "" {
-		return path
+		return name
 	}
-	return filepath.Join(m.dir, "cur", m.filed[id])
+	return "cur/" + m.filed[id]
 }
 
 // look reads cur anew, if it has changed: once for many that were filed together.
 func (m *maildir) look() {
-	cur := filepath.Join(m.dir, "cur")
-	info, err := os.Stat(cur)
+	info, err := m.root.Stat("cur")
 	if err != nil || info.ModTime().Equal(m.looked) {
 		return
 	}
-	files, err := os.ReadDir(cur)
+	files, err := fs.ReadDir(m.root.FS(), "cur")
 	if err != nil {
 		return
 	}
