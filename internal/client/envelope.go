@@ -146,10 +146,10 @@ func parseNotify(s string) (mail.Notify, bool) {
 	return n, n&mail.NotifyNever == 0 || n == mail.NotifyNever
 }
 
-// mailCommand writes MAIL for env with the parameters that exts has room for.
-func mailCommand(env *mail.Envelope, exts map[string]string) string {
+// MailArgument is what stands behind MAIL for env, with the parameters of the extensions in exts (by their EHLO keywords).
+func MailArgument(env *mail.Envelope, exts map[string]string) string {
 	var b strings.Builder
-	b.WriteString("MAIL FROM:<" + env.ReversePath + ">")
+	b.WriteString("FROM:<" + env.ReversePath + ">")
 	has := func(k string) bool { _, ok := exts[k]; return ok }
 	if has("SIZE") && env.Size > 0 {
 		b.WriteString(" SIZE=" + strconv.FormatInt(env.Size, 10))
@@ -174,9 +174,9 @@ func mailCommand(env *mail.Envelope, exts map[string]string) string {
 	return b.String()
 }
 
-// rcptCommand writes RCPT for r with the parameters that exts has room for.
-func rcptCommand(r *mail.Recipient, exts map[string]string) string {
-	s := "RCPT TO:<" + r.Address + ">"
+// RcptArgument is what stands behind RCPT for r, likewise.
+func RcptArgument(r *mail.Recipient, exts map[string]string) string {
+	s := "TO:<" + r.Address + ">"
 	if _, ok := exts["DSN"]; !ok {
 		return s
 	}

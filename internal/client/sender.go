@@ -174,7 +174,7 @@ func (s *Sender) Send(m *Message) (*Receipt, error) {
 func (s *Sender) envelope(env *mail.Envelope, rec *Receipt) (accepted int, err error) {
 	_, pipelining := s.exts["PIPELINING"]
 	pipelining = pipelining && !s.opts.LockStep
-	if err := s.writeLine(mailCommand(env, s.exts)); err != nil {
+	if err := s.writeLine("MAIL " + MailArgument(env, s.exts)); err != nil {
 		return 0, err
 	}
 	if !pipelining {
@@ -183,7 +183,7 @@ func (s *Sender) envelope(env *mail.Envelope, rec *Receipt) (accepted int, err e
 		}
 	}
 	for i := range env.Recipients {
-		if err := s.writeLine(rcptCommand(&env.Recipients[i], s.exts)); err != nil {
+		if err := s.writeLine("RCPT " + RcptArgument(&env.Recipients[i], s.exts)); err != nil {
 			return 0, err
 		}
 		if pipelining {

@@ -39,25 +39,9 @@ func Fields(v *mail.Envelope) string { return client.EnvelopeFields(v) + Paramet
 // Parameters are the fields that only an import understands.
 func Parameters(v *mail.Envelope) string {
 	var b strings.Builder
-	b.WriteString(fieldMail + "FROM:<" + v.ReversePath + ">")
-	if v.Body == mail.Body8BitMIME {
-		b.WriteString(" BODY=8BITMIME")
-	}
-	if v.SMTPUTF8 {
-		b.WriteString(" SMTPUTF8")
-	}
-	switch v.Ret {
-	case mail.ReturnFull:
-		b.WriteString(" RET=FULL")
-	case mail.ReturnHeaders:
-		b.WriteString(" RET=HDRS")
-	}
-	if v.EnvID != "" {
-		b.WriteString(" ENVID=" + v.EnvID)
-	}
-	b.WriteByte('\n')
+	b.WriteString(fieldMail + client.MailArgument(v, allButSize) + "\n")
 	for i := range v.Recipients {
-		b.WriteString(fieldRcpt + rcptField(&v.Recipients[i]) + "\n")
+		b.WriteString(fieldRcpt + client.RcptArgument(&v.Recipients[i], allButSize) + "\n")
 	}
 	b.WriteString(fieldArrived + time.Unix(0, v.Arrived).UTC().Format(time.RFC3339Nano) + "\n")
 	if v.Client != "" {
@@ -76,27 +60,8 @@ func Parameters(v *mail.Envelope) string {
 	return b.String()
 }
 
-func rcptField(r *mail.Recipient) string {
-	s := "TO:<" + r.Address + ">"
-	var words []string
-	for _, w := range notifyWords {
-		if r.Notify&w.bit != 0 {
-			words = append(words, w.name)
-		}
-	}
-	if len(words) > 0 {
-		s += " NOTIFY=" + strings.Join(words, ",")
-	}
-	if r.ORcpt != "" {
-		s += " ORCPT=" + r.ORcpt
-	}
-	return s
-}
-
-var notifyWords = []struct {
-	bit  mail.Notify
-	name string
-}{{mail.NotifyNever, "NEVER"}, {mail.NotifySuccess, "SUCCESS"}, {mail.NotifyFailure, "FAILURE"}, {mail.NotifyDelay, "DELAY"}}
+// allButSize are the extensions whose parameters the fields have. SIZE is the content's own.
+var allButSize = map[string]string{"8BITMIME": "", "SMTPUTF8": "", "DSN": ""}
 
 type stateFlag struct {
 	name string
