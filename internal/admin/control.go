@@ -155,8 +155,8 @@ func Control(q queue.Admin, intake *Intake) http.Handler {
 	mux.HandleFunc("POST /queue/messages/{id}/release", func(w http.ResponseWriter, r *http.Request) { decide(w, r, q.Release) })
 	mux.HandleFunc("POST /queue/messages/{id}/bounce", func(w http.ResponseWriter, r *http.Request) { decide(w, r, q.Bounce) })
 	mux.HandleFunc("POST /queue/check", c.check)
-	mux.HandleFunc("POST /import/ask", intake.ask)
-	mux.HandleFunc("POST /import", intake.take)
+	mux.HandleFunc("POST /import/ask", func(w http.ResponseWriter, r *http.Request) { intake.serve(w, r, intake.ask) })
+	mux.HandleFunc("POST /import", func(w http.ResponseWriter, r *http.Request) { intake.serve(w, r, intake.take) })
 	return mux
 }
 

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
@@ -10,8 +11,10 @@ import (
 	"hash"
 	"io"
 	"net/http"
+	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"odmr/codec"
 	"odmr/internal/mail"
@@ -26,6 +29,11 @@ const (
 	maxImports = 2
 	// importWindow is how many letters of one import may wait for the disk: few syncs for many, and at most a chunk of memory each.
 	importWindow = 32
+	// importStall is how long a client may send nothing, within an import or a question: one that was stopped must not keep others out. It can
+	// begin again.
+	importStall = 10 * time.Minute
+	// importRest is how long what a client still sends is read after its request has failed, so that it comes to read why.
+	importRest = 5 * time.Second
 )
 
 // Asked is a recipient that Gate decides about.
@@ -65,6 +73,8 @@ type Intake struct {
 
 	running sync.Mutex // guards imports
 	imports int
+
+	stall time.Duration // a test's importStall; 0: that
 }
 
 // Kinds of frames.
@@ -95,17 +105,48 @@ func (t *Intake) enter() error {
 	return nil
 }
 
-// begin prepares an answer that is written while the request is read. Unless there is an error leave must be called.
-func (t *Intake) begin(w http.ResponseWriter) (*answer, error) {
+// serve has do read a request and answer it meanwhile.
+func (t *Intake) serve(w http.ResponseWriter, r *http.Request, do func(io.Reader, *answer) error) {
 	a := newAnswer(w)
 	if err := t.enter(); err != nil {
-		return a, err
+		a.end(err)
+		return
 	}
-	err := http.NewResponseController(w).EnableFullDuplex()
-	if err != nil {
-		t.leave()
+	defer t.leave()
+	control := http.NewResponseController(w)
+	if err := control.EnableFullDuplex(); err != nil {
+		a.end(err)
+		return
 	}
-	return a, err
+	stall := cmp.Or(t.stall, importStall)
+	err := do(&steady{in: r.Body, control: control, stall: stall}, a)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("%w: nothing came for %v", errRequest, stall)
+	}
+	a.end(err)
+	if err == nil {
+		return
+	}
+	a.flush()
+	_ = control.SetReadDeadline(time.Now().Add(importRest))
+	_, _ = io.Copy(io.Discard, r.Body)
+	// Left to net/http the end of the body would be found too late, and the connection would end in a panic instead of with the answer: Go issue 68560.
+	r.Body.Close()
+}
+
+// steady reads a request that must not stand still.
+type steady struct {
+	in      io.Reader
+	control *http.ResponseController
+	stall   time.Duration
+}
+
+// Read implements io.Reader.
+func (s *steady) Read(p []byte) (int, error) {
+	if err := s.control.SetReadDeadline(time.Now().Add(s.stall)); err != nil {
+		return 0, err
+	}
+	return s.in.Read(p)
 }
 
 func (t *Intake) leave() {
@@ -115,32 +156,24 @@ func (t *Intake) leave() {
 }
 
 // ask answers what would become of letters.
-func (t *Intake) ask(w http.ResponseWriter, r *http.Request) {
-	a, err := t.begin(w)
-	if err != nil {
-		a.end(err)
-		return
-	}
-	defer t.leave()
-	lines := bufio.NewScanner(r.Body)
+func (t *Intake) ask(in io.Reader, a *answer) error {
+	lines := bufio.NewScanner(in)
 	lines.Buffer(make([]byte, 0, 64<<10), maxLetter)
 	for n := 0; lines.Scan(); n++ {
 		in, err := readLetter(lines.Bytes())
 		if err != nil {
-			a.end(fmt.Errorf("%w: letter %d: %w", errRequest, n, err))
-			return
+			return fmt.Errorf("%w: letter %d: %w", errRequest, n, err)
 		}
 		p, err := t.plan(in)
 		if err != nil {
-			a.end(err)
-			return
+			return err
 		}
 		p.answer.N = n
 		if !a.send(line{Answer: &p.answer}) {
-			return
+			return a.err
 		}
 	}
-	a.end(lines.Err())
+	return lines.Err()
 }
 
 func readLetter(text []byte) (*arrival, error) {
@@ -205,14 +238,8 @@ func (p *plan) refuse(reason string) {
 }
 
 // take brings letters in.
-func (t *Intake) take(w http.ResponseWriter, r *http.Request) {
-	a, err := t.begin(w)
-	if err != nil {
-		a.end(err)
-		return
-	}
-	defer t.leave()
-	i := &importing{intake: t, in: bufio.NewReaderSize(r.Body, maxPiece+frameHead), out: a, answers: make(chan *brought, importWindow)}
+func (t *Intake) take(in io.Reader, a *answer) (err error) {
+	i := &importing{intake: t, in: bufio.NewReaderSize(in, maxPiece+frameHead), out: a, answers: make(chan *brought, importWindow)}
 	i.slots = make(chan struct{}, importWindow)
 	var answering sync.WaitGroup
 	answering.Go(i.answer)
@@ -224,7 +251,7 @@ func (t *Intake) take(w http.ResponseWriter, r *http.Request) {
 	if errors.Is(err, io.EOF) {
 		err = i.failed
 	}
-	a.end(err)
+	return err
 }
 
 // importing is one import. Letters are read by one goroutine and answered by another.

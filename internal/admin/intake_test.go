@@ -45,13 +45,19 @@ func (d *door) Imported(envelopes []mail.Envelope) {
 // taking is running with an intake behind door.
 func taking(t *testing.T) (*pebblestore.Store, *Client, *door) {
 	t.Helper()
+	return takingAt(t, new(Intake))
+}
+
+func takingAt(t *testing.T, intake *Intake) (*pebblestore.Store, *Client, *door) {
+	t.Helper()
 	dir := shortDir(t)
 	store, err := pebblestore.Open(QueueDir(dir), pebblestore.Options{Now: time.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := new(door)
-	s, err := ServeControl(dir, store, &Intake{Store: store, Gate: d})
+	intake.Store, intake.Gate = store, d
+	s, err := ServeControl(dir, store, intake)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,6 +220,25 @@ func TestIntakeMany(t *testing.T) {
 	wg.Wait()
 	if n := letters - letters/10; count["taken"] != n || count["here"] != n || store.Counts("one.example").Messages != int64(n) {
 		t.Errorf("answers %v, %d messages, want %d", count, store.Counts("one.example").Messages, n)
+	}
+}
+
+// Clients that were stopped do not keep others out for ever.
+func TestIntakeStandsStill(t *testing.T) {
+	_, client, _ := takingAt(t, &Intake{stall: 20 * time.Millisecond})
+	for n := range 2 * maxImports {
+		in, stopped := io.Pipe()
+		if n%2 == 1 {
+			go stopped.Write([]byte{frameLetter, 0, 0})
+		}
+		err := client.receive(t.Context(), in, func(*Answer) {})
+		if !errors.Is(err, errRequest) || !strings.Contains(err.Error(), "nothing came for 20ms") {
+			t.Error(err)
+		}
+		in.CloseWithError(ErrEnded)
+	}
+	if _, err := client.Ask(t.Context(), []Letter{*letterFor("x\r\n", "a@one.example")}); err != nil {
+		t.Error(err)
 	}
 }
 
