@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -39,12 +40,16 @@ func TestReadErrors(t *testing.T) {
 
 	var on atomic.Bool
 	var injected atomic.Int64
+	var mu sync.Mutex // guards rng: the store's own goroutine reads, too
 	rng := testRand(1)
 	faulty := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if !on.Load() || op.Kind != errorfs.OpFileReadAt {
 			return nil
 		}
-		if injected.Add(1); rng.IntN(4) > 0 { // reads come from one goroutine here
+		injected.Add(1)
+		mu.Lock()
+		defer mu.Unlock()
+		if rng.IntN(4) > 0 {
 			return nil
 		}
 		return errorfs.ErrInjected
