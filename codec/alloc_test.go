@@ -36,6 +36,7 @@ func TestNoAllocations(t *testing.T) {
 		"ParseMail": func() {
 			for _, in := range mails {
 				p, _ := ParseMail(in, &params)
+				params.Mail()
 				params.Get("SIZE")
 				p.NonASCII()
 			}
@@ -43,6 +44,7 @@ func TestNoAllocations(t *testing.T) {
 		"ParseRcpt": func() {
 			for _, in := range rcpts {
 				_, _ = ParseRcpt(in, &params)
+				params.Rcpt()
 				params.Get("ORCPT")
 			}
 		},

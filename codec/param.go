@@ -40,6 +40,53 @@ func (p *Params) Get(key string) (Param, bool) {
 	return Param{}, false
 }
 
+// MailValues are the parameters of MAIL that are known here. EnvID aliases the command line.
+type MailValues struct {
+	Size     int64 // octets (RFC 1870); 0 where nothing was said
+	EightBit bool  // BODY=8BITMIME (RFC 6152)
+	SMTPUTF8 bool  // RFC 6531
+	Ret      RetValue
+	EnvID    []byte // xtext (RFC 3461 4.4); nil where nothing was said
+}
+
+// Mail reads the parameters that ParseMail has judged.
+func (p *Params) Mail() (v MailValues) {
+	for i := range p.list[:p.n] {
+		switch p := &p.list[i]; {
+		case p.Is("SIZE"):
+			v.Size, _ = ParseSize(p.Value)
+		case p.Is("BODY"):
+			v.EightBit, _ = ParseBody(p.Value)
+		case p.Is("SMTPUTF8"):
+			v.SMTPUTF8 = true
+		case p.Is("RET"):
+			v.Ret, _ = ParseRet(p.Value)
+		case p.Is("ENVID"):
+			v.EnvID = p.Value
+		}
+	}
+	return v
+}
+
+// RcptValues are the parameters of RCPT that are known here. Orcpt aliases the command line.
+type RcptValues struct {
+	Notify NotifyBits // 0 where nothing was said
+	Orcpt  []byte     // as written (RFC 3461 4.2); nil where nothing was said
+}
+
+// Rcpt reads the parameters that ParseRcpt has judged.
+func (p *Params) Rcpt() (v RcptValues) {
+	for i := range p.list[:p.n] {
+		switch p := &p.list[i]; {
+		case p.Is("NOTIFY"):
+			v.Notify, _ = ParseNotify(p.Value)
+		case p.Is("ORCPT"):
+			v.Orcpt = p.Value
+		}
+	}
+	return v
+}
+
 // parse reads the parameters behind a path; check judges the values. The first fault in the line counts.
 func (p *Params) parse(b []byte, check func(Param) *SyntaxError) error {
 	for {
@@ -181,15 +228,24 @@ func ParseBody(v []byte) (eight bool, err error) {
 	return false, ErrBody
 }
 
-// ParseRet reads a RET value (RFC 3461 4.3): full is true for FULL, false for HDRS. The error is ErrRet.
-func ParseRet(v []byte) (full bool, err error) {
+// RetValue is a RET value; the numbers are those of mail.Return.
+type RetValue uint8
+
+const (
+	RetUnset RetValue = iota
+	RetFull
+	RetHeaders
+)
+
+// ParseRet reads a RET value (RFC 3461 4.3). The error is ErrRet.
+func ParseRet(v []byte) (RetValue, error) {
 	switch {
 	case isFold(v, "FULL"):
-		return true, nil
+		return RetFull, nil
 	case isFold(v, "HDRS"):
-		return false, nil
+		return RetHeaders, nil
 	}
-	return false, ErrRet
+	return RetUnset, ErrRet
 }
 
 // NotifyBits is a NOTIFY value; the bits are those of mail.Notify.

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"math"
 	"math/big"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -39,14 +40,40 @@ func TestParseBodyRet(t *testing.T) {
 			t.Errorf("ParseBody(%q) = %v, %v", in, eight, err)
 		}
 	}
-	for in, want := range map[string]string{"FULL": "f", "full": "f", "HDRS": "h", "hdrs": "h", "": "x", "HDR": "x"} {
-		full, err := ParseRet([]byte(in))
-		got := map[error]string{nil: "h", ErrRet: "x"}[err]
-		if full {
-			got = "f"
+	for in, want := range map[string]RetValue{"FULL": RetFull, "full": RetFull, "HDRS": RetHeaders, "hdrs": RetHeaders, "": RetUnset, "HDR": RetUnset} {
+		if got, err := ParseRet([]byte(in)); got != want || (err == nil) != (want != RetUnset) {
+			t.Errorf("ParseRet(%q) = %d, %v, want %d", in, got, err, want)
 		}
-		if got != want {
-			t.Errorf("ParseRet(%q) = %v, %v", in, full, err)
+	}
+	// The order is the contract with package mail.
+	if RetUnset != 0 || RetFull != 1 || RetHeaders != 2 {
+		t.Error("the values have moved")
+	}
+}
+
+func TestParamValues(t *testing.T) {
+	var params Params
+	for in, want := range map[string]MailValues{
+		"FROM:<a@b.example>": {},
+		"FROM:<a@b.example> size=12 body=8bitmime smtputf8 ret=hdrs envid=QQ+2B": {Size: 12, EightBit: true, SMTPUTF8: true, Ret: RetHeaders, EnvID: []byte("QQ+2B")},
+		"FROM:<a@b.example> BODY=7BIT RET=FULL AUTH=<> X-OTHER=1":                {Ret: RetFull},
+	} {
+		if _, err := ParseMail([]byte(in), &params); err != nil {
+			t.Errorf("ParseMail(%q): %v", in, err)
+		}
+		if got := params.Mail(); !reflect.DeepEqual(got, want) {
+			t.Errorf("%q has %+v, want %+v", in, got, want)
+		}
+	}
+	for in, want := range map[string]RcptValues{
+		"TO:<a@b.example>": {},
+		"TO:<a@b.example> orcpt=rfc822;A@b.example notify=success,DELAY": {NotifySuccess | NotifyDelay, []byte("rfc822;A@b.example")},
+	} {
+		if _, err := ParseRcpt([]byte(in), &params); err != nil {
+			t.Errorf("ParseRcpt(%q): %v", in, err)
+		}
+		if got := params.Rcpt(); !reflect.DeepEqual(got, want) {
+			t.Errorf("%q has %+v, want %+v", in, got, want)
 		}
 	}
 }

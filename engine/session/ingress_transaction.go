@@ -172,25 +172,12 @@ func applyMail(s *Ingress, _ []byte, out *Output) {
 	tx := s.spare
 	s.tx, s.spare = tx, nil
 	tx.sender = tx.keep(tx.path.Addr)
-	for i := range tx.params.Len() {
-		switch p := tx.params.At(i); {
-		case p.Is("SIZE"):
-			tx.declared, _ = codec.ParseSize(p.Value)
-		case p.Is("BODY"):
-			if eight, _ := codec.ParseBody(p.Value); eight {
-				tx.body = mail.Body8BitMIME
-			}
-		case p.Is("SMTPUTF8"):
-			tx.utf8 = true
-		case p.Is("RET"):
-			tx.ret = mail.ReturnHeaders
-			if full, _ := codec.ParseRet(p.Value); full {
-				tx.ret = mail.ReturnFull
-			}
-		case p.Is("ENVID"):
-			tx.envID = tx.keep(p.Value)
-		}
+	said := tx.params.Mail()
+	tx.declared, tx.utf8, tx.ret = said.Size, said.SMTPUTF8, mail.Return(said.Ret)
+	if said.EightBit {
+		tx.body = mail.Body8BitMIME
 	}
+	tx.envID = tx.keep(said.EnvID)
 	tx.forgetLine()
 	s.wait = ingressWaitBegin
 	out.Acts = append(out.Acts, Action{Kind: ActBegin, Ticket: s.nextTicket(), Size: tx.declared})
@@ -260,13 +247,8 @@ func applyRcpt(s *Ingress, _ []byte, out *Output) {
 		domain = tx.keep([]byte(s.cfg.Hostname))
 		rcpt.address.to = domain.to
 	}
-	if p, ok := tx.params.Get("NOTIFY"); ok {
-		bits, _ := codec.ParseNotify(p.Value)
-		rcpt.notify = mail.Notify(bits)
-	}
-	if p, ok := tx.params.Get("ORCPT"); ok {
-		rcpt.orcpt = tx.keep(p.Value)
-	}
+	said := tx.params.Rcpt()
+	rcpt.notify, rcpt.orcpt = mail.Notify(said.Notify), tx.keep(said.Orcpt)
 	tx.forgetLine()
 
 	asked := tx.intern(domain)

@@ -153,22 +153,10 @@ func parseMail(v *mail.Envelope, text string) bool {
 		return false
 	}
 	v.ReversePath = string(path.Addr)
-	for i := range params.Len() {
-		switch p := params.At(i); {
-		case p.Is("BODY"):
-			if eight, _ := codec.ParseBody(p.Value); eight {
-				v.Body = mail.Body8BitMIME
-			}
-		case p.Is("SMTPUTF8"):
-			v.SMTPUTF8 = true
-		case p.Is("RET"):
-			v.Ret = mail.ReturnHeaders
-			if full, _ := codec.ParseRet(p.Value); full {
-				v.Ret = mail.ReturnFull
-			}
-		case p.Is("ENVID"):
-			v.EnvID = string(p.Value)
-		}
+	said := params.Mail()
+	v.SMTPUTF8, v.Ret, v.EnvID = said.SMTPUTF8, mail.Return(said.Ret), string(said.EnvID)
+	if said.EightBit {
+		v.Body = mail.Body8BitMIME
 	}
 	return true
 }
@@ -181,15 +169,8 @@ func parseParameter(v *mail.Envelope, name, text string) bool {
 		if err != nil || len(v.Recipients) == maxRecipients {
 			return false
 		}
-		r := mail.Recipient{Address: string(path.Addr)}
-		if p, ok := params.Get("NOTIFY"); ok {
-			bits, _ := codec.ParseNotify(p.Value)
-			r.Notify = mail.Notify(bits)
-		}
-		if p, ok := params.Get("ORCPT"); ok {
-			r.ORcpt = string(p.Value)
-		}
-		v.Recipients = append(v.Recipients, r)
+		said := params.Rcpt()
+		v.Recipients = append(v.Recipients, mail.Recipient{Address: string(path.Addr), Notify: mail.Notify(said.Notify), ORcpt: string(said.Orcpt)})
 	case fieldArrived:
 		at, err := time.Parse(time.RFC3339Nano, text)
 		if err != nil {
