@@ -103,8 +103,9 @@ var impure = []string{"context", "crypto/rand", "crypto/tls", "io/fs", "io/iouti
 	"net", "os", "os/exec", "os/signal", "path/filepath", "runtime", "sync", "sync/atomic", "syscall", "testing", "unsafe"}
 
 // clockRooms may read the clock; everywhere else time is an argument. cmd and engine by
-// design; bench measures; certificates are for a time; client and demo stand outside the server, on the other end of its sockets.
-var clockRooms = []string{"engine", "cmd", "bench", "internal/client", "internal/demo", "internal/certtest"}
+// design; bench measures; certificates are for a time; admin has deadlines on its sockets, which are times of day;
+// client and demo stand outside the server, on the other end of its sockets.
+var clockRooms = []string{"engine", "cmd", "bench", "internal/admin", "internal/client", "internal/demo", "internal/certtest"}
 
 // clockCalls read the clock.
 var clockCalls = []string{"Now", "Since", "Until"}
