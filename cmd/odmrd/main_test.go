@@ -341,6 +341,29 @@ func TestServesAndStopsAndHoldsMailOverARestart(t *testing.T) {
 	}
 }
 
+// TestAdminHosts: the operator's pages are there under the server's own names and no other.
+func TestAdminHosts(t *testing.T) {
+	d := prepare(t).start("--hostname=mail.isp.example", "--admin-listen=localhost:0", "--admin-hosts=scrape.isp.example,odmr-1")
+	for host, want := range map[string]int{
+		"": 200, "localhost": 200, "mail.isp.example": 200, "scrape.isp.example": 200, "odmr-1": 200, "isp.example": 421, "rebound.example": 421,
+	} {
+		r, err := http.NewRequest(http.MethodGet, "http://"+d.lines.Admin[0]+"/metrics", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host = host
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("asked as %q: %s, want %d", host, resp.Status, want)
+		}
+	}
+	d.stop()
+}
+
 func TestListeningLineInConsoleFormat(t *testing.T) {
 	d := prepare(t)
 	d.spawn("--log-format=console", "--log-level=error")

@@ -84,7 +84,7 @@ func (s *server) start() error {
 	if err := s.openCertificates(); err != nil {
 		return s.asUser(err)
 	}
-	handler := admin.Handler(admin.Options{Version: version, Metrics: s.metrics.Handler(), Ready: &s.ready})
+	handler := admin.Handler(admin.Options{Version: version, Metrics: s.metrics.Handler(), Ready: &s.ready, Hosts: adminHosts(s.cfg)})
 	s.admin = admin.Serve(handler, s.adminSockets...)
 	if err := s.openStore(); err != nil {
 		return s.asUser(err)

@@ -130,6 +130,20 @@ func (s *server) openAdmin(handed []*net.TCPListener, addrs []config.Listen) err
 	return nil
 }
 
+// adminHosts are the names by which the HTTP server is asked. None of them is one that a stranger could have mean our address.
+func adminHosts(c *config.Config) []string {
+	names := []string{c.Hostname}
+	for _, addr := range c.AdminListen {
+		if name := addr.Name(); name != "" {
+			names = append(names, name)
+		}
+	}
+	for _, host := range c.AdminHosts {
+		names = append(names, string(host))
+	}
+	return names
+}
+
 // closeSockets closes what nobody serves; what somebody does is closed already.
 func (s *server) closeSockets() {
 	for _, l := range s.sockets {

@@ -1,8 +1,8 @@
 // Package admin is how an operator looks into a running server and handles its queue.
 //
 // There are two doors. The HTTP server (Handler) on --admin-listen is for looking only:
-// /metrics, /healthz, /readyz, /debug/pprof; it asks for no password and must never be able to
-// change or show mail. The control socket (Control), a unix socket in the data directory that only
+// /metrics, /healthz, /readyz, /debug/pprof; it asks for no password, only (visitor.go) that it is no web page that asks, and must
+// never be able to change or show mail. The control socket (Control), a unix socket in the data directory that only
 // the server's own user can open, carries queue.Admin over HTTP and JSON; Client is its other end
 // and is itself a queue.Admin, so that a command works alike on a running server and on an opened store.
 //
@@ -19,13 +19,22 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"net/http/pprof"
 	"sync"
 	"time"
 )
 
-// headerTimeout bounds how long a client may take to send a request's header.
-const headerTimeout = 10 * time.Second
+const (
+	// headerTimeout bounds how long a client may take to send a request's header.
+	headerTimeout = 10 * time.Second
+	// idleTimeout is how long a connection is kept for the next request: longer than monitors usually wait between two.
+	idleTimeout = 2 * time.Minute
+	// writeTimeout bounds how long an answer for looking may take; package pprof adds what a profile takes.
+	writeTimeout = time.Minute
+	// readTimeout bounds how long a request for looking may take: net/http also ends what is being served then, so that it is longer than a profile.
+	readTimeout = maxProfile + 30*time.Second
+	// maxHeader is the most octets of a request's header, about.
+	maxHeader = 64 << 10
+)
 
 // Conditions are the reasons for which a server is not ready. They are safe for concurrent use.
 type Conditions struct {
@@ -62,6 +71,7 @@ type Options struct {
 	Version string
 	Metrics http.Handler
 	Ready   *Conditions
+	Hosts   []string // names that the server is asked for by, besides localhost and any address; others get 421
 }
 
 // Handler serves the pages for looking.
@@ -73,17 +83,12 @@ func Handler(o Options) http.Handler {
 		io.WriteString(w, "ok\n")
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { ready(w, o.Ready.Reasons()) })
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("POST /debug/pprof/symbol", pprof.Symbol) // as go tool pprof asks
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	profiles{busy: make(chan struct{}, 1)}.handle(mux)
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		fmt.Fprintf(w, indexPage, html.EscapeString(o.Version))
 	})
-	return mux
+	return newHosts(o.Hosts).guarded(mux)
 }
 
 const indexPage = `<!DOCTYPE html>
@@ -119,9 +124,24 @@ type Server struct {
 	serving   sync.WaitGroup
 }
 
-// Serve serves handler on listeners, and owns them, until Shutdown.
+// Serve serves handler, which is for looking, on listeners, and owns them, until Shutdown. A whole request may take readTimeout, and
+// there are at most maxConnections, as with ServeControl.
 func Serve(handler http.Handler, listeners ...net.Listener) *Server {
-	s := &Server{http: http.Server{Handler: handler, ReadHeaderTimeout: headerTimeout}, listeners: listeners}
+	s := newServer(handler, listeners)
+	s.http.ReadTimeout, s.http.WriteTimeout = readTimeout, writeTimeout
+	return s.serve()
+}
+
+// newServer makes a server whose requests may take for ever.
+func newServer(handler http.Handler, listeners []net.Listener) *Server {
+	crowd := newCrowd(maxConnections)
+	return &Server{listeners: listeners, http: http.Server{
+		Handler: crowd.counted(handler), ConnState: crowd.changed, ConnContext: withConn,
+		ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+	}}
+}
+
+func (s *Server) serve() *Server {
 	for _, l := range s.listeners {
 		s.serving.Go(func() { s.http.Serve(l) }) // its error is always that of Shutdown
 	}

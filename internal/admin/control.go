@@ -129,7 +129,7 @@ func ServeControl(data string, q queue.Admin, intake *Intake) (*Server, error) {
 		l.Close()
 		return nil, err
 	}
-	return Serve(Control(q, intake), l), nil
+	return newServer(Control(q, intake), []net.Listener{l}).serve(), nil
 }
 
 // Control carries q over HTTP. Answers are lines of JSON:

@@ -60,6 +60,7 @@ type Config struct {
 	SMTPListen  []Listen `group:"listen" name:"smtp-listen" default:"127.0.0.1:2525" placeholder:"ADDR" help:"Addresses for MTAs that hand in mail over SMTP. Local by default because mail is taken without a password."`
 	LMTPListen  []Listen `group:"listen" name:"lmtp-listen" default:"127.0.0.1:2424" placeholder:"ADDR" help:"Addresses for MTAs that hand in mail over LMTP, with a reply per recipient. Local by default for the same reason."`
 	AdminListen []Listen `group:"listen" default:"127.0.0.1:8366" placeholder:"ADDR" help:"Addresses of the HTTP server with /metrics, /healthz, /readyz and /debug/pprof. It asks for no password, so keep it local."`
+	AdminHosts  []Host   `group:"listen" placeholder:"NAME" help:"Names by which that server is asked, besides addresses, localhost, --hostname and the names in --admin-listen. Under any other name it answers 421: else a web page could read it through the browser of somebody who may reach it."`
 
 	TLSCert             []string      `group:"tls" name:"tls-cert" placeholder:"FILE" help:"Certificate chains in PEM, the server's own first. Given together with as many --tls-key; clients get the one whose names fit what they ask for (SNI), else the first. With one, STARTTLS is offered on every listener. Read again on SIGHUP and when the files change; a broken pair keeps the old one in use."`
 	TLSKey              []string      `group:"tls" name:"tls-key" placeholder:"FILE" help:"Private keys in PEM, in the order of --tls-cert."`

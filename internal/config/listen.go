@@ -35,6 +35,31 @@ func (l Listen) String() string { return string(l) }
 // Any reports whether the port is left to the system.
 func (l Listen) Any() bool { return strings.HasSuffix(string(l), ":0") }
 
+// Name is the host, unless it is an address or empty.
+func (l Listen) Name() string {
+	host, _, _ := net.SplitHostPort(string(l))
+	if _, err := netip.ParseAddr(host); err == nil {
+		return ""
+	}
+	return host
+}
+
+// Host is a host name.
+type Host string
+
+var errHost = errors.New("not a host name: write it without a port")
+
+// UnmarshalText checks the form.
+func (h *Host) UnmarshalText(text []byte) error {
+	if !isHostname(string(text)) {
+		return errHost
+	}
+	*h = Host(text)
+	return nil
+}
+
+func (h Host) String() string { return string(h) }
+
 // isHostname reports whether s is a host name: dot-separated labels of letters, digits and
 // inner hyphens (RFC 1123 2.1), the last of which is not a number, so that 300.1.2.3 is none.
 func isHostname(s string) bool {
