@@ -160,9 +160,22 @@ func (a *queueDomains) Run(c *cli, s *surroundings) error {
 // messageForm says what JSON output holds, for help texts.
 const messageForm = "an object with id, domain, arrived, size, sender, recipients (address, state, reply) and the rest of the envelope"
 
+// limit is how many messages are listed; 0 means all.
+type limit int64
+
+// UnmarshalText reads the text form.
+func (l *limit) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseInt(string(text), 10, 64)
+	if err != nil || n < 0 {
+		return errors.New("not a number of messages: 0 or more")
+	}
+	*l = limit(n)
+	return nil
+}
+
 type queueList struct {
 	Domain string `placeholder:"DOMAIN" help:"Only this domain's messages."`
-	Limit  int64  `placeholder:"N" help:"Stop after so many; 0 lists all."`
+	Limit  limit  `placeholder:"N" help:"Stop after so many; 0 lists all."`
 	JSON   bool   `name:"json" help:"Write JSON, a line for each message: ${message_form}."`
 }
 
@@ -188,7 +201,7 @@ func (a *queueList) list(c *cli, s *surroundings, domain string) error {
 			} else {
 				ok = writeEntry(out, &e, now) == nil
 			}
-			return ok && count != a.Limit
+			return ok && count != int64(a.Limit)
 		})
 		if err == nil && !a.JSON {
 			fmt.Fprintf(out, "%s, %s\n", plural(count, "message"), sizeText(octets))
@@ -198,7 +211,7 @@ func (a *queueList) list(c *cli, s *surroundings, domain string) error {
 }
 
 type queueOutbound struct {
-	Limit int64 `placeholder:"N" help:"Stop after so many; 0 lists all."`
+	Limit limit `placeholder:"N" help:"Stop after so many; 0 lists all."`
 	JSON  bool  `name:"json" help:"Write JSON, a line for each message: ${message_form}."`
 }
 

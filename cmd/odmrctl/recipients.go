@@ -33,7 +33,7 @@ func (f *recipientFlags) apply(a *account.Account) error {
 	}
 	list, err := readRecipients(*f.Recipients, domains)
 	if err != nil {
-		return err
+		return fmt.Errorf("--recipients: %w", err)
 	}
 	a.Recipients = list
 	return nil

@@ -26,7 +26,7 @@ func (s *server) openCertificates() error {
 	}
 	var err error
 	if s.certs, err = certs.Open(files); err != nil {
-		return fmt.Errorf("certificates: %w", err)
+		return fmt.Errorf("--tls-cert, --tls-key, --tls-client-ca: %w", err)
 	}
 	s.metrics.ShowCertificates(s.certs.Ends)
 	s.certificatesRead(nil)

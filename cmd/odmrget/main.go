@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"strings"
@@ -20,10 +21,11 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"odmr/codec"
 	"odmr/internal/client"
-	"odmr/internal/config"
 	"odmr/internal/mail"
 	"odmr/internal/trust"
+	"odmr/internal/units"
 )
 
 // Exit statuses: those of sysexits.h that mail programs use, and 2 for a wrong command line.
@@ -54,8 +56,8 @@ type flags struct {
 	Domain         []string         `placeholder:"NAME" help:"Ask for this domain's mail only; may be repeated. Without it: all domains of the account."`
 	Maildir        string           `placeholder:"DIR" required:"" help:"Where to deliver; made if missing."`
 	Name           string           `placeholder:"HOST" help:"What to call ourselves in EHLO and in our greeting; default: the host name."`
-	Timeout        time.Duration    `default:"10m" help:"How long the server may be silent, or not take what we say; 0 waits for ever."`
-	MaxMessageSize config.Size      `default:"0" placeholder:"SIZE" help:"Largest message to accept, such as 50MiB; larger ones are refused for good. 0: any."`
+	Timeout        patience         `default:"10m" help:"How long the server may be silent, or not take what we say; 0 waits for ever."`
+	MaxMessageSize units.Size       `default:"0" placeholder:"SIZE" help:"Largest message to accept, such as 50MiB; larger ones are refused for good. 0: any."`
 	TLS            bool             `xor:"tls" help:"Use TLS from the first octet; give the port that the provider names for that."`
 	StartTLS       bool             `name:"starttls" xor:"tls" help:"Use TLS after STARTTLS; nothing but that is said in clear, and a provider that does not offer it is an error."`
 	TLSCA          string           `name:"tls-ca" placeholder:"FILE" help:"Trust the CAs in this PEM file instead of the system's."`
@@ -63,6 +65,19 @@ type flags struct {
 	TLSInsecure    bool             `name:"tls-insecure" help:"Take any certificate: an attacker on the line can then be the server. For tests."`
 	Version        kong.VersionFlag `env:"-" help:"Show the version and exit."`
 	Verbose        bool             `short:"v" help:"Show the dialogue on standard error: C: is us, P: the provider."`
+}
+
+// patience is a duration, not negative.
+type patience time.Duration
+
+// UnmarshalText reads the text form, which is that of odmrd's flags.
+func (p *patience) UnmarshalText(text []byte) error {
+	d, err := units.ParseDuration(string(text))
+	if err == nil && d < 0 {
+		err = units.ErrDuration
+	}
+	*p = patience(d)
+	return err
 }
 
 func main() {
@@ -82,13 +97,16 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		fmt.Fprintln(stderr, "odmrget:", err)
 		return code
 	}
+	if err := f.check(); err != nil {
+		return complain(exitUsage, err)
+	}
 	security, tlsConfig, err := f.tls()
 	if err != nil {
 		return complain(exitUsage, err)
 	}
 	password, err := readPassword(f.PasswordFile, stdin)
 	if err != nil {
-		return complain(exitUsage, err)
+		return complain(exitUsage, fmt.Errorf("--password-file: %w", err))
 	}
 	md, err := client.OpenMaildir(f.Maildir, func(path string, env *mail.Envelope) {
 		fmt.Fprintf(stdout, "%s: from <%s> to %s\n", path, env.ReversePath, recipients(env))
@@ -99,7 +117,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	defer md.Close()
 	offer := client.FullOffer()
 	offer.Size = int64(f.MaxMessageSize)
-	opts := client.Options{Name: f.Name, Timeout: f.Timeout, Security: security, TLS: tlsConfig, Offer: offer}
+	opts := client.Options{Name: f.Name, Timeout: time.Duration(f.Timeout), Security: security, TLS: tlsConfig, Offer: offer}
 	if f.Verbose {
 		opts.Transcript = showDialogue(stderr)
 	}
@@ -141,6 +159,24 @@ func parse(f *flags, args []string, stdout, stderr io.Writer) (code int, done bo
 	return 0, false
 }
 
+// check finds what no type shows.
+func (f *flags) check() error {
+	for _, required := range []struct{ flag, value string }{{"server", f.Server}, {"user", f.User}, {"maildir", f.Maildir}} {
+		if required.value == "" {
+			return fmt.Errorf("--%s is empty", required.flag)
+		}
+	}
+	if host, port, err := net.SplitHostPort(withPort(f.Server)); err != nil || host == "" || port == "" {
+		return fmt.Errorf("--server: %q is not HOST or HOST:PORT", f.Server)
+	}
+	for _, d := range f.Domain {
+		if !codec.ValidDomain([]byte(d)) {
+			return fmt.Errorf("--domain: %q is not a domain name in ASCII", d)
+		}
+	}
+	return nil
+}
+
 // tls says how the connection is to be secured.
 func (f *flags) tls() (client.Security, *tls.Config, error) {
 	security := client.ClearText
@@ -157,8 +193,11 @@ func (f *flags) tls() (client.Security, *tls.Config, error) {
 		return security, cfg, nil
 	}
 	roots, err := trust.ReadRoots(f.TLSCA)
+	if err != nil {
+		return 0, nil, fmt.Errorf("--tls-ca: %w", err)
+	}
 	cfg.RootCAs = roots
-	return security, cfg, err
+	return security, cfg, nil
 }
 
 // readPassword returns the first line of the file.

@@ -166,9 +166,15 @@ func TestUsage(t *testing.T) {
 	}{
 		{"nothing", nil, 2, "missing flags"},
 		{"unknown flag", []string{"--frobnicate"}, 2, "unknown flag"},
-		{"no password file", append(common, "--password-file", dir+"/none", "--maildir", dir+"/m"), 2, "no such file"},
+		{"no password file", append(common, "--password-file", dir+"/none", "--maildir", dir+"/m"), 2, "--password-file: open"},
 		{"no password", append(common, "--password-file", empty, "--maildir", dir+"/m"), 2, "no password"},
-		{"bad size", append(common, "--password-file", empty, "--maildir", dir+"/m", "--max-message-size", "5M"), 2, "not a size"},
+		{"bad size", append(common, "--password-file", empty, "--maildir", dir+"/m", "--max-message-size", "5M"), 2, "--max-message-size: not a size"},
+		{"bad time", append(common, "--password-file", empty, "--maildir", dir+"/m", "--timeout", "soon"), 2, "--timeout: not a duration"},
+		{"negative time", append(common, "--password-file", empty, "--maildir", dir+"/m", "--timeout=-5s"), 2, "--timeout: not a duration"},
+		{"bad domain", append(common, "--password-file", empty, "--maildir", dir+"/m", "--domain", "a b"), 2, `--domain: "a b" is not a domain name`},
+		{"no user", []string{"--server", "127.0.0.1:1", "--user=", "--password-file", empty, "--maildir", dir + "/m"}, 2, "--user is empty"},
+		{"no port", []string{"--server", "mail.isp.example:", "--user=tim", "--password-file", empty, "--maildir", dir + "/m"}, 2, "--server: "},
+		{"no CAs", append(common, "--password-file", "-", "--maildir", dir+"/m", "--tls", "--tls-ca", empty), 2, "--tls-ca: "},
 		{"maildir is a file", append(common, "--password-file", "-", "--maildir", empty), 73, "not a directory"},
 		{"no server", append(common, "--password-file", "-", "--maildir", dir+"/m"), 75, "127.0.0.1:1"},
 	} {

@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"odmr/internal/units"
 )
 
 // Accounts is where accounts are: the path of a file, or the URL of a database or a directory service.
@@ -108,8 +110,8 @@ func (l *loader) checkAccounts() {
 	case a.scheme() == "sqlite" && c.AccountsPasswordFile != "":
 		l.problem("accounts-password-file", "SQLite has no passwords")
 	}
-	if c.AccountsCacheNegative > c.AccountsCache {
-		l.problem("accounts-cache-negative", "is longer than --accounts-cache")
+	if c.AccountsCacheNegative > c.AccountsCache && !l.refused("accounts-cache-negative", "accounts-cache") {
+		l.problem("accounts-cache-negative", fmt.Sprintf("%s is longer than --accounts-cache, %s", units.FormatDuration(c.AccountsCacheNegative), units.FormatDuration(c.AccountsCache)))
 	}
 	for _, f := range []struct {
 		flag  string

@@ -15,11 +15,16 @@ func (l *loader) check() {
 	l.checkListeners()
 	l.checkMechanisms()
 	l.checkTLS()
-	if l.cfg.ShieldRefusals >= l.cfg.ShieldWindow {
+	if l.cfg.ShieldRefusals >= l.cfg.ShieldWindow && !l.refused("shield-refusals", "shield-window") {
 		l.problem("shield-refusals", fmt.Sprintf("%d is not less than --shield-window, %d: it would never be exceeded", l.cfg.ShieldRefusals, l.cfg.ShieldWindow))
 	}
 	l.checkSmarthost()
 	l.checkDelimiters()
+}
+
+// refused says whether one of flags has a problem already: what it leads to is none of its own.
+func (l *loader) refused(flags ...string) bool {
+	return slices.ContainsFunc(l.problems, func(p Problem) bool { return slices.Contains(flags, p.Flag) })
 }
 
 // checkDelimiters refuses what is part of ordinary names: with a letter as delimiter a list of recipients would take many that are not

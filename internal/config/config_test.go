@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -114,12 +115,12 @@ func TestAllProblemsAtOnce(t *testing.T) {
 		`--data: is empty`,
 		`--trusted-networks: "10.0.0.1/8" is not a network: bits after the first 8 are set; 10.0.0.0/8?`,
 		`--trusted-networks: "foo" is not a network: write address/bits, as 192.0.2.0/24`,
-		`--max-message-size: "5X" is not a size: write a whole number with B, KiB, MiB, GiB, TiB, PiB or kB, MB, GB, TB, PB`,
+		`--max-message-size: "5X" is not a size: write a whole number with B, KiB, MiB, GiB, TiB, PiB or kB, MB, GB, TB, PB (64KiB to 2GiB)`,
 		`--max-sessions: "-1" is out of range: 0 to 1000000 (from environment variable ODMRD_MAX_SESSIONS)`,
-		`--loops: "many" is not a whole number (from x.yaml:1)`,
+		`--loops: "many" is not a whole number (0 to 256) (from x.yaml:1)`,
 		`--workers: has no value`,
 		`--window-messages: x.yaml:4: has no value; write [] or "" for none`,
-		`--quit-timeout: "30" is not a duration: write a number with ms, s, m, h or d, as 90s, 1h30m or 5d (from x.yaml:3)`,
+		`--quit-timeout: "30" is not a duration: write a number with ms, s, m, h or d, as 90s, 1h30m or 5d (1s to 1h) (from x.yaml:3)`,
 		`--log-level: "loud" is none of trace, debug, info, warn, error`,
 		`--log-format: x.yaml:6: is a mapping, where a value or a list is wanted`,
 	} {
@@ -129,6 +130,46 @@ func TestAllProblemsAtOnce(t *testing.T) {
 	}
 	if n := strings.Count(got, "\n") + 1; n != 16 {
 		t.Errorf("%d problems, want 16:\n%s", n, got)
+	}
+}
+
+// TestEveryFlagRefusesNonsense: one problem, which names the flag and says what is allowed.
+func TestEveryFlagRefusesNonsense(t *testing.T) {
+	// What these name is looked up when the server starts.
+	late := map[string]bool{"data": true, "accounts": true, "user": true}
+	// What these name alone has no meaning, and why is said in other words.
+	alone := regexp.MustCompile(`^(tls-(cert|key|client-ca)|smarthost-(ca|user|password-file)|accounts-(password-file|ca|query-.*|bind))$`)
+	l, err := newLoader(Source{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const nonsense = "non^sense"
+	for _, f := range l.flags() {
+		if late[f.Name] {
+			continue
+		}
+		got := problems(t, source("", nil, "--"+f.Name+"="+nonsense))
+		if strings.Contains(got, "\n") || !strings.Contains(got, "--"+f.Name) {
+			t.Errorf("--%s=%s: %s", f.Name, nonsense, got)
+		}
+		if !f.IsBool() && !alone.MatchString(f.Name) && !strings.Contains(got, nonsense) {
+			t.Errorf("--%s=%s: the value is not shown: %s", f.Name, nonsense, got)
+		}
+		for _, choice := range strings.Split(f.Tag.Get("choices"), ",") {
+			if !strings.Contains(got, choice) {
+				t.Errorf("--%s=%s: %s is not among what is allowed: %s", f.Name, nonsense, choice, got)
+			}
+		}
+		if f.Tag.Get("max") == "" {
+			continue
+		}
+		bounds := f.Tag.Get("min") + " to " + f.Tag.Get("max")
+		for _, value := range []string{nonsense, "", "-1", "9" + f.Tag.Get("max")} {
+			got := problems(t, source("", nil, "--"+f.Name+"="+value))
+			if !strings.HasPrefix(got, "--"+f.Name+": ") || strings.Contains(got, "\n") || !strings.Contains(got, bounds) {
+				t.Errorf("--%s=%s: %s, and %s is allowed", f.Name, value, got, bounds)
+			}
+		}
 	}
 }
 
@@ -161,7 +202,7 @@ func TestProblemsAcrossFlags(t *testing.T) {
 		{[]string{"--accounts-password-file=f"}, "--accounts-password-file: goes with --accounts of a URL only"},
 		{[]string{"--accounts=ldap://h/dc=x", "--accounts-query-owners=q"}, "--accounts-query-owners: goes with --accounts of a database only"},
 		{[]string{"--accounts=ldap://h/dc=x", "--accounts-attributes=uid"}, `--accounts-attributes: "uid" is not a choice of attribute: write WHAT=ATTRIBUTE, as name=uid`},
-		{[]string{"--accounts-cache=5s", "--accounts-cache-negative=6s"}, "--accounts-cache-negative: is longer than --accounts-cache"},
+		{[]string{"--accounts-cache=5s", "--accounts-cache-negative=6s"}, "--accounts-cache-negative: 6s is longer than --accounts-cache, 5s"},
 		{[]string{"--recipient-delimiters=+a"}, `--recipient-delimiters: "+a" has 'a' in it, which is no delimiter: give characters as + or -`},
 		{[]string{"--recipient-delimiters=@"}, `--recipient-delimiters: "@" has '@' in it, which is no delimiter: give characters as + or -`},
 		{[]string{"--config=missing.yaml"}, "--config: open missing.yaml: file does not exist"},

@@ -48,13 +48,16 @@ var (
 // parse reads the text form of one element into target and checks it against the flag's tags.
 // Errors read on from "… is".
 func parse(text string, flag *kong.Flag, target reflect.Value) error {
+	low, high := flag.Tag.Get("min"), flag.Tag.Get("max")
 	if err := parseText(text, target); err != nil {
+		if low != "" {
+			return fmt.Errorf("%w (%s to %s)", err, low, high)
+		}
 		return err
 	}
 	if choices := flag.Tag.Get("choices"); choices != "" && !slices.Contains(strings.Split(choices, ","), text) {
 		return fmt.Errorf("none of %s", strings.ReplaceAll(choices, ",", ", "))
 	}
-	low, high := flag.Tag.Get("min"), flag.Tag.Get("max")
 	if low == "" {
 		return nil
 	}
