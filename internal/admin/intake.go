@@ -107,21 +107,10 @@ func (t *Intake) enter() error {
 
 // serve has do read a request and answer it meanwhile.
 func (t *Intake) serve(w http.ResponseWriter, r *http.Request, do func(io.Reader, *answer) error) {
-	a := newAnswer(w)
-	if err := t.enter(); err != nil {
-		a.end(err)
-		return
-	}
-	defer t.leave()
-	control := http.NewResponseController(w)
-	if err := control.EnableFullDuplex(); err != nil {
-		a.end(err)
-		return
-	}
-	stall := cmp.Or(t.stall, importStall)
-	err := do(&steady{in: r.Body, control: control, stall: stall}, a)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf("%w: nothing came for %v", errRequest, stall)
+	a, control := newAnswer(w), http.NewResponseController(w)
+	err := control.EnableFullDuplex()
+	if err == nil {
+		err = t.run(&steady{in: r.Body, control: control}, a, do)
 	}
 	a.end(err)
 	if err == nil {
@@ -132,6 +121,21 @@ func (t *Intake) serve(w http.ResponseWriter, r *http.Request, do func(io.Reader
 	_, _ = io.Copy(io.Discard, r.Body)
 	// Left to net/http the end of the body would be found too late, and the connection would end in a panic instead of with the answer: Go issue 68560.
 	r.Body.Close()
+}
+
+// run has do read in and answer, if there is room for one import more. There is room again before the client can read how it ended:
+// it may begin anew at once.
+func (t *Intake) run(in *steady, a *answer, do func(io.Reader, *answer) error) error {
+	if err := t.enter(); err != nil {
+		return err
+	}
+	defer t.leave()
+	in.stall = cmp.Or(t.stall, importStall)
+	err := do(in, a)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("%w: nothing came for %v", errRequest, in.stall)
+	}
+	return err
 }
 
 // steady reads a request that must not stand still.

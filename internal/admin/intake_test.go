@@ -225,7 +225,8 @@ func TestIntakeMany(t *testing.T) {
 
 // Clients that were stopped do not keep others out for ever.
 func TestIntakeStandsStill(t *testing.T) {
-	_, client, _ := takingAt(t, &Intake{stall: 20 * time.Millisecond})
+	intake := &Intake{stall: 20 * time.Millisecond}
+	_, client, _ := takingAt(t, intake)
 	for n := range 2 * maxImports {
 		in, stopped := io.Pipe()
 		if n%2 == 1 {
@@ -237,8 +238,49 @@ func TestIntakeStandsStill(t *testing.T) {
 		}
 		in.CloseWithError(ErrEnded)
 	}
+	intake.stall = 0 // whoever asks now may be slow
 	if _, err := client.Ask(t.Context(), []Letter{*letterFor("x\r\n", "a@one.example")}); err != nil {
 		t.Error(err)
+	}
+}
+
+// An import too many is told so, however much it has begun to send, and there is room for it as soon as another has ended.
+func TestIntakeIsBounded(t *testing.T) {
+	intake := new(Intake)
+	_, client, _ := takingAt(t, intake)
+	var others []*Import
+	for range maxImports {
+		others = append(others, client.Import(t.Context(), func(*Answer) {}))
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		intake.running.Lock()
+		n := intake.imports
+		intake.running.Unlock()
+		if n == maxImports {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d imports are under way", n)
+		}
+	}
+	large := strings.Repeat("a line of a large message\r\n", 100_000)
+	try := func() error {
+		i := client.Import(t.Context(), func(*Answer) {})
+		_ = i.Send(letterFor(large, "a@one.example"), strings.NewReader(large))
+		return i.Close()
+	}
+	for range 20 {
+		if err := try(); !errors.Is(err, ErrNoImport) {
+			t.Errorf("one too many: %v", err)
+		}
+	}
+	for _, i := range others {
+		if err := i.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := try(); err != nil {
+			t.Errorf("once another has ended: %v", err)
+		}
 	}
 }
 
