@@ -481,8 +481,10 @@ func TestATRNWait(t *testing.T) {
 	s := newServer(t, withAccount("a", "a.example"), collecting(Collecting{ATRNWait: 100 * time.Millisecond}))
 	c := &customer{peer: s.login("a")}
 	c.send("ATRN")
-	s.state(StateWait, 1)
 	c.expect("453")
+	if n := s.seen.get(func(r *recorder) int { return r.entered[StateWait] }); n != 1 { // over by now
+		t.Errorf("%d sessions waited", n)
+	}
 	for range 3 {
 		c.ask("ATRN", "453")
 	}

@@ -496,6 +496,10 @@ func TestTLSStalledHandshakes(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i%100 == 99 {
+			// A loop that is behind would begin those before it after it, as if so many had come since.
+			eventually(t, "all have begun", func() bool {
+				return s.seen.get(func(r *recorder) int { return r.tlsFailed })+s.shakes.count() >= i+1
+			})
 			p := s.dialTLS(trusting(ca))
 			p.expect("220")
 			p.auth("a")

@@ -143,6 +143,10 @@ func TestSettleReadError(t *testing.T) {
 		d.Body.Close()
 		ts = append(ts, queue.Settlement{Key: d.Key, Outcomes: []mail.Outcome{{Status: mail.OutcomeStatus(i % 2)}}})
 	}
+	eventually(t, "Pebble has read what it wants to know of its tables", func() bool {
+		m := s.db.Metrics()
+		return m.Table.InitialStatsCollectionComplete && m.Table.PendingStatsCollectionCount == 0 && m.Compact.NumInProgress == 0
+	})
 	on.Store(true)
 	for range 3 {
 		if err := l.Settle(ts); !errors.Is(err, errorfs.ErrInjected) {

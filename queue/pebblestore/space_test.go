@@ -261,7 +261,8 @@ func TestDiskFull(t *testing.T) {
 // Pebble may or may not do that; here it is kept from it, so that the janitor must.
 func TestSpaceComesBack(t *testing.T) {
 	opts := testOptions(t, vfs.NewMem())
-	opts.MemTableSize, opts.FlushDeleted, opts.manual = 1<<20, 1<<20, true
+	// A drain that is slower than the janitor's ticks is tidied up behind in parts, and what is left at last may be twice FlushDeleted.
+	opts.MemTableSize, opts.FlushDeleted, opts.manual = 1<<20, 256<<10, true
 	s := mustOpen(t, "queue", opts)
 	for i := range 400 {
 		putTest(t, s, []int{3000, 30_000, mail.ChunkSize + 1}[i%20/9], "a.example") // inline, separated, chunked
@@ -312,10 +313,9 @@ func TestPinnedIsBounded(t *testing.T) {
 	if f.Pinned != 3 || f.Copied != 17 {
 		t.Fatalf("%d pinned and %d copied, want 3 and 17", f.Pinned, f.Copied)
 	}
-	// Those pinned, the one in use, and one kept for use again.
-	if limit := uint64(3+2) << 20; f.MemTables > limit {
-		t.Fatalf("%d octets of memtables, want %d at most", f.MemTables, limit)
-	}
+	// Those pinned, the one in use, and one kept for use again; Pebble's own readers let go of others soon.
+	const limit = (3 + 2) << 20
+	eventually(t, "no more memtables than that", func() bool { return s.Figures().MemTables <= limit })
 	for i := range segs {
 		if string(segs[i].Data) != want[i] {
 			t.Fatalf("segment %d differs", i)

@@ -2,6 +2,7 @@ package crashfs
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,8 +21,10 @@ func TestCloneWhileTheLogGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
+	var reached atomic.Int64
 	go func() {
 		for n := range files {
+			reached.Store(int64(n))
 			f, err := m.ReuseForWrite(fmt.Sprint(n, ".log"), fmt.Sprint(n+1, ".log"), vfs.WriteCategoryUnspecified)
 			if err == nil {
 				err = f.Close()
@@ -33,13 +36,14 @@ func TestCloneWhileTheLogGoesOn(t *testing.T) {
 		}
 		done <- nil
 	}()
-	late := time.After(time.Minute)
+	const patience = time.Minute // for one step of either
+	before, since := int64(-1), time.Now()
 	for {
 		cloned := make(chan struct{})
 		go func() { m.CrashClone(vfs.CrashCloneCfg{}); close(cloned) }()
 		select {
 		case <-cloned:
-		case <-late:
+		case <-time.After(patience):
 			t.Fatal("a clone waits for ever")
 		}
 		select {
@@ -48,9 +52,13 @@ func TestCloneWhileTheLogGoesOn(t *testing.T) {
 				t.Fatal(err)
 			}
 			return
-		case <-late:
-			t.Fatal("the log waits for ever")
 		default:
+		}
+		if n := reached.Load(); n != before {
+			before, since = n, time.Now()
+		}
+		if time.Since(since) > patience {
+			t.Fatal("the log waits for ever")
 		}
 	}
 }
