@@ -321,19 +321,20 @@ func TestPasswordLaneHoldsUpNoOtherLogin(t *testing.T) {
 	s := newServer(t, withAccount("tim", "example.org"), func(s *server, c *Config) {
 		c.Authenticator = &costlyLogins{s.dir, &slow, nil}
 	})
+	most := s.passwords.max
 	var waiting []*peer
-	for range passwordLane + 10 {
+	for range most + 10 {
 		p := s.dial(ODMR)
 		p.expect("220")
 		p.send("AUTH COSTLY " + base64.StdEncoding.EncodeToString([]byte("tim")))
 		waiting = append(waiting, p)
 	}
-	eventually(t, "the lane is full", func() bool { return slow.waiters() == passwordLane })
+	eventually(t, "the lane is full", func() bool { return slow.waiters() == most })
 	p := s.dial(ODMR)
 	p.expect("220")
 	p.ask("AUTH TEST "+base64.StdEncoding.EncodeToString([]byte("tim")), "235")
-	if n := slow.waiters(); n != passwordLane {
-		t.Errorf("%d logins cost arithmetic at once, want %d", n, passwordLane)
+	if n := slow.waiters(); n != most {
+		t.Errorf("%d logins cost arithmetic at once, want %d", n, most)
 	}
 	slow.open()
 	for _, p := range waiting {

@@ -14,8 +14,9 @@ type attempt struct {
 	locks *lockouts // nil: this client is exempt
 	addr  addressKey
 	key   pairKey
-	named bool   // the peer has named an account, so that key is set
-	login string // that name, cut off, for the log
+	named bool     // the peer has named an account, so that key is set
+	login string   // that name, cut off, for the log
+	step  *authJob // the latest that went to a worker
 }
 
 // maxLoggedLogin is how much of a name that failed to log in the log gets, in octets: more than customers are called.
@@ -44,6 +45,13 @@ func (t *attempt) guard(name string) error {
 		return account.ErrGuarded
 	}
 	return nil
+}
+
+// leave tells a worker that nobody waits for the login any more.
+func (t *attempt) leave() {
+	if t != nil && t.step != nil {
+		t.step.gone.Store(true)
+	}
 }
 
 // failed counts a login that r refuses, and returns how long the reply is to wait.

@@ -90,9 +90,9 @@ const (
 	// are in memory find a worker. Workers exist while there is work.
 	lookupLane  = 128
 	waitingLane = 4096
-	// passwordLane is how many logins that cost milliseconds of arithmetic may wait for a processor at
-	// once, apart from the others.
-	passwordLane = 16
+	// passwordPart is which part of the processors, one at least, is for logins that cost milliseconds of arithmetic: they are
+	// nothing else, and event loops want a processor, too. They wait apart from all others, and see shares in which order.
+	passwordPart = 2
 )
 
 // Config is what an Engine is made of. Hostname, Listeners, Store and Directory are

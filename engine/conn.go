@@ -534,6 +534,7 @@ func (c *conn) finish(now session.Time) {
 	if !c.broken && c.sess != nil {
 		c.lp.guard(c, (*conn).end)
 	}
+	c.attempt.leave()
 	c.answers, c.answered, c.exchange, c.attempt = nil, 0, nil, nil
 	c.late, c.lateAt, c.headerBy = nil, 0, 0
 	c.leaveLimits()

@@ -103,7 +103,8 @@ func New(cfg Config) (*Engine, error) {
 	e.writes.init(e, "write", writeLane)
 	e.reads.init(e, "read", cfg.Workers)
 	e.lookups.init(e, "lookup", lookups)
-	e.passwords.init(e, "password", passwordLane)
+	e.passwords.init(e, "password", max(1, runtime.GOMAXPROCS(0)/passwordPart))
+	e.passwords.fair = new(shares)
 	e.addresses.init(&cfg.Limits)
 	e.accounts.limit = cfg.Limits.SessionsPerAccount
 	e.lockouts.init(&cfg.Limits)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -16,6 +17,8 @@ import (
 // authJob is one step of a SASL exchange.
 type authJob struct {
 	ticket    uint32
+	from      netip.Addr  // the peer's
+	gone      atomic.Bool // nobody waits for the outcome any more
 	exchange  account.Exchange
 	response  []byte // nil: none
 	look      bool   // only ask the directory: exchange is account.Costly
@@ -25,6 +28,10 @@ type authJob struct {
 }
 
 func (j *authJob) run() {
+	if j.gone.Load() { // to hang up is no way to have more computed than one has sessions
+		j.err = errGone
+		return
+	}
 	if j.look {
 		j.err = j.exchange.(account.Costly).Look(j.response)
 		return
@@ -33,6 +40,11 @@ func (j *authJob) run() {
 }
 func (j *authJob) fail(err error) { j.done, j.err = false, errors.Join(account.ErrUnavailable, err) }
 func (j *authJob) discard()       {}
+
+func (j *authJob) share() netip.Addr { return j.from }
+
+// errGone says that a peer that was to be authenticated has gone. Nobody reads it.
+var errGone = errors.New("engine: the peer has gone")
 
 // routeJob asks a directory that is not in memory for a recipient's domain.
 type routeJob struct {

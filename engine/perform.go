@@ -51,6 +51,7 @@ func (c *conn) perform(now session.Time, a *session.Action) {
 	case session.ActAuth:
 		c.auth(now, a)
 	case session.ActAuthAbort:
+		c.attempt.leave()
 		c.exchange, c.attempt = nil, nil
 	case session.ActAcquire:
 		c.acquire(now, a)
@@ -141,7 +142,8 @@ func (c *conn) auth(now session.Time, a *session.Action) {
 		c.authRefused(now, a.Ticket, account.ErrMechanism)
 		return
 	}
-	j := &authJob{ticket: a.Ticket, exchange: c.exchange}
+	j := &authJob{ticket: a.Ticket, from: c.remote.Addr(), exchange: c.exchange}
+	c.attempt.step = j
 	if a.HasData {
 		j.response = append([]byte{}, a.Data...)
 	}

@@ -49,6 +49,7 @@ type lane struct {
 	mu    sync.Mutex
 	queue []task
 	head  int
+	fair  *shares // in place of queue, for fairJobs; nil: first come, first served
 	busy  int
 
 	labels context.Context // what profiles call its workers
@@ -62,7 +63,11 @@ func (l *lane) init(e *Engine, name string, most int) {
 // submit queues j; its event comes to home's inbox. It does not block.
 func (l *lane) submit(home *loop, conn uint64, j job) {
 	l.mu.Lock()
-	l.queue = append(l.queue, task{j, home, conn})
+	if l.fair != nil {
+		l.fair.push(j.(fairJob).share(), task{j, home, conn})
+	} else {
+		l.queue = append(l.queue, task{j, home, conn})
+	}
 	start := l.busy < l.max
 	if start {
 		l.busy++
@@ -93,6 +98,13 @@ func (l *lane) work() {
 func (l *lane) next() (task, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.fair != nil {
+		t, ok := l.fair.pop()
+		if !ok {
+			l.busy--
+		}
+		return t, ok
+	}
 	if l.head == len(l.queue) {
 		l.queue, l.head = l.queue[:0], 0
 		l.busy--

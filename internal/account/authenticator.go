@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -86,9 +85,6 @@ type Authenticator struct {
 	secret   []byte
 	offered  []*mechanism
 	nobody   *CRAMMD5Context
-	// deriving bounds how many PBKDF2 derivations run at once: they are all arithmetic, and event loops
-	// want a processor, too.
-	deriving chan struct{}
 }
 
 // NewAuthenticator makes an Authenticator that looks accounts up in dir.
@@ -102,7 +98,6 @@ func NewAuthenticator(dir Directory, cfg AuthConfig) (*Authenticator, error) {
 		clock:    cfg.Clock,
 		secret:   slices.Clone(cfg.Secret),
 		nobody:   newNobody(),
-		deriving: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 	}
 	switch len(a.secret) {
 	case SecretSize:

@@ -45,7 +45,7 @@ func (a *Authenticator) checkPassword(peer *Peer, c *candidate, password string)
 	if err != nil {
 		prepared, good = "", false
 	}
-	given, err := a.derive(prepared, keys)
+	given, err := deriveSCRAM(prepared, keys.Salt, keys.Iterations)
 	if err != nil {
 		return nil, err
 	}
@@ -54,13 +54,6 @@ func (a *Authenticator) checkPassword(peer *Peer, c *candidate, password string)
 		return nil, ErrCredentials
 	}
 	return c.account, nil
-}
-
-// derive is DeriveSCRAM with the salt and the work factor of keys, within the bound of deriving.
-func (a *Authenticator) derive(prepared string, keys *SCRAMKeys) (*SCRAMKeys, error) {
-	a.deriving <- struct{}{}
-	defer func() { <-a.deriving }()
-	return deriveSCRAM(prepared, keys.Salt, keys.Iterations)
 }
 
 // plainText is the server's side of PLAIN (RFC 4616): one message, `[authzid] NUL authcid NUL passwd`.

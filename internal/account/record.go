@@ -131,7 +131,7 @@ func (a *Account) parseSetting(line string) error {
 // the password. It is safe for concurrent use.
 type Deriver struct {
 	secret []byte
-	slots  chan struct{} // as Authenticator.deriving
+	slots  chan struct{} // bounds how many derivations run at once: they are all arithmetic, and event loops want a processor, too
 	mu     sync.Mutex
 	known  *simplelru.LRU[string, derived]
 }

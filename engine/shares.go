@@ -1,0 +1,90 @@
+package engine
+
+import "net/netip"
+
+// shares is a queue of tasks in which networks take turns, within a network its addresses, and the tasks of one address go in
+// the order in which they came. So whoever brings one task waits for as many as there are networks that have some, however many those
+// have brought. It holds only what waits: it is as large as its tasks are many.
+type shares struct{ root share }
+
+// share is what one key has of the part above it: tasks, or parts of its own that take turns.
+type share struct {
+	key   addressKey
+	tasks []task
+	parts map[addressKey]*share // those that have tasks
+	turns []*share              // the same, the next first
+}
+
+// fairJob is a job that goes through a lane with shares.
+type fairJob interface {
+	job
+	share() netip.Addr // whose share it is of
+}
+
+// Prefixes of the networks that take turns: what one owner of many addresses mostly has.
+const (
+	shareBits4 = 24
+	shareBits6 = 48
+)
+
+func networkOf(addr netip.Addr) addressKey {
+	addr = addr.Unmap().WithZone("")
+	bits := shareBits6
+	if addr.Is4() {
+		bits = shareBits4
+	}
+	p, err := addr.Prefix(bits)
+	if err != nil { // no address: a test's connection
+		return addressKey{}
+	}
+	return addressKey(p.Addr().As16())
+}
+
+func (s *shares) push(addr netip.Addr, t task) {
+	s.root.part(networkOf(addr)).part(keyOf(addr)).add(t)
+}
+
+// part returns the part with that key, which the caller adds to at once.
+func (s *share) part(key addressKey) *share {
+	p := s.parts[key]
+	if p == nil {
+		p = &share{key: key}
+		if s.parts == nil {
+			s.parts = make(map[addressKey]*share)
+		}
+		s.parts[key] = p
+		s.turns = append(s.turns, p)
+	}
+	return p
+}
+
+func (s *share) add(t task) { s.tasks = append(s.tasks, t) }
+
+func (s *share) empty() bool { return len(s.tasks)+len(s.turns) == 0 }
+
+// pop takes the task whose turn it is.
+func (s *shares) pop() (task, bool) {
+	if s.root.empty() {
+		return task{}, false
+	}
+	return s.root.pop(), true
+}
+
+func (s *share) pop() task {
+	if len(s.turns) == 0 {
+		t := s.tasks[0]
+		s.tasks[0] = task{}
+		s.tasks = s.tasks[1:]
+		return t
+	}
+	p := s.turns[0]
+	s.turns[0] = nil
+	s.turns = s.turns[1:]
+	t := p.pop()
+	if p.empty() {
+		delete(s.parts, p.key)
+	} else {
+		s.turns = append(s.turns, p)
+	}
+	return t
+}
