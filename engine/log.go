@@ -38,6 +38,9 @@ func (c *conn) logEnd() {
 	if name := c.peerName(); name != "" {
 		ev = ev.Str("peer_name", name)
 	}
+	if m, ok := c.sess.(interface{ Extensions() string }); ok {
+		ev = ev.Str("extensions", m.Extensions())
+	}
 	if c.tls != nil && c.tls.version != 0 {
 		ev = ev.Str("tls", tls.VersionName(c.tls.version))
 	}

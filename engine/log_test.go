@@ -47,3 +47,15 @@ func TestAcceptedMessageLogsItsDuration(t *testing.T) {
 		t.Fatalf("%v", line)
 	}
 }
+
+// A session's last line says how the customer's server was served, or slow collecting could not be explained.
+func TestSessionEndLogsExtensions(t *testing.T) {
+	var log logLines
+	s := newServer(t, withAccount("a", "a.example"), func(_ *server, c *Config) { c.Logger = zerolog.New(&log) })
+	s.hold("a.example", "x\r\n")
+	s.turned("a", "ATRN a.example", "PIPELINING", "8BITMIME").rest()
+	eventually(t, "the session's line", func() bool { return log.with("session ended") != nil })
+	if got := log.with("session ended")["extensions"]; got != "PIPELINING 8BITMIME" {
+		t.Errorf("extensions %q", got)
+	}
+}

@@ -244,7 +244,7 @@ func (r *Reversed) State() string { return reversedStateNames[r.state] }
 // PeerName is the name that the customer's server gave in its reply to EHLO or HELO.
 func (r *Reversed) PeerName() string { return r.peer }
 
-// Extensions names the way of working and what was offered, for the log.
+// Extensions names the way of working and what the customer's server offered, for the log.
 func (r *Reversed) Extensions() string { return r.caps.String() }
 
 // EndReason says why the session ended, or ends; empty while it runs.
