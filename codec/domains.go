@@ -89,12 +89,9 @@ func isFold(b []byte, upper string) bool {
 // octets, no dot at the end (RFC 5321 4.1.2, RFC 1035 2.3.1).
 func ValidDomain(b []byte) bool { return validDomain(b, classLDH, false) }
 
-// ValidDomainUTF8 is ValidDomain with U-labels (RFC 6531 3.3): a label may hold any valid UTF-8
-// beyond ASCII but controls and the dots of other scripts. It does not do IDNA's checks.
-func ValidDomainUTF8(b []byte) bool { return validDomain(b, classLDH, true) }
-
-// validMailDomain is ValidDomainUTF8 with underscores, which senders' host names have in practice;
-// what stands behind a MAIL FROM that an MX has accepted is not for a relay to refuse.
+// validMailDomain is ValidDomain with U-labels (RFC 6531 3.3): a label may hold any valid UTF-8
+// beyond ASCII but controls and the dots of other scripts; it does not do IDNA's checks. Underscores, which senders'
+// host names have in practice, go through: what stands behind a MAIL FROM that an MX has accepted is not for a relay to refuse.
 func validMailDomain(b []byte) bool { return validDomain(b, classHost, true) }
 
 // validDomain walks the labels: octets of the class, and, if uLabels, what isULabelRune takes. A label

@@ -16,21 +16,21 @@ var (
 
 func TestValidDomain(t *testing.T) {
 	for _, good := range []string{"a", "a.example", "A-1.Example", "xn--bcher-kva.example", "1.2", "a--b.c", long63 + ".example", long253} {
-		if !ValidDomain([]byte(good)) || !ValidDomainUTF8([]byte(good)) {
+		if !ValidDomain([]byte(good)) || !validMailDomain([]byte(good)) {
 			t.Errorf("%q is refused", good)
 		}
 	}
-	for _, bad := range []string{"", ".", ".a", "a.", "a..b", "-a.b", "a-.b", "a.-b", "a.b-", "-", "a_b.c", "a b", "a,b", "a@b", long63 + "a.b", long253 + "a", "a\x00", "\xff.b", "a.\x80"} {
-		if ValidDomain([]byte(bad)) || ValidDomainUTF8([]byte(bad)) {
+	for _, bad := range []string{"", ".", ".a", "a.", "a..b", "-a.b", "a-.b", "a.-b", "a.b-", "-", "a b", "a,b", "a@b", long63 + "a.b", long253 + "a", "a\x00", "\xff.b", "a.\x80"} {
+		if ValidDomain([]byte(bad)) || validMailDomain([]byte(bad)) {
 			t.Errorf("%q is accepted", bad)
 		}
 	}
 	for in, want := range map[string]bool{
-		"b\u00fccher.example": true, "\u4f8b\u3048.example": true, strings.Repeat("\u00fc", 63) + ".a": true, strings.Repeat("\u00fc", 64) + ".a": false,
+		"a_b.c": true, "_dmarc.example": true, "b\u00fccher.example": true, "\u4f8b\u3048.example": true, strings.Repeat("\u00fc", 63) + ".a": true, strings.Repeat("\u00fc", 64) + ".a": false,
 		"a\u3002b": false, "a\uff0eb": false, "a\uff61b": false, "a\u0085b": false, "b\xc3": false, "-\u00fc.a": false, "\u00fc-.a": false,
 	} {
-		if ValidDomain([]byte(in)) || ValidDomainUTF8([]byte(in)) != want {
-			t.Errorf("%q: want %v in UTF-8, and never in ASCII", in, want)
+		if ValidDomain([]byte(in)) || validMailDomain([]byte(in)) != want {
+			t.Errorf("%q: want %v in a path, and never of a customer", in, want)
 		}
 	}
 }
@@ -176,13 +176,13 @@ func FuzzValidDomain(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, in string) {
-		ascii, unicode := ValidDomain([]byte(in)), ValidDomainUTF8([]byte(in))
+		ascii, unicode := ValidDomain([]byte(in)), validMailDomain([]byte(in))
 		if ascii != referenceDomain(in) {
 			t.Fatalf("ValidDomain(%q) = %v", in, ascii)
 		}
-		// With every character beyond ASCII made a letter it must be a domain of LDH.
+		// With underscores and every character beyond ASCII made letters it must be a domain of LDH.
 		plain := strings.Map(func(r rune) rune {
-			if r >= utf8.RuneSelf {
+			if r >= utf8.RuneSelf || r == '_' {
 				r = 'a'
 			}
 			return r
@@ -190,7 +190,7 @@ func FuzzValidDomain(f *testing.F) {
 		want := utf8.ValidString(in) && referenceDomain(plain) && len(in) <= MaxDomain && !strings.ContainsAny(in, "\u3002\uff0e\uff61") &&
 			!regexp.MustCompile(`[\x{80}-\x{9f}]`).MatchString(in)
 		if unicode != want {
-			t.Fatalf("ValidDomainUTF8(%q) = %v", in, unicode)
+			t.Fatalf("validMailDomain(%q) = %v", in, unicode)
 		}
 	})
 }

@@ -3,7 +3,6 @@ package codec
 import (
 	"bytes"
 	"encoding/binary"
-	"math"
 )
 
 // Message content comes in two forms. Plain content is what BDAT carries and SIZE counts. Wire
@@ -160,36 +159,17 @@ type Stuffer struct {
 
 // Append appends src in wire form to dst. Chunks may be cut anywhere, RFC 3030 2.
 func (s *Stuffer) Append(dst, src []byte) []byte {
-	dst, _ = s.fill(dst, src, math.MaxInt)
-	return dst
-}
-
-// Fill is Append within the capacity of dst: it returns how many octets of src it took, and never
-// allocates. Unless all of src was taken dst is full to the last octet.
-func (s *Stuffer) Fill(dst, src []byte) (out []byte, n int) {
-	return s.fill(dst, src, cap(dst)-len(dst))
-}
-
-// fill appends at most room octets.
-func (s *Stuffer) fill(dst, src []byte, room int) (out []byte, n int) {
-	for n < len(src) && room > 0 {
-		if s.at == lineStart && src[n] == '.' {
+	for len(src) > 0 {
+		if s.at == lineStart && src[0] == '.' {
 			dst = append(dst, '.')
-			room--
 			s.stuff()
-			s.at = inLine // so that the content's dot follows as any octet, be it in the next call
-			continue
+			s.at = inLine // so that the content's dot follows as any octet
 		}
-		piece := src[n:]
-		if len(piece) > room {
-			piece = piece[:room]
-		}
-		length := s.walk(&s.at, piece)
-		dst = append(dst, piece[:length]...)
-		room -= length
-		n += length
+		n := s.walk(&s.at, src)
+		dst = append(dst, src[:n]...)
+		src = src[n:]
 	}
-	return dst, n
+	return dst
 }
 
 // EndsLine reports whether the content so far is empty or ends in CRLF.

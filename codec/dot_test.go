@@ -284,32 +284,6 @@ func TestStufferFinish(t *testing.T) {
 	}
 }
 
-// TestStufferFill fills buffers of every small size: the text in them must be the same, and each full.
-func TestStufferFill(t *testing.T) {
-	const in = ".\r\n..\r\n.a\r\nbb\r\n\r\n.\r.\n.\r\n."
-	want := referenceStuff(in)
-	for size := 1; size < 12; size++ {
-		var (
-			s   Stuffer
-			out string
-		)
-		for src := []byte(in); len(src) > 0; {
-			buf := make([]byte, 0, size)
-			got, n := s.Fill(buf, src)
-			if src = src[n:]; len(src) > 0 && len(got) != size {
-				t.Fatalf("size %d: %d octets in a buffer that is not the last", size, len(got))
-			}
-			if cap(got) != size {
-				t.Fatalf("size %d: the buffer grew", size)
-			}
-			out += string(got)
-		}
-		if out != want || s.Content != referenceContent(in) {
-			t.Fatalf("size %d: %q %+v, want %q", size, out, s.Content, want)
-		}
-	}
-}
-
 func TestUnstuffer(t *testing.T) {
 	tests := []struct{ in, out string }{
 		{"", ""},

@@ -515,3 +515,10 @@ func dialOnce(addr string) (net.Conn, error) {
 	}
 	return c, err
 }
+
+// count is how many TLS handshakes are under way.
+func (h *handshakes) count() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.live.Len()
+}

@@ -56,12 +56,6 @@ func (h *handshakes) end(w *wire) {
 	h.mu.Unlock()
 }
 
-func (h *handshakes) count() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.live.Len()
-}
-
 // pipe is a wire during the handshake: the goroutine reads what the loop feeds, and the loop fetches what
 // the goroutine writes.
 type pipe struct {

@@ -1,7 +1,6 @@
 package pebblestore
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -522,14 +521,4 @@ func (s *Store) Figures() Figures {
 		Pinned:         s.pins.lent() + s.pins.slabbed.Load(),
 		Copied:         s.pins.copied.Load(),
 	}
-}
-
-// Checkpoint makes a consistent copy of the store in dir (which must not exist), for backups. It
-// shares the table files by hard links where the file system can.
-func (s *Store) Checkpoint(_ context.Context, dir string) error {
-	if err := s.enter(); err != nil {
-		return err
-	}
-	defer s.leave()
-	return s.db.Checkpoint(dir, pebble.WithFlushedWAL())
 }

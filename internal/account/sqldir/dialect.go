@@ -41,9 +41,6 @@ var dialects = map[string]*dialect{
 	"sqlite":     &sqlite,
 }
 
-// Schemes returns the schemes of URLs that Open takes.
-func Schemes() []string { return []string{"postgres", "postgresql", "mysql", "mariadb", "sqlite"} }
-
 var postgres = dialect{
 	open:        openPostgres,
 	placeholder: func(n int) string { return "$" + strconv.Itoa(n) },

@@ -43,12 +43,6 @@ var Defaults = Queries{
 	Owners:  "SELECT domain, account FROM odmr_domains WHERE domain IN (:domains)",
 }
 
-// IdentitiesOfSchema is Queries.Identities for the tables of Schema.
-const IdentitiesOfSchema = "SELECT identity, account FROM odmr_identities WHERE identity IN (:identities)"
-
-// RecipientsOfSchema is Queries.Recipients likewise.
-const RecipientsOfSchema = "SELECT recipient FROM odmr_recipients WHERE account = :name"
-
 //go:embed schema/*.sql
 var schemas embed.FS
 
