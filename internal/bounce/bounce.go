@@ -7,7 +7,7 @@
 // report for each message and event, with all recipients that it concerns, or several that share them if they are very many; a report for a domain that is held here goes straight into that domain's queue, all others into mail.OutboundDomain's.
 //
 // What waits in a domain that is being collected is left alone until the session ends. Memory is bounded: some words for each
-// domain with mail, and one batch. It never sends anything itself, never reports on mail without a sender, and never lets
+// domain with mail and each 4,096 messages of it, and one batch. It never sends anything itself, never reports on mail without a sender, and never lets
 // mail go without a report that is due or a line in the log that says why there is none.
 package bounce
 
@@ -93,7 +93,8 @@ type watch struct {
 	settled round     // through what has failed
 	partial round     // through what has failed of messages that wait or are held
 	waiting time.Time // not before is there anything to be done about what waits
-	expired round     // through what has expired; its due is waiting
+	ages    ages      // of what waits
+	failed  ages      // of what has failed and is kept without a report (Policy.Bounce)
 
 	noticed uint64    // who sent entries up to this place knows of the delay, or is not to be told
 	held    time.Time // when the domain was last seen on hold: the clock stood still until then; see Holds
@@ -132,6 +133,7 @@ type Reporter struct {
 	known   bool                 // all domains with mail have a watch
 	changed bool                 // some domain's held differs from what is kept
 	woken   bool                 // a report for the outside came into being in the batch at hand
+	stretch int                  // see stretchMost
 }
 
 // New makes a Reporter.
@@ -142,7 +144,7 @@ func New(cfg Config) *Reporter {
 	if cfg.Observer == nil {
 		cfg.Observer = nobody{}
 	}
-	r := &Reporter{cfg: cfg, watches: make(map[string]*watch)}
+	r := &Reporter{cfg: cfg, watches: make(map[string]*watch), stretch: stretchMost}
 	if cfg.Holds != nil {
 		var err error
 		if r.kept, err = cfg.Holds.Load(); err != nil {
@@ -218,14 +220,14 @@ func (r *Reporter) Pass(ctx context.Context) (more bool) {
 		}
 		began := r.cfg.Now()
 		did := false
-		if d.failed && !now.Before(d.settled.due) {
-			did = r.settled(d.name, queue.Settled, &d.settled)
+		if d.counts.Failed > 0 && !now.Before(d.settled.due) {
+			did = r.settled(d, queue.Settled, &d.settled)
 		}
-		if d.untold && !now.Before(d.partial.due) {
-			did = r.settled(d.name, queue.Partial, &d.partial) || did
+		if d.counts.Untold > 0 && !now.Before(d.partial.due) {
+			did = r.settled(d, queue.Partial, &d.partial) || did
 		}
-		if old && d.waits && !now.Before(d.waiting) {
-			did = r.waiting(d.name, d.watch) || did
+		if old && d.counts.Messages > 0 && !now.Before(d.waiting) {
+			did = r.waiting(d) || did
 		}
 		if r.woken {
 			r.woken = false
@@ -248,8 +250,8 @@ func (r *Reporter) Pass(ctx context.Context) (more bool) {
 // seenDomain is a domain in the pass at hand.
 type seenDomain struct {
 	*watch
-	name                  string
-	failed, untold, waits bool
+	name   string
+	counts queue.Counts
 }
 
 // domains lists the domains with mail. all forgets those that have none any more.
@@ -265,7 +267,7 @@ func (r *Reporter) domains(all bool) (list []seenDomain, err error) {
 		}
 		w.seen = true
 		if c.Failed > 0 || c.Untold > 0 || all && c.Messages > 0 {
-			list = append(list, seenDomain{w, name, c.Failed > 0, c.Untold > 0, c.Messages > 0})
+			list = append(list, seenDomain{w, name, c})
 		}
 		return true
 	})
@@ -283,24 +285,23 @@ func (r *Reporter) domains(all bool) (list []seenDomain, err error) {
 }
 
 // settled deals with a batch of what has failed, which is at stage, and says whether it got on.
-func (r *Reporter) settled(domain string, stage queue.Stage, rd *round) bool {
+func (r *Reporter) settled(d seenDomain, stage queue.Stage, rd *round) bool {
 	now := r.cfg.Now()
-	p, err := r.cfg.Policy(domain)
+	p, err := r.cfg.Policy(d.name)
 	if err != nil {
 		rd.due = now.Add(sweep)
 		return false
 	}
 	due := now.Add(again)
-	if stage == queue.Partial && !p.Bounce { // goes with what it is part of
+	if !p.Bounce && stage == queue.Partial { // goes with what it is part of
 		rd.end(due)
 		return false
 	}
+	if !p.Bounce { // kept until its time is over, for whoever looks
+		return r.discard(d, p, rd)
+	}
 	var seqs []uint64
-	err = r.cfg.Store.Walk(domain, stage, rd.from, func(k queue.Key, env *mail.Envelope) bool {
-		if expires := time.Unix(0, env.Arrived).Add(p.Retention); !p.Bounce && now.Before(expires) {
-			due = earlier(due, expires) // kept until then, for whoever looks
-			return false
-		}
+	err = r.cfg.Store.Walk(d.name, stage, rd.from, func(k queue.Key, _ *mail.Envelope) bool {
 		seqs = append(seqs, k.Seq)
 		return len(seqs) < batch
 	})
@@ -310,7 +311,7 @@ func (r *Reporter) settled(domain string, stage queue.Stage, rd *round) bool {
 	}
 	did := 0
 	if err == nil {
-		did, err = r.review(domain, stage, seqs, func(e *queue.Reviewed) queue.Decision {
+		did, _, err = r.review(d.name, stage, seqs, func(e *queue.Reviewed) queue.Decision {
 			if stage == queue.Partial {
 				return r.tell(e, now)
 			}
@@ -322,7 +323,7 @@ func (r *Reporter) settled(domain string, stage queue.Stage, rd *round) bool {
 		return false
 	}
 	if err != nil {
-		r.complain(err, domain)
+		r.complain(err, d.name)
 		*rd = round{due: due}
 		return false
 	}
@@ -330,10 +331,27 @@ func (r *Reporter) settled(domain string, stage queue.Stage, rd *round) bool {
 	return true
 }
 
-// waiting deals with a batch of what is old, and says whether it got on.
-func (r *Reporter) waiting(domain string, w *watch) bool {
+// discard ends a batch of what has failed, was kept without a report and is over time, and says whether it got on.
+func (r *Reporter) discard(d seenDomain, p Policy, rd *round) (more bool) {
 	now := r.cfg.Now()
-	p, err := r.cfg.Policy(domain)
+	c := clock{now: now, retention: p.Retention}
+	more, err := r.overdue(d.name, queue.Settled, &d.failed, d.counts.Failed, p, &c)
+	switch {
+	case err != nil:
+		r.complain(err, d.name)
+		*rd = round{due: now.Add(again)}
+	case more:
+		*rd = round{}
+	default:
+		*rd = round{due: d.failed.due(&c, now.Add(again))}
+	}
+	return more
+}
+
+// waiting deals with a batch of what is old, and says whether it got on.
+func (r *Reporter) waiting(d seenDomain) bool {
+	now, w := r.cfg.Now(), d.watch
+	p, err := r.cfg.Policy(d.name)
 	if err != nil {
 		w.waiting = now.Add(sweep)
 		return false
@@ -343,52 +361,24 @@ func (r *Reporter) waiting(domain string, w *watch) bool {
 		w.held, w.waiting, r.changed = now, now.Add(sweep), true
 		return false
 	}
-	did, err := r.expire(domain, w, p, now)
+	c := clock{now, w.held, p.Retention}
+	did, err := r.overdue(d.name, queue.Waiting, &w.ages, d.counts.Messages, p, &c)
 	if err == nil && !did && p.DelayNotice > 0 {
-		did, err = r.notify(domain, w, p, now)
+		did, err = r.notify(d.name, w, p, now)
 	}
 	if errors.Is(err, queue.ErrBusy) {
 		w.waiting = now.Add(sweep)
 		return false
 	}
 	if err != nil {
-		r.complain(err, domain)
+		r.complain(err, d.name)
 		return false
 	}
+	w.waiting = w.ages.due(&c, w.waiting)
 	if did {
 		w.waiting = time.Time{}
 	}
 	return did
-}
-
-// expire ends a batch of entries whose time is over, and says whether it got on. Entries stand in the order in which they
-// came, so that the first that may stay ends the search.
-func (r *Reporter) expire(domain string, w *watch, p Policy, now time.Time) (did bool, err error) {
-	var seqs []uint64
-	from := w.expired.from
-	w.expired.from = 0
-	err = r.cfg.Store.Walk(domain, queue.Waiting, from, func(k queue.Key, env *mail.Envelope) bool {
-		if expires := w.since(env).Add(p.Retention); now.Before(expires) {
-			w.waiting = earlier(w.waiting, expires)
-			return false
-		}
-		seqs = append(seqs, k.Seq)
-		return len(seqs) < batch
-	})
-	if err != nil {
-		return false, err
-	}
-	if len(seqs) == 0 { // at the end of a round in which something expired once more from the start
-		did = w.expired.did
-		w.expired = round{}
-		return did, nil
-	}
-	n, err := r.review(domain, queue.Waiting, seqs, func(e *queue.Reviewed) queue.Decision { return r.giveUp(e, p, now) })
-	if err != nil {
-		return false, err
-	}
-	w.expired.batch(seqs[len(seqs)-1], n)
-	return true, nil
 }
 
 // notify tells the senders of a batch of entries that these still wait.
@@ -409,7 +399,7 @@ func (r *Reporter) notify(domain string, w *watch, p Policy, now time.Time) (did
 	})
 	told, later := 0, uint64(0) // later: the first whose sender cannot be told now
 	if err == nil && len(seqs) > 0 {
-		told, err = r.review(domain, queue.Waiting, seqs, func(e *queue.Reviewed) queue.Decision {
+		told, _, err = r.review(domain, queue.Waiting, seqs, func(e *queue.Reviewed) queue.Decision {
 			d := r.announce(e, w, p, now)
 			if d.Verdict == queue.Keep && later == 0 {
 				later = e.Key.Seq
@@ -439,12 +429,16 @@ func (w *watch) since(env *mail.Envelope) time.Time {
 	return w.held
 }
 
-// review has a batch decided about, and returns of how many something became.
-func (r *Reporter) review(domain string, stage queue.Stage, seqs []uint64, decide func(*queue.Reviewed) queue.Decision) (int, error) {
+// review has a batch decided about, and returns of how many something became, and the first place that was left to the next
+// batch for its octets, 0 if none was.
+func (r *Reporter) review(domain string, stage queue.Stage, seqs []uint64, decide func(*queue.Reviewed) queue.Decision) (n int, rest uint64, err error) {
 	var after []func() // log and metrics, once it is durable
 	octets := 0
-	err := r.cfg.Store.Review(domain, stage, seqs, func(e *queue.Reviewed) queue.Decision {
-		if octets >= batchOctets { // it is left to the next round
+	err = r.cfg.Store.Review(domain, stage, seqs, func(e *queue.Reviewed) queue.Decision {
+		if octets >= batchOctets {
+			if rest == 0 {
+				rest = e.Key.Seq
+			}
 			return queue.Decision{}
 		}
 		kind := kindOf(stage, e.Envelope)
@@ -458,12 +452,12 @@ func (r *Reporter) review(domain string, stage queue.Stage, seqs []uint64, decid
 		return d
 	})
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	for _, fn := range after {
 		fn()
 	}
-	return len(after), nil
+	return len(after), rest, nil
 }
 
 func (r *Reporter) complain(err error, domain string) {

@@ -30,6 +30,8 @@ type world struct {
 	reporter *Reporter
 	holds    holds
 	damaged  map[uint64]bool   // places of entries that a review passes over
+	looked   int               // entries that were walked over
+	stretch  int               // of the Reporter, if not 0
 	policy   map[string]Policy // that differs from usual
 	broken   error             // of the directory
 	unknown  error             // of the policy
@@ -88,6 +90,13 @@ func (d damaged) Review(domain string, stage queue.Stage, seqs []uint64, decide 
 	})
 }
 
+func (d damaged) Walk(domain string, stage queue.Stage, from uint64, fn func(queue.Key, *mail.Envelope) bool) error {
+	return d.Store.Walk(domain, stage, from, func(k queue.Key, env *mail.Envelope) bool {
+		d.w.looked++
+		return fn(k, env)
+	})
+}
+
 // restart makes a Reporter that knows nothing.
 func (w *world) restart() {
 	w.reporter = New(Config{
@@ -101,6 +110,9 @@ func (w *world) restart() {
 		},
 		Held: func(domain string) (bool, error) { return strings.HasSuffix(domain, "held.example"), w.broken },
 	})
+	if w.stretch > 0 {
+		w.reporter.stretch = w.stretch
+	}
 }
 
 func (w *world) Reported(kind string)    { w.counted[kind]++ }
@@ -109,8 +121,14 @@ func (w *world) Discarded(reason string) { w.counted[reason]++ }
 // put hands a message in. recipients are "local NOTIFY"; NOTIFY is a number.
 func (w *world) put(domain, sender string, recipients ...string) mail.ID {
 	w.t.Helper()
+	return w.putAged(0, domain, sender, recipients...)
+}
+
+// putAged hands in a message that arrived elsewhere so long ago, as an import does.
+func (w *world) putAged(age time.Duration, domain, sender string, recipients ...string) mail.ID {
+	w.t.Helper()
 	body := "Subject: hello\r\n\r\nHello.\r\n"
-	env := mail.Envelope{Domain: domain, Arrived: w.clock.Now().UnixNano(), ReversePath: sender, Size: int64(len(body)), WireSize: int64(len(body))}
+	env := mail.Envelope{Domain: domain, Arrived: w.clock.Now().Add(-age).UnixNano(), ReversePath: sender, Size: int64(len(body)), WireSize: int64(len(body))}
 	for _, r := range recipients {
 		local, notify, _ := strings.Cut(r, " ")
 		n, _ := strconv.Atoi(notify)
