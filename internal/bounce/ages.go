@@ -163,10 +163,19 @@ type looked struct {
 	over    bool // its time
 }
 
-// overdue ends a batch of entries at stage whose time is over, of which there are there in all, and says whether there may be
-// more to do at once. One step looks at no more than stretchMost entries and a batch.
-func (r *Reporter) overdue(domain string, stage queue.Stage, a *ages, there int64, p Policy, c *clock) (more bool, err error) {
-	a.begin(c, there, r.stretch)
+// line is a domain's entries at one stage.
+type line struct {
+	domain string
+	stage  queue.Stage
+	there  int64 // how many there are
+	ages   *ages
+}
+
+// overdue ends a batch of entries whose time is over, and says whether there may be more to do at once. One step looks at no
+// more than stretchMost entries and a batch.
+func (r *Reporter) overdue(l line, p Policy, c *clock) (more bool, err error) {
+	a := l.ages
+	a.begin(c, l.there, r.stretch)
 	w := a.way
 	defer func() {
 		if err != nil {
@@ -176,7 +185,7 @@ func (r *Reporter) overdue(domain string, stage queue.Stage, a *ages, there int6
 	var all []looked
 	var seqs []uint64
 	done := true
-	err = r.cfg.Store.Walk(domain, stage, w.next, func(k queue.Key, env *mail.Envelope) bool {
+	err = r.cfg.Store.Walk(l.domain, l.stage, w.next, func(k queue.Key, env *mail.Envelope) bool {
 		if k.Seq > w.to {
 			return false
 		}
@@ -193,7 +202,7 @@ func (r *Reporter) overdue(domain string, stage queue.Stage, a *ages, there int6
 	}
 	gone, rest := 0, uint64(0)
 	if len(seqs) > 0 {
-		gone, rest, err = r.review(domain, stage, seqs, func(e *queue.Reviewed) queue.Decision { return r.giveUp(e, p, c.now) })
+		gone, rest, err = r.review(l.domain, l.stage, seqs, func(e *queue.Reviewed) queue.Decision { return r.giveUp(e, p, c.now) })
 		if err != nil {
 			return false, err
 		}

@@ -335,7 +335,7 @@ func (r *Reporter) settled(d seenDomain, stage queue.Stage, rd *round) bool {
 func (r *Reporter) discard(d seenDomain, p Policy, rd *round) (more bool) {
 	now := r.cfg.Now()
 	c := clock{now: now, retention: p.Retention}
-	more, err := r.overdue(d.name, queue.Settled, &d.failed, d.counts.Failed, p, &c)
+	more, err := r.overdue(line{d.name, queue.Settled, d.counts.Failed, &d.failed}, p, &c)
 	switch {
 	case err != nil:
 		r.complain(err, d.name)
@@ -362,7 +362,7 @@ func (r *Reporter) waiting(d seenDomain) bool {
 		return false
 	}
 	c := clock{now, w.held, p.Retention}
-	did, err := r.overdue(d.name, queue.Waiting, &w.ages, d.counts.Messages, p, &c)
+	did, err := r.overdue(line{d.name, queue.Waiting, d.counts.Messages, &w.ages}, p, &c)
 	if err == nil && !did && p.DelayNotice > 0 {
 		did, err = r.notify(d.name, w, p, now)
 	}

@@ -2,11 +2,11 @@
 // smarthost, from the durable queue of mail.OutboundDomain.
 //
 // A Sender leases that queue as a session leases a customer's, so that no message goes out twice at once, and settles
-// each message by the smarthost's reply: taken, it is gone; refused for now (4xx), it waits, longer each time, and only what
+// each message by the smarthost's reply: taken, it is gone; refused for now (4xx), or the line lost within it, it waits, longer each time, and only what
 // goes to the same address with it; refused for good (5xx to RCPT or to the content), it is marked failed and dropped by whoever
 // looks after failed mail, with a line in the log: there are no reports on reports. While the smarthost cannot be reached,
-// refuses this server as such (a login is wrong or missing, relaying denied, MAIL refused), or refuses many in a row for now,
-// the whole queue waits, longer each time, and nothing is dropped.
+// refuses this server as such (a login is wrong or missing, relaying denied, MAIL refused), or refuses or drops many in a row for now,
+// the whole queue waits, longer each time, and nothing is dropped. What was put off comes after all else.
 //
 // It is an SMTP client (RFC 5321) with STARTTLS (RFC 3207) and AUTH (RFC 4954), by go-smtp. A password never goes over
 // a connection in clear text, but to this machine itself. It must never send a message without a null reverse-path.
@@ -142,16 +142,45 @@ func (s *Sender) Pass(ctx context.Context) {
 		Int64("waiting", s.cfg.Store.Counts(mail.OutboundDomain).Messages).Msg(text)
 }
 
-// drain sends all that waits and is due over one connection.
+// drain sends all that waits and is due, over one connection unless that is lost: first what has not been put off.
 func (s *Sender) drain(ctx context.Context) error {
-	lease, err := s.cfg.Store.Acquire([]string{mail.OutboundDomain})
+	r := round{sender: s}
+	defer func() { r.c.quit() }()
+	if err := r.run(ctx); err != nil || !r.more {
+		return err
+	}
+	r.again, r.lost, r.streak = true, 0, 0
+	err := r.run(ctx)
+	if errors.Is(err, errLost) || errors.Is(err, errStreak) { // it need not be the smarthost, and the others are through
+		return nil
+	}
+	return err
+}
+
+// round is one way through the queue.
+type round struct {
+	sender *Sender
+	c      *connection // nil: none
+	again  bool        // through what was put off and is due; else through all that was not
+	more   bool        // something is due that was put off
+	lost   int         // lines in a row
+	streak int         // reports in a row that were deferred
+}
+
+// mine says whether it is this round's to send to that address.
+func (r *round) mine(to string) bool {
+	_, put := r.sender.later[to]
+	due := r.sender.due(to)
+	r.more = r.more || put && due
+	return due && put == r.again
+}
+
+func (r *round) run(ctx context.Context) error {
+	lease, err := r.sender.cfg.Store.Acquire([]string{mail.OutboundDomain})
 	if err != nil {
 		return err
 	}
 	defer lease.Release()
-	var c *connection
-	defer func() { c.quit() }()
-	streak := 0 // of reports that were refused for now
 	for ctx.Err() == nil {
 		ds, err := lease.Next(nil, queue.Limit{Messages: portionMessages, Bytes: portionBytes})
 		if err != nil {
@@ -161,22 +190,13 @@ func (s *Sender) drain(ctx context.Context) error {
 			return nil
 		}
 		for i := range ds {
-			if !s.due(ds[i].Envelope.Recipients[0].Address) {
+			if !r.mine(ds[i].Envelope.Recipients[0].Address) {
 				ds[i].Body.Close()
 				continue
 			}
-			if c == nil {
-				if c, err = s.cfg.Smarthost.connect(ctx); err != nil {
-					s.cfg.Observer.Unreachable()
-					return closeAll(ds[i:], err)
-				}
-			}
-			deferred, err := s.send(c, lease, &ds[i])
-			if streak++; !deferred {
-				streak = 0
-			}
-			if err == nil && streak == streakMost {
-				err = errStreak
+			sent, err := r.try(ctx, lease, &ds[i])
+			if !sent {
+				ds[i].Body.Close()
 			}
 			if err != nil || ctx.Err() != nil {
 				return closeAll(ds[i+1:], err)
@@ -185,6 +205,37 @@ func (s *Sender) drain(ctx context.Context) error {
 	}
 	return nil
 }
+
+// try sends one report. An error ends the round; sent says that the body was taken.
+func (r *round) try(ctx context.Context, lease queue.Lease, d *queue.Delivery) (sent bool, err error) {
+	s := r.sender
+	if r.c == nil {
+		if r.c, err = s.cfg.Smarthost.connect(ctx); err != nil {
+			s.cfg.Observer.Unreachable()
+			return false, err
+		}
+	}
+	deferred, err := s.send(r.c, lease, d)
+	if r.streak++; !deferred {
+		r.streak = 0
+	}
+	if !errors.Is(err, errLost) {
+		r.lost = 0
+		if err == nil && r.streak == streakMost {
+			err = errStreak
+		}
+		return true, err
+	}
+	r.c.drop()
+	r.c = nil
+	if r.lost++; r.lost < lostMost {
+		err = nil
+	}
+	return true, err
+}
+
+// errLost says that a line was lost within a report, perhaps because of it.
+var errLost = errors.New("the connection was lost")
 
 // errStreak says that it is not the reports that the smarthost refuses for now.
 var errStreak = fmt.Errorf("the smarthost refused %d reports in a row for now", streakMost)
@@ -223,7 +274,9 @@ func (s *Sender) send(c *connection, lease queue.Lease, d *queue.Delivery) (defe
 			delete(s.later, env.Recipients[i].Address)
 		case h.outcome.Status == mail.OutcomeDeferred && h.begun:
 			s.postpone(env.Recipients[0].Address)
-			if h.failure == nil && h.outcome.Reply[0] == '5' { // perhaps: see deniesRelay
+			if h.failure != nil {
+				failure = fmt.Errorf("%w: %w", errLost, h.failure)
+			} else if h.outcome.Reply[0] == '5' { // perhaps: see deniesRelay
 				s.cfg.Observer.Denied()
 			}
 		}

@@ -38,6 +38,7 @@ type sink struct {
 	rcptErr  error                      // reply to RCPT
 	dataErr  func(content string) error // reply to the final dot
 	drop     bool                       // the line goes dead behind the final dot
+	poison   string                     // where it goes dead for those whose address begins with poison: RCPT, DATA, dot
 }
 
 type letter struct {
@@ -80,15 +81,28 @@ func (s *sinkSession) Rcpt(to string, o *smtp.RcptOptions) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.letter.to, s.letter.options = to, *o
+	s.cut("RCPT")
 	return s.rcptErr
 }
+
+// cut ends the line if it is to go dead here.
+func (s *sinkSession) cut(at string) {
+	if s.poison == at && strings.HasPrefix(s.letter.to, "poison") {
+		s.conn.Conn().Close()
+	}
+}
+
 func (s *sinkSession) Data(r io.Reader) error {
+	s.mu.Lock()
+	s.cut("DATA")
+	s.mu.Unlock()
 	b, err := io.ReadAll(r)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.cut("dot")
 	if s.dataErr != nil {
 		if err := s.dataErr(string(b)); err != nil {
 			return err
@@ -352,7 +366,7 @@ func TestLineLost(t *testing.T) {
 	w.now = w.now.Add(backoffMost)
 	w.pass()
 	w.wantWaiting(0)
-	if len(s.got) != 3 { // one of them twice
+	if len(s.got) != 4 { // each of them twice
 		t.Errorf("got %+v", s.got)
 	}
 }

@@ -8,6 +8,8 @@ const (
 	maxPostponed = 4096
 	// streakMost is how many reports in a row may be refused for now until the queue as a whole waits: then it is not them.
 	streakMost = 20
+	// lostMost is how many lines may be lost in a row, each within a report, until the queue as a whole waits.
+	lostMost = 5
 )
 
 // postponed is a destination that was refused for now.

@@ -60,21 +60,65 @@ func TestOneReportIsDeferred(t *testing.T) {
 	}
 }
 
-// A report behind whose final dot the line is lost each time does not keep those behind it.
-func TestOneReportBreaksTheLine(t *testing.T) {
+// Reports within which the line is lost each time, wherever, do not keep those behind them; they wait for themselves,
+// longer each time.
+func TestReportsBreakTheLine(t *testing.T) {
+	for _, at := range []string{"RCPT", "DATA", "dot"} {
+		for _, bad := range []int{1, lostMost - 1, lostMost, 3*lostMost + 1} {
+			s := newSink(t, TLSNone)
+			s.poison = at
+			w := newWorld(t, Smarthost{Addr: s.addr, TLS: TLSNone})
+			for i := range bad {
+				w.put(fmt.Sprintf("poison%d@elsewhere.example", i), "1\r\n", 0)
+			}
+			w.put("bob@elsewhere.example", "2\r\n", 0)
+			passes := 0
+			for ; w.seen["sent"] == 0 && passes < 50; passes++ {
+				w.pass()
+				w.now = w.now.Add(time.Second)
+				if w.sender.until.After(w.now) {
+					w.now = w.sender.until
+				}
+			}
+			if want := 1 + bad/lostMost; w.seen["sent"] != 1 || passes != want || w.sender.fails != 0 {
+				t.Fatalf("%s, %d bad ones: seen %v after %d passes, want %d", at, bad, w.seen, passes, want)
+			}
+			w.wantWaiting(int64(bad))
+			tries := w.seen["deferred"]
+			w.pass()
+			if bad < lostMost && w.seen["deferred"] != tries {
+				t.Errorf("%s, %d bad ones: tried again too early", at, bad)
+			}
+			s.set(func() { s.poison = "" })
+			w.now = w.now.Add(2 * backoffMost)
+			w.pass()
+			w.wantWaiting(0)
+		}
+	}
+}
+
+// Many that are refused for now again and again stand in front of the others only once.
+func TestManyAreDeferred(t *testing.T) {
 	s := newSink(t, TLSNone)
-	s.drop = true
+	s.dataErr = func(content string) error {
+		if strings.HasPrefix(content, "poison") {
+			return &smtp.SMTPError{Code: 451, EnhancedCode: smtp.EnhancedCode{4, 3, 0}, Message: "come again"}
+		}
+		return nil
+	}
 	w := newWorld(t, Smarthost{Addr: s.addr, TLS: TLSNone})
-	w.put("ann@elsewhere.example", "1\r\n", 0)
-	w.put("bob@elsewhere.example", "2\r\n", 0)
+	for i := range streakMost + 5 {
+		w.put(fmt.Sprintf("p%d@elsewhere.example", i), "poison\r\n", 0)
+	}
+	w.put("bob@elsewhere.example", "good\r\n", 0)
 	w.pass()
-	s.set(func() { s.drop = false })
-	w.sender.postpone("ann@elsewhere.example") // as if it had happened more often
-	w.now = w.now.Add(backoffLeast)
+	if w.seen["sent"] != 0 || w.seen["deferred"] != streakMost {
+		t.Fatalf("seen %v", w.seen)
+	}
+	w.now = w.sender.until
 	w.pass()
-	w.wantWaiting(1)
-	if last := s.got[len(s.got)-1]; last.to != "bob@elsewhere.example" {
-		t.Errorf("got %+v", s.got)
+	if w.seen["sent"] != 1 || w.seen["deferred"] != 2*streakMost+5 || w.sender.fails != 0 {
+		t.Errorf("seen %v", w.seen)
 	}
 }
 

@@ -66,6 +66,12 @@ func (c *connection) quit() {
 	c.stop()
 }
 
+// drop ends a session whose line was lost.
+func (c *connection) drop() {
+	_ = c.client.Close()
+	c.stop()
+}
+
 // connect opens a session.
 func (h *Smarthost) connect(ctx context.Context) (*connection, error) {
 	host, _, err := net.SplitHostPort(h.Addr)
@@ -212,7 +218,7 @@ type handed struct {
 	inDoubt bool
 	// failure says why the connection is of no more use, or no other message either; the outcome is Deferred then.
 	failure error
-	begun   bool // it concerns this message, or this recipient
+	begun   bool // it concerns this message, or this recipient, or may: the line was lost within it
 }
 
 // hand hands a message over to one recipient.
@@ -265,7 +271,7 @@ var errDenied = errors.New("the smarthost refuses this server")
 func (c *connection) refused(err error, at stage) handed {
 	var reply *smtp.SMTPError
 	if !errors.As(err, &reply) {
-		return handed{outcome: lost, failure: err, begun: at == stageData}
+		return handed{outcome: lost, failure: err, begun: true}
 	}
 	text := fmt.Sprintf("%d %s", reply.Code, reply.Message)
 	if e := reply.EnhancedCode; e != smtp.NoEnhancedCode && e != smtp.EnhancedCodeNotSet {
