@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -220,10 +221,15 @@ func TestReloadKeepsOldTable(t *testing.T) {
 // startWatch watches f until the test ends and returns what is reported.
 func startWatch(t *testing.T, f *File, poll time.Duration) <-chan Change {
 	t.Helper()
+	return startWatchAt(t, f, poll, time.Now)
+}
+
+func startWatchAt(t *testing.T, f *File, poll time.Duration, now func() time.Time) <-chan Change {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	changes := make(chan Change, 100)
 	var wg sync.WaitGroup
-	wg.Go(func() { f.watch(ctx, poll, func(c Change) { changes <- c }) })
+	wg.Go(func() { f.watch(ctx, poll, now, func(c Change) { changes <- c }) })
 	t.Cleanup(func() { cancel(); wg.Wait() })
 	return changes
 }
@@ -231,7 +237,7 @@ func startWatch(t *testing.T, f *File, poll time.Duration) <-chan Change {
 // await returns the next report for which ok holds.
 func await(t *testing.T, changes <-chan Change, ok func(Change) bool) Change {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(5 * time.Minute)
 	for {
 		select {
 		case c := <-changes:
@@ -239,7 +245,7 @@ func await(t *testing.T, changes <-chan Change, ok func(Change) bool) Change {
 				return c
 			}
 		case <-deadline:
-			t.Fatal("no such report within 30 seconds")
+			t.Fatal("no such report within five minutes")
 		}
 	}
 }
@@ -297,6 +303,54 @@ func testWatch(t *testing.T, f *File, path string, poll time.Duration) {
 	if err := Edit(path, func(d *Document) error { return d.Add(newAccount("back", "x", "back.example")) }); err != nil {
 		t.Fatal(err)
 	}
+	await(t, changes, func(c Change) bool { return c.Err == nil && c.Accounts == 1 })
+}
+
+// A file that is being written in place is not read before it has been left alone for a while: half of it is without fault, too.
+func TestWatchWaitsForTheWholeFile(t *testing.T) {
+	path := writeFile(t, "account a\n domain a.example\naccount b\n domain b.example\n")
+	f, err := OpenFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("account a\n domain a.example\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var clock atomic.Int64 // since the file was written to
+	changes := startWatchAt(t, f, 20*time.Millisecond, func() time.Time { return info.ModTime().Add(time.Duration(clock.Load())) })
+	clock.Store(int64(settle - 1))
+	time.Sleep(3 * settle) // in which it is looked at
+	select {
+	case c := <-changes:
+		t.Errorf("read while it was written: %+v", c)
+	default:
+	}
+	clock.Store(int64(settle))
+	await(t, changes, func(c Change) bool { return c.Err == nil && c.Accounts == 1 })
+}
+
+// One that is written to without end is read all the same.
+func TestWatchOfARestlessFile(t *testing.T) {
+	path := writeFile(t, goodFile)
+	f, err := OpenFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("account a\n domain a.example\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1e9, 0) // used by the watch alone
+	changes := startWatchAt(t, f, time.Hour, func() time.Time {
+		now = now.Add(restless / 4)
+		if err := os.Chtimes(path, now, now); err != nil {
+			t.Error(err)
+		}
+		return now
+	})
 	await(t, changes, func(c Change) bool { return c.Err == nil && c.Accounts == 1 })
 }
 

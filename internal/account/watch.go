@@ -13,9 +13,12 @@ const (
 	// PollInterval is how often Watch looks at the file even if no event came: file systems exist
 	// that send none (NFS), and symbolic links whose target changes elsewhere.
 	PollInterval = 15 * time.Second
-	// settle is how long after the first sign of a change the file is read: an editor that writes
-	// in place has finished by then, and several events make one reading.
+	// settle is how long after the first sign of a change the file is read, and how long it must not have been written to by
+	// then: an editor that writes in place has finished, and several events make one reading. Half a file may be without fault,
+	// and those whose accounts are in the other half would be nobody's customers.
 	settle = 100 * time.Millisecond
+	// restless is how long a file that is written to again and again is waited for.
+	restless = 10 * time.Second
 )
 
 // Change is one re-reading of the file.
@@ -29,10 +32,10 @@ type Change struct {
 // time, on the goroutine of the caller. A broken version is reported once. If the file system
 // cannot be watched, polling alone goes on.
 func (f *File) Watch(ctx context.Context, report func(Change)) {
-	f.watch(ctx, PollInterval, report)
+	f.watch(ctx, PollInterval, time.Now, report)
 }
 
-func (f *File) watch(ctx context.Context, poll time.Duration, report func(Change)) {
+func (f *File) watch(ctx context.Context, poll time.Duration, now func() time.Time, report func(Change)) {
 	events, faults, stop := f.notify()
 	defer stop()
 	ticker := time.NewTicker(poll)
@@ -40,6 +43,7 @@ func (f *File) watch(ctx context.Context, poll time.Duration, report func(Change
 	due := time.NewTimer(0) // at once: the file may have changed since it was read
 	defer due.Stop()
 	waiting := true // due is running; it is never put off, so that it comes
+	var restlessSince time.Time
 	soon := func() {
 		if !waiting {
 			waiting = true
@@ -66,12 +70,32 @@ func (f *File) watch(ctx context.Context, poll time.Duration, report func(Change
 			soon()
 		case <-due.C:
 			waiting = false
+			if at := now(); f.young(at) {
+				if restlessSince.IsZero() {
+					restlessSince = at
+				}
+				if at.Sub(restlessSince) < restless {
+					soon()
+					continue
+				}
+			}
+			restlessSince = time.Time{}
 			if changed, err := f.refresh(); changed {
 				t := f.Table()
 				report(Change{Err: err, Accounts: len(t.accounts), Domains: len(t.domains)})
 			}
 		}
 	}
+}
+
+// young says whether the file was written to just now. A time to come is that of another clock, and says nothing.
+func (f *File) young(now time.Time) bool {
+	info, err := os.Stat(f.path)
+	if err != nil {
+		return false
+	}
+	age := now.Sub(info.ModTime())
+	return age >= 0 && age < settle
 }
 
 // notify watches the directory, because a rename over the file ends a watch on the file itself.
