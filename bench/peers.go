@@ -13,6 +13,7 @@ import (
 	"odmr/bench/peers"
 	"odmr/bench/result"
 	"odmr/bench/traffic"
+	"odmr/internal/freeport"
 )
 
 // Peers measures other mail servers beside ours, all by Postfix's load tools.
@@ -124,7 +125,7 @@ func (s *Peers) peer(ctx context.Context, e *Env, peer peers.Peer, r *result.Res
 		return err
 	}
 	defer func() { err = errors.Join(err, sink.Stop()) }()
-	port, err := peers.FreePort()
+	port, err := freeport.Loopback()
 	if err != nil {
 		return err
 	}

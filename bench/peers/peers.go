@@ -27,6 +27,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"odmr/internal/freeport"
 )
 
 // Peer is a mail server that can be measured.
@@ -112,7 +114,7 @@ func StartSink(ctx context.Context) (*Sink, error) {
 		return nil, err
 	}
 	s := &Sink{done: make(chan struct{})}
-	if s.Port, err = FreePort(); err != nil {
+	if s.Port, err = freeport.Loopback(); err != nil {
 		return nil, err
 	}
 	args := []string{"-c", fmt.Sprintf("127.0.0.1:%d", s.Port), "1000"}
@@ -183,18 +185,8 @@ func (s *Sink) Stop() error {
 	return nil
 }
 
-// FreePort is a loopback port that nobody listens on at the moment.
-func FreePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
-}
-
 // portWait is how long a program may take until it listens.
-const portWait = 20 * time.Second
+const portWait = 2 * time.Minute
 
 func awaitPort(ctx context.Context, port int) error {
 	deadline := time.Now().Add(portWait)

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"odmr/internal/freeport"
 )
 
 // Each peer that is installed takes mail from smtp-source, holds all of it, and hands all of it on when it is
@@ -28,7 +30,7 @@ func TestInteropPeers(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer sink.Stop()
-			port, err := FreePort()
+			port, err := freeport.Loopback()
 			if err != nil {
 				t.Fatal(err)
 			}

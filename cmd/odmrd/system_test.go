@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"odmr/internal/freeport"
 )
 
 // nobody is the user whom these tests become; only root can.
@@ -388,12 +390,11 @@ func TestServiceManagerIsTold(t *testing.T) {
 // freeAddress is one that somebody else is to listen on.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Loopback()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", port)
 }
 
 // TestInteropSystemdSocketActivate has systemd's own program hand over the sockets.

@@ -2,11 +2,12 @@ package e2e
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
+
+	"odmr/internal/freeport"
 )
 
 // Postfix is a private instance of postfix: its configuration, queue and log are in a directory
@@ -121,10 +122,9 @@ func (p *Postfix) checkAllSent() {
 // freePort finds a loopback port for a program that cannot let the system choose one itself.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Loopback()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", port)
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"odmr/internal/certtest"
+	"odmr/internal/freeport"
 	"odmr/internal/mail"
 	"odmr/queue"
 	"odmr/queue/conformance"
@@ -178,7 +180,7 @@ func newWorld(t *testing.T, h Smarthost) *world {
 			t.Error(err)
 		}
 	})
-	h.Hostname, h.Timeout = "mail.isp.example", 20*time.Second
+	h.Hostname, h.Timeout = "mail.isp.example", 5*time.Minute
 	w.sender = New(Config{Store: w.store, Smarthost: h, Now: func() time.Time { return w.now }, Jitter: func() float64 { return 0 }, Observer: w, Logger: zerolog.Nop()})
 	return w
 }
@@ -253,13 +255,12 @@ func TestSent(t *testing.T) {
 func TestBackOff(t *testing.T) {
 	stranger := newSink(t, TLSRequired)
 	plain := newSink(t, TLSNone)
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	closed, err := freeport.Loopback()
 	if err != nil {
 		t.Fatal(err)
 	}
-	closed.Close()
 	for name, h := range map[string]Smarthost{
-		"nobody there":                   {Addr: closed.Addr().String(), TLS: TLSNone},
+		"nobody there":                   {Addr: fmt.Sprintf("127.0.0.1:%d", closed), TLS: TLSNone},
 		"a certificate of somebody else": {Addr: stranger.addr, TLS: TLSRequired},
 		"no STARTTLS":                    {Addr: plain.addr, TLS: TLSRequired},
 		"a wrong password":               {Addr: plain.addr, TLS: TLSNone, User: "odmr", Password: func() (string, error) { return "guess", nil }},
@@ -399,7 +400,7 @@ func TestRun(t *testing.T) {
 	running.Go(func() { w.sender.Run(ctx) })
 	w.put("ann@elsewhere.example", "1\r\n", 0)
 	w.sender.Wake()
-	for deadline := time.Now().Add(time.Minute); w.store.Counts(mail.OutboundDomain).Messages > 0 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(5 * time.Minute); w.store.Counts(mail.OutboundDomain).Messages > 0 && time.Now().Before(deadline); {
 		time.Sleep(time.Millisecond)
 	}
 	cancel()

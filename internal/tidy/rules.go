@@ -67,6 +67,7 @@ var rooms = []room{
 	{dir: "internal/dsn", may: []string{"codec", "internal/mail"}},
 	{dir: "internal/sim", may: []string{}}, // tests and nothing else
 	{dir: "internal/certtest", may: []string{}},
+	{dir: "internal/freeport", may: []string{}},  // for tests, and for the peers that bench starts
 	{dir: "internal/clocktest", may: []string{}}, // the time of tests
 	{dir: "internal/bounce", may: []string{"codec", "queue", "internal/mail", "internal/account", "internal/dsn"}},
 	{dir: "internal/outbound", may: []string{"codec", "queue", "internal/mail", "internal/trust"}},
@@ -76,7 +77,7 @@ var rooms = []room{
 	// make run: a program in all but name. It starts the built commands and acts as a customer.
 	{dir: "internal/demo", may: []string{"internal/client", "internal/mail", "codec"}},
 	{dir: "internal", may: []string{"internal/...", "codec", "queue"}},
-	{dir: "bench", may: []string{"codec", "internal/client"}},
+	{dir: "bench", may: []string{"codec", "internal/client", "internal/freeport"}},
 	{dir: "cmd", may: nil},
 }
 
