@@ -29,7 +29,7 @@ import (
 )
 
 // patience is how long a test waits for anything at all.
-const patience = 60 * time.Second
+const patience = 5 * time.Minute
 
 // asServer makes the test binary be odmrd, so that signals and exit statuses are real.
 const asServer = "ODMRD_TEST_AS_SERVER"

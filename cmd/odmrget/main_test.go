@@ -27,7 +27,7 @@ func scripted(t *testing.T, script string) string {
 			return
 		}
 		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+		_ = conn.SetDeadline(time.Now().Add(5 * time.Minute))
 		r := bufio.NewReader(conn)
 		for _, line := range strings.Split(strings.TrimSpace(script), "\n") {
 			who, text, _ := strings.Cut(strings.TrimSpace(line), ": ")
@@ -66,7 +66,7 @@ func get(t *testing.T, addr string, more ...string) (status int, stdout, stderr,
 	}
 	maildir = filepath.Join(dir, "Maildir")
 	var out, errs bytes.Buffer
-	args := append([]string{"--server", addr, "--user", "tim", "--password-file", secret, "--maildir", maildir, "--name", "customer.example", "--timeout", "20s"}, more...)
+	args := append([]string{"--server", addr, "--user", "tim", "--password-file", secret, "--maildir", maildir, "--name", "customer.example", "--timeout", "5m"}, more...)
 	status = run(context.Background(), args, nil, &out, &errs)
 	return status, out.String(), errs.String(), maildir
 }

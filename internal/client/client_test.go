@@ -20,7 +20,7 @@ import (
 	"odmr/internal/mail"
 )
 
-const testTimeout = 30 * time.Second
+const testTimeout = 5 * time.Minute
 
 // provider is the other end of a Customer in these tests: it speaks RFC 2645 up to the turn
 // and gives the connection to then. What then returns is sent to the channel.

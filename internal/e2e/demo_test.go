@@ -41,7 +41,7 @@ func startDemo(t *testing.T, data string, flags ...string) *demoRun {
 	d := &demoRun{t: t, data: data}
 	d.cmd = exec.Command(filepath.Join(bin, "demo"), append([]string{"--bin", bin, "--data", data}, flags...)...)
 	d.cmd.Stdout, d.cmd.Stderr = d, d
-	d.cmd.WaitDelay = time.Second
+	d.cmd.WaitDelay = time.Minute
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := d.cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -21,7 +21,7 @@ import (
 )
 
 // directoryFlags make what is remembered last for the test, and what is not found last for moments.
-var directoryFlags = []string{"--accounts-cache", "1h", "--accounts-cache-negative", "500ms", "--accounts-stale", "1h", "--accounts-timeout", "2s"}
+var directoryFlags = []string{"--accounts-cache", "1h", "--accounts-cache-negative", "500ms", "--accounts-stale", "1h", "--accounts-timeout", "5s"}
 
 // startElsewhere starts odmrd with its accounts in p, with TLS.
 func startElsewhere(t *testing.T, p *place) (*Server, string) {

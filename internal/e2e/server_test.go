@@ -21,7 +21,7 @@ import (
 
 const (
 	// patience is how long a test waits for anything at all: generous, because the machine may be busy.
-	patience = 60 * time.Second
+	patience = 5 * time.Minute
 	hostname = "mail.isp.example"
 	password = "open sesame"
 )

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"odmr/internal/client"
@@ -26,7 +27,7 @@ func TestSlowCustomersDoNotStarveOthers(t *testing.T) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	received := make([]int64, customers)
+	received := make([]atomic.Int64, customers)
 	for i := range customers {
 		wg.Go(func() { _ = drainSlowly(ctx, s.ODMR, slow, slow.Domains[i], &received[i]) })
 	}

@@ -33,7 +33,7 @@ func (s *scanner) handshake(args ...string) (out string, greeted bool) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, s.openssl, append([]string{"s_client", "-connect", s.addr, "-servername", s.name, "-CAfile", s.ca, "-crlf"}, args...)...)
 	cmd.Stdin = strings.NewReader("QUIT\n") // s_client's own, at the beginning of a line
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = time.Minute
 	b, err := cmd.CombinedOutput()
 	if ctx.Err() != nil {
 		s.t.Errorf("openssl %q does not end: %v", args, err)

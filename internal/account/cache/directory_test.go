@@ -18,7 +18,7 @@ import (
 )
 
 // patience is how long a test waits for anything at all.
-const patience = 30 * time.Second
+const patience = 5 * time.Minute
 
 // shop is a Source in memory that can be made to fail, to hang, and to give nonsense.
 type shop struct {
