@@ -138,7 +138,7 @@ func (s *server) reloadAccounts() {
 // watchAccounts picks up what odmrctl changes in the file, or looks after the directory, until ctx ends.
 func (s *server) watchAccounts(ctx context.Context) {
 	if s.accounts != nil {
-		s.accounts.Watch(ctx, func(c account.Change) { s.accountsRead(c.Err) })
+		s.accounts.Watch(ctx, time.Now, func(c account.Change) { s.accountsRead(c.Err) })
 		return
 	}
 	s.watching.Go(func() { s.recheckInTurn(ctx) })

@@ -29,10 +29,10 @@ type Change struct {
 }
 
 // Watch re-reads the file whenever it has changed, until ctx ends, and calls report after each
-// time, on the goroutine of the caller. A broken version is reported once. If the file system
+// time, on the goroutine of the caller. now is the clock that files' times are by. A broken version is reported once. If the file system
 // cannot be watched, polling alone goes on.
-func (f *File) Watch(ctx context.Context, report func(Change)) {
-	f.watch(ctx, PollInterval, time.Now, report)
+func (f *File) Watch(ctx context.Context, now func() time.Time, report func(Change)) {
+	f.watch(ctx, PollInterval, now, report)
 }
 
 func (f *File) watch(ctx context.Context, poll time.Duration, now func() time.Time, report func(Change)) {
