@@ -246,7 +246,7 @@ func startDaemon(ctx context.Context, dir string, port int, program string, args
 }
 
 // daemonWait is how long a daemon may take to end.
-const daemonWait = 20 * time.Second
+const daemonWait = 2 * time.Minute
 
 // stop ends the daemon and what it has started, which are in its session's process group.
 func (d *daemon) stop() error {

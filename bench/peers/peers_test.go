@@ -53,7 +53,7 @@ func TestInteropPeers(t *testing.T) {
 			}
 			released := make(chan error, 1)
 			go func() { released <- running.Release(t.Context()) }()
-			rate, err := sink.Await(t.Context(), messages, time.Minute, time.Minute)
+			rate, err := sink.Await(t.Context(), messages, 5*time.Minute, 5*time.Minute)
 			if err != nil || rate <= 0 {
 				t.Errorf("rate %v, %v", rate, err)
 			}

@@ -76,7 +76,7 @@ func shownOn(t *testing.T, data string, args ...string) []byte {
 	}
 	var shown []byte
 	for buf := make([]byte, 4096); !bytes.Contains(shown, []byte("END")); {
-		_ = master.SetReadDeadline(time.Now().Add(time.Minute))
+		_ = master.SetReadDeadline(time.Now().Add(5 * time.Minute))
 		n, err := master.Read(buf)
 		if err != nil && err != io.EOF {
 			t.Fatal(err)

@@ -115,7 +115,7 @@ func TestReload(t *testing.T) {
 		select {
 		case err := <-reports:
 			return err
-		case <-time.After(time.Minute):
+		case <-time.After(5 * time.Minute):
 			t.Fatal("nothing was noticed")
 			return nil
 		}
