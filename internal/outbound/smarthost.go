@@ -40,6 +40,8 @@ type Smarthost struct {
 	Password func() (string, error)
 	// Timeout bounds the connection and each reply; zero means the time-outs of RFC 5321 4.5.3.2.
 	Timeout time.Duration
+	// Dial opens a connection, as net.Dialer.DialContext does; nil: that.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // errNoMechanism says that the smarthost lets nobody log in as we could.
@@ -49,6 +51,7 @@ var errNoMechanism = errors.New("the smarthost offers neither AUTH PLAIN nor LOG
 type connection struct {
 	client *smtp.Client
 	stop   func() bool // it is not to be cut any more when the server stops
+	utf8   bool        // the smarthost offers SMTPUTF8: asked later, go-smtp may have to say EHLO first, and takes a lost line for a no
 	proven bool        // the smarthost has taken a report lately: what it refuses is not this server
 }
 
@@ -78,8 +81,11 @@ func (h *Smarthost) connect(ctx context.Context) (*connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	dialer := net.Dialer{Timeout: h.timeout(mail.TimeoutGreeting)}
-	conn, err := dialer.DialContext(ctx, "tcp", h.Addr)
+	dial := h.Dial
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: h.timeout(mail.TimeoutGreeting)}).DialContext
+	}
+	conn, err := dial(ctx, "tcp", h.Addr)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +98,8 @@ func (h *Smarthost) connect(ctx context.Context) (*connection, error) {
 		stop()
 		return nil, errors.Join(err, ignoreClosed(conn.Close()))
 	}
-	return &connection{client: client, stop: stop}, nil
+	utf8, _ := client.Extension("SMTPUTF8")
+	return &connection{client: client, stop: stop, utf8: utf8}, nil
 }
 
 func ignoreClosed(err error) error {
@@ -224,7 +231,7 @@ type handed struct {
 // hand hands a message over to one recipient.
 func (c *connection) hand(env *mail.Envelope, to *mail.Recipient, content []byte) handed {
 	options := &smtp.MailOptions{Size: env.Size, UTF8: env.SMTPUTF8}
-	if utf8, _ := c.client.Extension("SMTPUTF8"); env.SMTPUTF8 && !utf8 { // RFC 6531 3.5
+	if env.SMTPUTF8 && !c.utf8 { // RFC 6531 3.5
 		return handed{outcome: mail.Outcome{Status: mail.OutcomeFailed, Reply: "550 5.6.7 SMTPUTF8 is required and the smarthost does not offer it"}}
 	}
 	if err := c.client.Mail("", options); err != nil {
