@@ -34,11 +34,18 @@ const (
 	BugSenderOrder        // small messages overtake those of their own sender
 	BugStopForgets        // an orderly stop does not wait for settlements
 	BugStaleOrigin        // a message has the origin of the one before
+	BugTells              // senders are told whatever an operator has set
+	BugReportLost         // a report that the smarthost refused for now is taken for gone
+	BugReportAgain        // a report that was taken is kept
+	BugReportDoubt        // a report that may have been taken is not recorded so
+	BugReportOnReport     // reports that fail are reported
+	BugImpatient          // the sender of reports forgets that it was refused
 )
 
 var bugNames = [...]string{"none", "early ack", "settle drops", "settle neighbour", "foreign lease", "forget doubt",
 	"defer accepted", "swap", "wrong body", "truncate", "failed removed", "two reports", "no report", "held bounced",
-	"unsynced", "overtakes", "goes on", "vacation", "no quota", "learns all", "keeps learned", "sender order", "stop forgets", "stale origin"}
+	"unsynced", "overtakes", "goes on", "vacation", "no quota", "learns all", "keeps learned", "sender order", "stop forgets", "stale origin",
+	"tells", "report lost", "report again", "report doubt", "report on report", "impatient"}
 
 func (b Bug) String() string { return bugNames[b] }
 

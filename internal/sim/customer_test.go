@@ -39,12 +39,14 @@ type visit struct {
 	small    bool // small messages go first
 	reversed bool // the roles were exchanged
 	stopped  bool // its customer may not collect any more
+	gone     bool // what it is handed goes to nobody
 	domains  []string
 	cursor   map[string]int // into the ledger's queues: what was handed out
 	handed   map[*entry]int // in which order they were handed out
 	offered  map[*entry]bool
 	furthest map[string]int
 	heard    int64                 // octets of replies that the machine has read
+	doubtful map[*entry]bool       // was recorded as in doubt: its customer may have it, or get it yet
 	refused  map[string]*recipient // by the mark in its text, each 5xx; nil: it concerns all
 }
 
@@ -62,7 +64,7 @@ func (s *Sim) newVisit(c *conn, q *request) *visit {
 	k := c.line.client.(*call)
 	s.visits++
 	return &visit{n: s.visits, account: q.account, small: q.small, handed: map[*entry]int{}, manner: &k.manner, era: c.era, shielded: c.h.reversed.ShieldRefusals > 0, cursor: map[string]int{},
-		offered: map[*entry]bool{}, furthest: map[string]int{}, refused: map[string]*recipient{}}
+		offered: map[*entry]bool{}, furthest: map[string]int{}, refused: map[string]*recipient{}, doubtful: map[*entry]bool{}}
 }
 
 // next places the customer's next call after a while.
@@ -247,7 +249,7 @@ func (k *call) dialogue() bool {
 func (k *call) refused(code int) {
 	if k.stage == stageATRN {
 		k.c.dry = code == 453 && k.c.s.calm && k.manner.calm
-		if k.manner.trespasses && code != 450 && code != 451 {
+		if k.manner.trespasses && code != 450 && code != 451 && !slices.Contains(k.c.account.Domains, k.foreign) { // it may be its own by now
 			k.w.fail(RuleForeign, "ATRN for another's domain was answered %d", code)
 		}
 	}

@@ -79,6 +79,7 @@ func (s *Sim) build() error {
 	w := s.w
 	s.host = &host{s: s, w: w, ledger: s.ledger, disk: crashfs.New()}
 	s.ledger.host = s.host
+	s.host.smart = &smarthost{h: s.host, w: w}
 	for i := range w.between(1, 3) {
 		a := &account.Account{Name: fmt.Sprintf("customer%d", i)}
 		for j := range w.between(1, 3) {
@@ -167,6 +168,7 @@ func (s *Sim) clear() {
 	s.host.full = false
 	s.host.speedUp()
 	s.host.policy.linger, s.host.policy.wait = 0, 0
+	s.host.keeping.Bounce = true
 	s.host.housekeep()
 	for _, c := range s.customers {
 		c.dry, c.calls = false, 0

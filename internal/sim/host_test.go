@@ -57,6 +57,8 @@ type host struct {
 	policy   policy
 	keeping  bounce.Policy
 	reporter *bounce.Reporter
+	sending  *sending
+	smart    *smarthost
 	torn     bool                         // and was
 	tearing  bool                         // the log is torn while the reporter works
 	refusals map[string]*session.Refusals // by account
@@ -137,6 +139,7 @@ func (h *host) start() {
 	h.raw = s
 	h.store = h.s.bug.wrap(h, s)
 	h.written = 0
+	h.newSending()
 	h.reporter = h.newReporter()
 	h.learned = newLearned()
 	h.up = true
@@ -198,22 +201,36 @@ func (h *host) tear(j *job) {
 	h.w.meet("a torn call")
 	h.w.meet("a torn " + j.what)
 	j.torn()
+	h.written += j.octets()
 	j.run()
-	if j.way != nil {
-		h.waiting = append(h.waiting, j.way)
+	if j.way != nil { // what is left must not depend on how far its sync has come
+		<-j.way.outcome
 	}
 	if j.commit == nil {
 		return
 	}
 	for _, m := range j.commit.conn.commits {
-		if h.written += callOctets + len(m.data); h.written > writtenMost { // into another log, which no torn one can have behind it
+		if !h.tearable(callOctets + len(m.data)) {
 			break
 		}
+		h.written += callOctets + len(m.data)
 		h.w.meet("messages torn together")
 		h.ledger.committed(m.kept, true)
 		m.submit()
-		h.waiting = append(h.waiting, &m.onItsWay)
+		<-m.outcome
 	}
+}
+
+// tearable says whether so many octets more fit into the log at hand. Pebble begins another one only behind one that is whole,
+// and then flushes, so that it would depend on the timing of goroutines what is left.
+func (h *host) tearable(octets int) bool { return h.written+octets <= writtenMost }
+
+// octets are those that the call writes at the most.
+func (j *job) octets() int {
+	if j.commit != nil {
+		return callOctets + len(j.commit.data)
+	}
+	return callOctets
 }
 
 // halfway picks a call that the crash comes into the middle of, or nil.
@@ -221,7 +238,7 @@ func (h *host) halfway() *job {
 	var could []*job
 	for _, j := range h.jobs {
 		switch {
-		case j.ran || j.torn == nil:
+		case j.ran || j.torn == nil || !h.tearable(j.octets()):
 		case j.commit != nil && len(j.commit.conn.commits) > 0: // what is rare
 			return j
 		default:
@@ -372,8 +389,8 @@ func (h *host) housekeep() {
 	h.written = 0
 	h.w.trace("housekeeping, full=%v", h.full)
 	h.decide()
-	h.smarthost()
 	h.report()
+	h.sending.pass()
 }
 
 func (h *host) forget(c *conn) {

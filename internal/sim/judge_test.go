@@ -32,6 +32,7 @@ func (l *ledger) judge(v *visit, e *entry, a *session.Action) {
 		h := v.last(r)
 		if a.InDoubt {
 			l.w.meet("a message in doubt")
+			v.doubtful[e] = true
 		}
 		heard := h != nil && h.code > 0 && v.heard >= h.ends
 		switch {
@@ -117,6 +118,7 @@ func (l *ledger) mayCome(v *visit, r *recipient) {
 	case !r.queued:
 		l.w.fail(RulePhantom, "%v got %v, which was not queued for it", v, r)
 	case v.manner.liar: // it may have answered before it was asked
+	case v.doubtful[r.letter.entry(r.domain)]: // all of it was on its way when another session took over
 	case (r.state == mail.Delivered || r.state == mail.Relayed) && !r.unsure:
 		l.w.fail(RuleDuplicate, "%v got %v, which was recorded as delivered", v, r)
 	case r.state == mail.Failed && !r.unsure:

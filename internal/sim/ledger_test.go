@@ -27,6 +27,7 @@ const (
 	RuleKept      Rule = "kept"      // nothing expires before its time, and nothing of a customer on vacation
 	RuleQuota     Rule = "quota"     // mail is taken while there is room, and then not
 	RuleUnknown   Rule = "unknown"   // a recipient is refused only if the customer does not know it
+	RuleRetry     Rule = "retry"     // the smarthost is left alone for a while after a failure, and an address, too
 	RuleLease     Rule = "lease"     // a domain is drained by one session at a time
 	RuleStore     Rule = "store"     // the store's own invariants
 	RuleProtocol  Rule = "protocol"  // what the server says to an honest peer is proper SMTP
@@ -42,6 +43,7 @@ type ledger struct {
 	queues  map[string][]*entry // by domain, in the order of their commits
 	leased  map[string]*visit
 	sent    map[stretch]int64 // where the last letter in line ends on the line that it came on
+	reports map[uint64]*report
 }
 
 // stretch is what one connection brings for one domain.
@@ -51,7 +53,8 @@ type stretch struct {
 }
 
 func newLedger(w *world) *ledger {
-	return &ledger{w: w, queues: map[string][]*entry{}, leased: map[string]*visit{}, sent: map[stretch]int64{}, boxes: map[string]*mailbox{}, movedAt: map[string]int64{}}
+	return &ledger{w: w, queues: map[string][]*entry{}, leased: map[string]*visit{}, sent: map[stretch]int64{}, boxes: map[string]*mailbox{}, movedAt: map[string]int64{},
+		reports: map[uint64]*report{}}
 }
 
 // find returns the recipient of that address in a letter from that sender, or nil. Most addresses are of one letter only;
@@ -148,7 +151,7 @@ func (l *ledger) handedOut(v *visit, key queue.Key, env *mail.Envelope) *entry {
 		l.w.fail(RulePhantom, "%v was handed mail to %q, which was never taken", v, env.Recipients[0].Address)
 		return nil
 	}
-	if v.stopped && e.arrived > l.movedAt[e.domain] && !slices.Contains(l.host.domainsOf(v.account.Name), e.domain) {
+	if v.stopped && !v.gone && e.arrived > l.movedAt[e.domain] && !slices.Contains(l.host.domainsOf(v.account.Name), e.domain) {
 		l.w.fail(RuleForeign, "%v was handed %v, which came when the domain was not its customer's any more", v, e)
 	}
 	l.w.trace("%v is handed %v, %d octets from %q", v, e, e.wire, e.letter.from)

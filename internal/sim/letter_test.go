@@ -49,6 +49,7 @@ type recipient struct {
 	expired  bool                 // waited too long
 	bounced  bool                 // its failure was told while others waited
 	told     bool                 // in a report that a crash tore, perhaps
+	silenced bool                 // nobody was to be told
 	reports  map[string][]mail.ID // to its sender, by action
 }
 
@@ -119,6 +120,10 @@ func (s *Sim) newLetter() *letter {
 	w := s.w
 	l := &letter{n: len(s.ledger.letters) + 1}
 	l.from = fmt.Sprintf("s%d@far.example", l.n)
+	l.eight, l.utf8 = w.chance(6), w.chance(25)
+	if l.utf8 && w.chance(2) {
+		l.from = fmt.Sprintf("s%d@fär.example", l.n)
+	}
 	if w.chance(8) {
 		l.from = ""
 	}
@@ -126,7 +131,6 @@ func (s *Sim) newLetter() *letter {
 	if grouped {
 		l.from = fmt.Sprintf("group%d@far.example", w.rng.IntN(3))
 	}
-	l.eight, l.utf8 = w.chance(6), w.chance(25)
 	switch w.rng.IntN(8) {
 	case 0:
 		l.ret = mail.ReturnFull

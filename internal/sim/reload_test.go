@@ -45,6 +45,12 @@ func (w *world) newAccountPolicy() account.Policy {
 	if w.chance(6) {
 		p.Linger = []time.Duration{account.Off, time.Minute}[w.rng.IntN(2)]
 	}
+	if w.chance(5) {
+		p.Bounce = []account.Switch{account.On, account.SwitchedOff}[w.rng.IntN(2)]
+	}
+	if w.chance(8) {
+		p.Retention = []time.Duration{10 * time.Minute, 10 * 24 * time.Hour}[w.rng.IntN(2)]
+	}
 	return p
 }
 
@@ -147,17 +153,40 @@ func (c *conn) recheck() {
 	c.run()
 }
 
-// policyOf is what holds for the mail of one domain.
+// policyOf is what holds for the mail of one domain, as the reporter is told.
 func (h *host) policyOf(domain string) (bounce.Policy, error) {
-	p := h.keeping
-	if domain == mail.OutboundDomain { // the smarthost has time
-		p.Retention = 30 * 24 * time.Hour
-		return p, nil
-	}
-	if a, err := h.dir.Owner(domain); err == nil {
-		p.Hold = a.Policy.Hold == account.On && h.s.bug != BugVacation
+	p := h.promised(domain)
+	switch h.s.bug {
+	case BugVacation:
+		p.Hold = false
+	case BugTells:
+		p.Bounce = true
 	}
 	return p, nil
+}
+
+// promised is what the operator has set for the mail of one domain: for its account, or for all.
+func (h *host) promised(domain string) bounce.Policy {
+	p := h.keeping
+	a, err := h.dir.Owner(domain)
+	if err != nil { // nobody's, or of reports
+		return p
+	}
+	if a.Policy.Retention != 0 {
+		p.Retention = a.Policy.Retention
+	}
+	switch a.Policy.DelayNotice {
+	case 0:
+	case account.Off:
+		p.DelayNotice = 0
+	default:
+		p.DelayNotice = a.Policy.DelayNotice
+	}
+	if a.Policy.Bounce != account.AsServer {
+		p.Bounce = a.Policy.Bounce == account.On
+	}
+	p.Hold = a.Policy.Hold == account.On
+	return p
 }
 
 // overQuota refuses a message for which there is no room in what may be held for a, as package engine does.

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"bytes"
 	"context"
 	"slices"
 	"strings"
@@ -26,6 +25,7 @@ func (h *host) newReporter() *bounce.Reporter {
 		Policy: h.policyOf,
 		Held:   func(domain string) (bool, error) { return h.dir.Collectable(domain) },
 		Now:    func() time.Time { return time.Unix(0, h.w.now) },
+		Wake:   h.sending.wake,
 	})
 }
 
@@ -33,7 +33,7 @@ func (w *world) newKeeping() bounce.Policy {
 	return bounce.Policy{
 		Retention:   []time.Duration{20 * time.Minute, 2 * time.Hour, 5 * 24 * time.Hour}[w.rng.IntN(3)],
 		DelayNotice: []time.Duration{0, 5 * time.Minute}[w.rng.IntN(2)],
-		Bounce:      true,
+		Bounce:      !w.chance(6),
 	}
 }
 
@@ -43,7 +43,7 @@ func (h *host) report() {
 		return
 	}
 	h.speedUp()
-	if !h.s.calm && h.w.chance(12) {
+	if !h.s.calm && h.w.chance(12) && h.tearable(writtenMost/2) {
 		if err := h.raw.Sync(); err != nil {
 			h.w.fail(RuleStore, "sync: %v", err)
 		}
@@ -80,7 +80,7 @@ type decision struct {
 // Review implements queue.Reviewer.
 func (s reviewed) Review(domain string, stage queue.Stage, seqs []uint64, decide func(*queue.Reviewed) queue.Decision) error {
 	if domain == mail.OutboundDomain {
-		return s.Store.Review(domain, stage, seqs, decide)
+		return s.reviewReports(stage, seqs, decide)
 	}
 	var list []decision
 	err := s.Store.Review(domain, stage, seqs, func(e *queue.Reviewed) queue.Decision {
@@ -132,7 +132,9 @@ func (l *ledger) reviewed(list []decision, unsure bool) {
 		l.w.trace("reviewed %v: %d unsure=%v", e, d.verdict, unsure)
 		for i := range d.reports {
 			l.answered(e, &d.reports[i], unsure)
+			l.reportMade(e, &d.reports[i], unsure)
 		}
+		l.maySay(&d)
 		if d.verdict == queue.Update && d.stage == queue.Waiting {
 			l.mayBeLate(e)
 		}
@@ -147,7 +149,12 @@ func (l *ledger) reviewed(list []decision, unsure bool) {
 		default:
 			e.left = true
 		}
+		silent := !l.host.promised(e.domain).Bounce
 		for _, r := range e.recipients() {
+			if silent && !r.bounced && r.state != mail.Held && r.state != mail.Delivered {
+				r.silenced, r.told = true, r.told || unsure
+				l.w.meet("mail that failed without a report")
+			}
 			r.bounced = r.bounced || stays && r.state != mail.Held
 			if r.state == mail.Pending {
 				r.unsure = r.unsure || unsure
@@ -168,8 +175,20 @@ func (l *ledger) mayExpire(e *entry) {
 	if a, err := h.dir.Owner(e.domain); err == nil && a.Policy.Hold == account.On {
 		l.w.fail(RuleKept, "%v expired while its customer is on vacation", e)
 	}
-	if waited := time.Duration(l.w.now - e.arrived); waited < h.keeping.Retention {
-		l.w.fail(RuleKept, "%v expired after %v, the retention is %v", e, waited, h.keeping.Retention)
+	if waited, p := time.Duration(l.w.now-e.arrived), h.promised(e.domain); waited < p.Retention {
+		l.w.fail(RuleKept, "%v expired after %v, the retention is %v", e, waited, p.Retention)
+	}
+}
+
+// maySay says what is wrong with a decision of which senders are told, or not, as an operator has it.
+func (l *ledger) maySay(d *decision) {
+	p := l.host.promised(d.entry.domain)
+	switch waited := time.Duration(l.w.now - d.entry.arrived); {
+	case p.Bounce || d.verdict == queue.Keep || d.verdict == queue.Update && d.stage == queue.Waiting:
+	case len(d.reports) > 0:
+		l.w.fail(RuleReport, "the sender of %v is told of it although nobody is to be", d.entry)
+	case d.verdict == queue.Drop && waited < p.Retention:
+		l.w.fail(RuleKept, "%v, of which nobody is told, is discarded after %v, the retention is %v", d.entry, waited, p.Retention)
 	}
 }
 
@@ -179,8 +198,8 @@ func (l *ledger) mayBeLate(e *entry) {
 	if a, err := h.dir.Owner(e.domain); err == nil && a.Policy.Hold == account.On {
 		l.w.fail(RuleReport, "the delay of %v is reported while its customer is on vacation", e)
 	}
-	if waited := time.Duration(l.w.now - e.arrived); h.keeping.DelayNotice == 0 || waited < h.keeping.DelayNotice {
-		l.w.fail(RuleReport, "the delay of %v is reported after %v, not %v", e, waited, h.keeping.DelayNotice)
+	if waited, p := time.Duration(l.w.now-e.arrived), h.promised(e.domain); p.DelayNotice == 0 || waited < p.DelayNotice {
+		l.w.fail(RuleReport, "the delay of %v is reported after %v, not %v", e, waited, p.DelayNotice)
 	}
 }
 
@@ -211,67 +230,6 @@ func (l *ledger) answered(e *entry, m *queue.Message, unsure bool) {
 		if about.told = about.told || unsure; !unsure {
 			about.reported(action, mail.ID(len(about.reports[action])+1))
 		}
-	})
-}
-
-// smarthost takes the reports for the outside, as the one behind --smarthost does; and in bad weather refuses to.
-func (h *host) smarthost() {
-	if !h.up || !h.s.calm && h.w.chance(3) {
-		return
-	}
-	lease, err := h.raw.Acquire([]string{mail.OutboundDomain})
-	if err != nil {
-		h.w.fail(RuleLease, "the outbound queue: %v", err)
-		return
-	}
-	defer lease.Release()
-	for {
-		ds, err := lease.Next(nil, queue.Limit{Messages: 16, Bytes: 1 << 20})
-		if err != nil {
-			h.w.fail(RuleStore, "the outbound queue: %v", err)
-		}
-		if len(ds) == 0 || err != nil {
-			return
-		}
-		var settle []queue.Settlement
-		for i := range ds {
-			h.take(&ds[i])
-			outcomes := make([]mail.Outcome, len(ds[i].Envelope.Recipients))
-			if !h.s.calm && h.w.chance(5) {
-				outcomes[0].Status = mail.OutcomeDeferred
-			}
-			settle = append(settle, queue.Settlement{Key: ds[i].Key, Outcomes: outcomes})
-		}
-		if err := lease.Settle(settle); err != nil {
-			h.w.fail(RuleStore, "the outbound queue: %v", err)
-			return
-		}
-	}
-}
-
-// take reads a report.
-func (h *host) take(d *queue.Delivery) {
-	var body bytes.Buffer
-	for {
-		seg, ok, err := d.Body.Ready()
-		if !ok && err == nil {
-			seg, err = d.Body.Next()
-		}
-		if err != nil {
-			break
-		}
-		body.Write(seg.Data)
-		seg.Release()
-	}
-	d.Body.Close()
-	env := &d.Envelope
-	if env.ReversePath != "" {
-		h.w.fail(RuleReport, "a report comes from %q", env.ReversePath)
-	}
-	h.ledger.read(body.Bytes(), env, func(about *recipient, action string) {
-		h.w.trace("report: %v %s", about, action)
-		h.w.meet("a report: " + action)
-		about.reported(action, env.ID)
 	})
 }
 
@@ -310,11 +268,11 @@ func (r *recipient) reported(action string, id mail.ID) {
 // finalReports looks at the reports on one recipient.
 func (l *ledger) finalReports(r *recipient) {
 	due := 0
-	if r.state == mail.Failed && r.letter.from != "" && dsn.Due(r.notify, dsn.Failed) {
+	if r.state == mail.Failed && r.letter.from != "" && dsn.Due(r.notify, dsn.Failed) && !r.silenced {
 		due = 1
 	}
 	relayed := 0
-	if r.state == mail.Relayed && r.letter.from != "" {
+	if r.state == mail.Relayed && r.letter.from != "" && !r.silenced {
 		relayed = 1
 	}
 	failed, delayed := len(r.reports["failed"]), len(r.reports["delayed"])
@@ -333,15 +291,16 @@ func (l *ledger) finalReports(r *recipient) {
 func (s *Sim) reportAll() {
 	h := s.host
 	s.over = true
-	for range 12 {
+	for range 24 {
 		if s.w.found != nil {
 			return
 		}
 		s.w.now += int64(11 * time.Minute)
 		h.decide()
 		h.report()
-		h.smarthost()
+		h.sending.pass()
 	}
+	s.ledger.finalOutbound()
 	for _, t := range s.ledger.letters {
 		for _, r := range t.rcpts {
 			s.ledger.finalReports(r)

@@ -46,6 +46,9 @@ var sights = []string{
 	"reads failing during Next", "reads failing during Settle", "reads failing during body",
 	"a letter answered 250", "MAIL answered 452", "a message in doubt", "a message that came again", "a body without its stuffing",
 	"a takeover", "mail for a session that stayed", "mail for an ATRN that waited",
+	"a smarthost: fickle", "a smarthost: down", "a smarthost: wrong login", "a smarthost: no relay", "a smarthost: policy", "a smarthost: grey", "a smarthost: no mail ever",
+	"a report deferred", "a report in doubt", "a report refused for good", "a report that expired", "a report that the smarthost cannot take",
+	"a crash while a report goes out", "a torn settlement of a report", "a stop while a report goes out", "mail that failed without a report",
 	"the shield", "held mail released", "held mail bounced", "expired mail", "a report: failed", "a report while others wait", "a report: delayed", "a report: relayed", "a report to a customer",
 }
 
@@ -133,6 +136,12 @@ func TestSimNotices(t *testing.T) {
 		{BugKeepsLearned, []Rule{RuleUnknown}},
 		{BugSenderOrder, []Rule{RuleOrder}},
 		{BugStopForgets, []Rule{RuleDuplicate, RuleStore}},
+		{BugTells, []Rule{RuleReport, RuleKept}},
+		{BugReportLost, []Rule{RuleReport}},
+		{BugReportAgain, []Rule{RuleReport}},
+		{BugReportDoubt, []Rule{RuleDoubt}},
+		{BugReportOnReport, []Rule{RuleReport}},
+		{BugImpatient, []Rule{RuleRetry}},
 	} {
 		t.Run(c.bug.String(), func(t *testing.T) {
 			t.Parallel()
