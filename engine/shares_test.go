@@ -135,6 +135,8 @@ func TestPasswordFloodHoldsUpNobodyElse(t *testing.T) {
 			t.Fatalf("%q", l)
 		}
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	// One was being computed, and perhaps the network's turn was next.
 	if at := slices.Index(n.order, "ann"); at > 2 || len(n.order) != len(crowd)+1 {
 		t.Errorf("the customer was number %d of %d", at+1, len(n.order))
