@@ -149,7 +149,7 @@ func (a *accountPasswd) Run(c *cli, s *surroundings) error {
 		return err
 	}
 	return c.change(a.Name, func(b *account.Account) error {
-		b.CRAMMD5, b.SCRAMSHA256 = keys.CRAMMD5, keys.SCRAMSHA256
+		b.CRAMMD5, b.SCRAMSHA256, b.SCRAMDomain = keys.CRAMMD5, keys.SCRAMSHA256, keys.SCRAMDomain
 		return a.tell(password, s)
 	})
 }

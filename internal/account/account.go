@@ -69,6 +69,9 @@ type Account struct {
 	Recipients  []string
 	CRAMMD5     *CRAMMD5Context // nil: CRAM-MD5 is not possible for this account
 	SCRAMSHA256 *SCRAMKeys      // nil: SCRAM-SHA-256, PLAIN and LOGIN are not possible for this account
+	// SCRAMDomain are keys of the same password with another salt, for who logs in with one of Domains: one salt would tell
+	// strangers which account a domain is. nil: SCRAMSHA256.
+	SCRAMDomain *SCRAMKeys
 	// Certificates and Networks say which peers are this customer without a password (EXTERNAL). Both are
 	// sorted; no two accounts have an equal one.
 	Certificates []Certificate

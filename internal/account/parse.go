@@ -27,6 +27,7 @@ import (
 //	  recipient tim@example.org anna@example.org
 //	  cram-md5 INNER OUTER
 //	  scram-sha-256 ITERATIONS SALT STORED-KEY SERVER-KEY
+//	  scram-sha-256-domain ITERATIONS SALT STORED-KEY SERVER-KEY
 //
 // "account" begins an account, whose name is the rest of the line (blanks inside are part of
 // it); all other lines belong to the account above them. "domain" takes one or more domains
@@ -177,16 +178,17 @@ func (p *parser) finish() {
 
 // fields are the lines that an account may have.
 var fields = map[string]func(*parser, []string) error{
-	"domain":        (*parser).domain,
-	"own-hostname":  (*parser).ownHostname,
-	"cram-md5":      (*parser).cramMD5,
-	"scram-sha-256": (*parser).scramSHA256,
-	"network":       (*parser).network,
-	"recipient":     (*parser).recipient,
-	"cert-email":    certificateField(CertEmail),
-	"cert-dns":      certificateField(CertDNS),
-	"cert-cn":       certificateField(CertCN),
-	"cert-sha256":   certificateField(CertSHA256),
+	"domain":               (*parser).domain,
+	"own-hostname":         (*parser).ownHostname,
+	"cram-md5":             (*parser).cramMD5,
+	"scram-sha-256":        (*parser).scramSHA256,
+	"scram-sha-256-domain": (*parser).scramDomain,
+	"network":              (*parser).network,
+	"recipient":            (*parser).recipient,
+	"cert-email":           certificateField(CertEmail),
+	"cert-dns":             certificateField(CertDNS),
+	"cert-cn":              certificateField(CertCN),
+	"cert-sha256":          certificateField(CertSHA256),
 }
 
 func certificateField(kind CertificateKind) func(*parser, []string) error {
@@ -315,7 +317,13 @@ func (p *parser) ownHostname(values []string) error {
 
 func (p *parser) cramMD5(values []string) error { return p.cur.account.storeCRAM(values) }
 
-func (p *parser) scramSHA256(values []string) error { return p.cur.account.storeSCRAM(values) }
+func (p *parser) scramSHA256(values []string) error {
+	return storeSCRAM(&p.cur.account.SCRAMSHA256, values)
+}
+
+func (p *parser) scramDomain(values []string) error {
+	return storeSCRAM(&p.cur.account.SCRAMDomain, values)
+}
 
 // decode decodes base64 into all of dst. Its errors do not quote the value, which is a secret.
 func decode(what, value string, dst []byte) error {
@@ -350,5 +358,6 @@ func (d *Document) table() *Table {
 		_ = t.known.add(b.account) // nothing is there twice
 	}
 	slices.SortFunc(t.accounts, func(a, b *Account) int { return strings.Compare(a.Name, b.Name) })
+	t.kinds = newKeyKinds(t.accounts)
 	return t
 }

@@ -137,8 +137,8 @@ type Deriver struct {
 }
 
 type derived struct {
-	cram CRAMMD5Context
-	keys *SCRAMKeys
+	cram            CRAMMD5Context
+	keys, forDomain *SCRAMKeys
 }
 
 // NewDeriver makes a Deriver that remembers the keys of so many accounts. secret is AuthConfig.Secret: an account's salt is the one
@@ -167,24 +167,32 @@ func (d *Deriver) fill(a *Account, password string) error {
 	have, ok := d.known.Get(a.Name)
 	d.mu.Unlock()
 	if ok && hmac.Equal(have.cram.Inner[:], cram.Inner[:]) && hmac.Equal(have.cram.Outer[:], cram.Outer[:]) {
-		a.SCRAMSHA256 = have.keys
+		a.SCRAMSHA256, a.SCRAMDomain = have.keys, have.forDomain
 		return nil
 	}
 	prepared, err := prepare(password)
 	if err != nil {
 		return nil // CRAM-MD5 takes the octets as they are; for SCRAM there is no such password
 	}
-	d.slots <- struct{}{}
-	keys, err := deriveSCRAM(prepared, saltFor(d.secret, canonical(a.Name)), SCRAMIterations)
-	<-d.slots
+	keys, err := d.derive(prepared, saltFor(d.secret, canonical(a.Name), SCRAMSaltSize))
+	if err != nil {
+		return err
+	}
+	forDomain, err := d.derive(prepared, keyedWith(d.secret, "salt for domains", a.Name)[:SCRAMSaltSize])
 	if err != nil {
 		return err
 	}
 	d.mu.Lock()
-	d.known.Add(a.Name, derived{*cram, keys})
+	d.known.Add(a.Name, derived{*cram, keys, forDomain})
 	d.mu.Unlock()
-	a.SCRAMSHA256 = keys
+	a.SCRAMSHA256, a.SCRAMDomain = keys, forDomain
 	return nil
+}
+
+func (d *Deriver) derive(prepared string, salt []byte) (*SCRAMKeys, error) {
+	d.slots <- struct{}{}
+	defer func() { <-d.slots }()
+	return deriveSCRAM(prepared, salt, SCRAMIterations)
 }
 
 // Forget drops all keys.
@@ -194,9 +202,9 @@ func (d *Deriver) Forget() {
 	d.known.Purge()
 }
 
-// saltFor is the salt that belongs to a name that has none of its own.
-func saltFor(secret []byte, name string) []byte {
-	return keyedWith(secret, "salt", name)[:SCRAMSaltSize]
+// saltFor is the salt, of at most maxSalt octets, that belongs to a name that has none of its own.
+func saltFor(secret []byte, name string, size int) []byte {
+	return append(keyedWith(secret, "salt", name), keyedWith(secret, "more salt", name)...)[:size]
 }
 
 func keyedWith(secret []byte, purpose, name string) []byte {

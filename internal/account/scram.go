@@ -2,6 +2,7 @@ package account
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -168,7 +169,7 @@ func (x *scramExchange) credentials(name string) (none scram.StoredCredentials, 
 	}
 	keys := x.auth.fakeKeys(name)
 	if found != nil && found.SCRAMSHA256 != nil {
-		keys, x.account = found.SCRAMSHA256, found
+		keys, x.account = found.keysFor(name), found
 	}
 	return scram.StoredCredentials{
 		KeyFactors: scram.KeyFactors{Salt: string(keys.Salt), Iters: keys.Iterations},
@@ -177,11 +178,23 @@ func (x *scramExchange) credentials(name string) (none scram.StoredCredentials, 
 	}, nil
 }
 
+// keysFor are the keys that who logs in as name proves to have: a has some.
+func (a *Account) keysFor(name string) *SCRAMKeys {
+	if a.SCRAMDomain != nil && canonical(name) != canonical(a.Name) {
+		return a.SCRAMDomain
+	}
+	return a.SCRAMSHA256
+}
+
 // fakeKeys are what an account that does not exist shows: always the same salt for the same name, which
-// nobody can tell from a real one, and keys that no password has.
+// nobody can tell from a real one, of the size and with the work factor that some share of the accounts have, and keys that no password has.
 func (a *Authenticator) fakeKeys(name string) *SCRAMKeys {
 	name = canonical(name)
-	k := &SCRAMKeys{Salt: saltFor(a.secret, name), Iterations: SCRAMIterations}
+	kind := keyKind{SCRAMIterations, SCRAMSaltSize}
+	if m, ok := a.dir.(mixed); ok {
+		kind = m.keyKinds().of(binary.BigEndian.Uint64(keyedWith(a.secret, "kind", name)), kind)
+	}
+	k := &SCRAMKeys{Salt: saltFor(a.secret, name, kind.salt), Iterations: kind.iterations}
 	copy(k.StoredKey[:], keyedWith(a.secret, "stored key", name))
 	copy(k.ServerKey[:], keyedWith(a.secret, "server key", name))
 	return k

@@ -76,19 +76,21 @@ func Generate() string {
 	return string(out)
 }
 
-// WithPassword returns a copy of a whose secrets are all derived from password, with a fresh salt.
+// WithPassword returns a copy of a whose secrets are all derived from password, with fresh salts.
 func (a *Account) WithPassword(password string) (*Account, error) {
 	if err := CheckPassword(password); err != nil {
 		return nil, err
 	}
-	salt := make([]byte, SCRAMSaltSize)
-	rand.Read(salt)
-	keys, err := DeriveSCRAM(password, salt, SCRAMIterations)
-	if err != nil {
-		return nil, err
-	}
 	b := *a
-	b.CRAMMD5, b.SCRAMSHA256 = DeriveCRAMMD5(password), keys
+	b.CRAMMD5 = DeriveCRAMMD5(password)
+	for _, place := range []**SCRAMKeys{&b.SCRAMSHA256, &b.SCRAMDomain} {
+		salt := make([]byte, SCRAMSaltSize)
+		rand.Read(salt)
+		var err error
+		if *place, err = DeriveSCRAM(password, salt, SCRAMIterations); err != nil {
+			return nil, err
+		}
+	}
 	return &b, nil
 }
 

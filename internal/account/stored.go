@@ -15,6 +15,7 @@ var errScheme = errors.New("secret of a scheme that is of no use here")
 //
 //	cram-md5 INNER OUTER                              a line of the accounts file
 //	scram-sha-256 ITERATIONS SALT STORED SERVER       the same
+//	scram-sha-256-domain ITERATIONS SALT …            the same, for SCRAMDomain
 //	SCRAM-SHA-256$ITERATIONS:SALT$STORED:SERVER       RFC 5803, as LDAP's authPassword and PostgreSQL have it
 //	{SCRAM-SHA-256}ITERATIONS,SALT,STORED,SERVER      Dovecot's
 //	{CRAM-MD5}HEX                                     Dovecot's: outer and inner state in hexadecimal
@@ -27,13 +28,15 @@ func (a *Account) parseSecret(text string) error {
 	case word == "cram-md5":
 		return a.storeCRAM(strings.Fields(rest))
 	case word == "scram-sha-256":
-		return a.storeSCRAM(strings.Fields(rest))
+		return storeSCRAM(&a.SCRAMSHA256, strings.Fields(rest))
+	case word == "scram-sha-256-domain":
+		return storeSCRAM(&a.SCRAMDomain, strings.Fields(rest))
 	}
 	if rest, ok := cutPrefixFold(text, "{CRAM-MD5}"); ok {
 		return a.storeDovecotCRAM(rest)
 	}
 	if rest, ok := cutPrefixFold(text, "{SCRAM-SHA-256}"); ok {
-		return a.storeSCRAM(strings.Split(rest, ","))
+		return storeSCRAM(&a.SCRAMSHA256, strings.Split(rest, ","))
 	}
 	if rest, ok := cutPrefixFold(text, "SCRAM-SHA-256$"); ok {
 		return a.storeAuthPassword(rest)
@@ -89,14 +92,15 @@ func (a *Account) storeAuthPassword(text string) error {
 	if !ok || !ok1 || !ok2 {
 		return errors.New("SCRAM-SHA-256$: not ITERATIONS:SALT$STORED:SERVER")
 	}
-	return a.storeSCRAM([]string{iterations, salt, stored, server})
+	return storeSCRAM(&a.SCRAMSHA256, []string{iterations, salt, stored, server})
 }
 
-func (a *Account) storeSCRAM(values []string) error {
+// storeSCRAM reads keys into one of an account's places for them.
+func storeSCRAM(place **SCRAMKeys, values []string) error {
 	if len(values) != 4 {
 		return fmt.Errorf("scram-sha-256 needs 4 values, not %d", len(values))
 	}
-	if a.SCRAMSHA256 != nil {
+	if *place != nil {
 		return errors.New("scram-sha-256 is there twice")
 	}
 	k := new(SCRAMKeys)
@@ -116,7 +120,7 @@ func (a *Account) storeSCRAM(values []string) error {
 	if err := decode("scram-sha-256 server key", values[3], k.ServerKey[:]); err != nil {
 		return err
 	}
-	a.SCRAMSHA256 = k
+	*place = k
 	return nil
 }
 
@@ -126,9 +130,14 @@ func (a *Account) AppendSecrets(dst []byte) []byte {
 	if c := a.CRAMMD5; c != nil {
 		dst = appendSecrets(append(dst, "cram-md5"...), c.Inner[:], c.Outer[:])
 	}
-	if k := a.SCRAMSHA256; k != nil {
-		dst = strconv.AppendInt(append(dst, "scram-sha-256 "...), int64(k.Iterations), 10)
-		dst = appendSecrets(dst, k.Salt, k.StoredKey[:], k.ServerKey[:])
+	dst = appendKeys(dst, "scram-sha-256 ", a.SCRAMSHA256)
+	return appendKeys(dst, "scram-sha-256-domain ", a.SCRAMDomain)
+}
+
+func appendKeys(dst []byte, word string, k *SCRAMKeys) []byte {
+	if k == nil {
+		return dst
 	}
-	return dst
+	dst = strconv.AppendInt(append(dst, word...), int64(k.Iterations), 10)
+	return appendSecrets(dst, k.Salt, k.StoredKey[:], k.ServerKey[:])
 }

@@ -11,6 +11,7 @@ type Table struct {
 	names    map[string]*Account
 	domains  map[string]*Account
 	known    identities
+	kinds    *keyKinds
 }
 
 var (
@@ -46,6 +47,7 @@ func NewTable(accounts ...*Account) (*Table, error) {
 		}
 	}
 	sort.Slice(t.accounts, func(i, j int) bool { return t.accounts[i].Name < t.accounts[j].Name })
+	t.kinds = newKeyKinds(t.accounts)
 	return t, nil
 }
 
