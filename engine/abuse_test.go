@@ -216,6 +216,73 @@ func TestLimitLockout(t *testing.T) {
 	}
 }
 
+// TestLockoutOfAllNames: an account with many names has no more failures than one with one, from one address. Nobody is told: neither
+// that the names are of one account, nor that there is one.
+func TestLockoutOfAllNames(t *testing.T) {
+	const failures, names = 4, 12
+	var domains []string
+	for i := range names {
+		domains = append(domains, fmt.Sprintf("d%02d.example", i))
+	}
+	tim, err := (&account.Account{Name: "tim", Domains: domains}).WithPassword("password")
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := account.NewTable(tim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	auth, err := account.NewAuthenticator(table, account.AuthConfig{Hostname: "mail.isp.example", Clock: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newServer(t, withLimits(Limits{AuthFailures: failures, AuthLockout: time.Hour}), func(_ *server, c *Config) { c.Directory, c.Authenticator = table, auth })
+	try := func(from, name, password string) string {
+		p := s.dialFrom(from, ODMR)
+		defer p.Close()
+		p.expect("220")
+		return p.login(name, password)
+	}
+	for i := range failures {
+		if l := try("127.0.0.1", domains[i], "wrong"); !strings.HasPrefix(l, "535 ") {
+			t.Fatalf("failure %d: %q", i+1, l)
+		}
+	}
+	unknown := try("127.0.0.1", "nobody.example", "password")
+	for _, name := range append([]string{"tim"}, domains...) {
+		if l := try("127.0.0.1", name, "password"); l != unknown {
+			t.Errorf("%s, behind failures by other names: %q; one that is none: %q", name, l, unknown)
+		}
+	}
+	if l := try("127.0.0.2", "tim", "password"); !strings.HasPrefix(l, "235 ") {
+		t.Errorf("from elsewhere: %q", l)
+	}
+	if n := s.seen.hits(LimitLockout); n != names+1 {
+		t.Errorf("%d proofs that did not count were counted, want %d", n, names+1)
+	}
+	// What a lock by name tells, it tells of every name alike.
+	for _, name := range []string{"tim", "nobody.example", domains[0]} {
+		got := ""
+		for range failures + 2 {
+			got = try("127.0.0.1", name, "wrong")
+		}
+		if !strings.HasPrefix(got, "421 4.7.0 ") {
+			t.Errorf("%s, by itself: %q", name, got)
+		}
+	}
+	// Of success all that failed before is forgotten.
+	for i := range 3 * failures {
+		name := domains[i%3]
+		if i%3 == 2 {
+			if l := try("127.0.0.3", name, "password"); !strings.HasPrefix(l, "235 ") {
+				t.Errorf("%s, success %d: %q", name, i, l)
+			}
+		} else {
+			try("127.0.0.3", name, "wrong")
+		}
+	}
+}
+
 // The reply to a failed login waits; nobody else does, and the connection can be ended meanwhile.
 func TestAuthDelayHoldsUpNobody(t *testing.T) {
 	s := newServer(t, withAuthenticator("password", "tim"), withLimits(Limits{AuthDelay: time.Second}), func(_ *server, c *Config) { c.Loops = 1 })

@@ -11,12 +11,15 @@ import (
 // attempt is one login, as lockouts see it. Its guard runs where the exchange does, on a worker or the loop; the
 // latter reads what it left once the exchange is back.
 type attempt struct {
-	locks *lockouts // nil: this client is exempt
-	addr  addressKey
-	key   pairKey
-	named bool     // the peer has named an account, so that key is set
-	login string   // that name, cut off, for the log
-	step  *authJob // the latest that went to a worker
+	locks  *lockouts // nil: this client is exempt
+	addr   addressKey
+	key    pairKey
+	named  bool     // the peer has named an account, so that key is set
+	login  string   // that name, cut off, for the log
+	whole  pairKey  // the address and the account that the name was found to be of
+	known  bool     // so that whole is set
+	unseen bool     // the proof did not count
+	step   *authJob // the latest that went to a worker
 }
 
 // maxLoggedLogin is how much of a name that failed to log in the log gets, in octets: more than customers are called.
@@ -30,7 +33,7 @@ func (c *conn) newAttempt() (*attempt, account.Peer) {
 		t.locks = &e.lockouts
 	}
 	peer := c.identity
-	peer.Guard = t.guard
+	peer.Guard, peer.Barred = t.guard, t.barred
 	return t, peer
 }
 
@@ -47,6 +50,17 @@ func (t *attempt) guard(name string) error {
 	return nil
 }
 
+// barred implements account.Peer's: an account has as many failures as one name of it, however many names it has.
+func (t *attempt) barred(name string) bool {
+	if t.locks == nil {
+		return false
+	}
+	// The same work for a name that is none.
+	t.whole, t.known = t.locks.wholeKey(t.addr, name), name != ""
+	t.unseen = t.locks.locked(now(), t.whole) && t.known
+	return t.unseen
+}
+
 // leave tells a worker that nobody waits for the login any more.
 func (t *attempt) leave() {
 	if t != nil && t.step != nil {
@@ -59,12 +73,18 @@ func (t *attempt) failed(now session.Time, r *mail.Refusal) session.Time {
 	if t == nil || !t.named || r.Code != 535 {
 		return 0
 	}
+	if t.known && !t.unseen { // its delay would tell, and what did not count makes no lock longer
+		t.locks.failed(now, t.whole)
+	}
 	return t.locks.failed(now, t.key)
 }
 
 func (t *attempt) succeeded() {
 	if t != nil && t.named {
 		t.locks.succeeded(t.key)
+	}
+	if t != nil && t.known {
+		t.locks.succeeded(t.whole)
 	}
 }
 

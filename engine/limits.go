@@ -59,8 +59,8 @@ const (
 	// maxBuckets is how many addresses' rates are remembered, in about 12 MB. A client that was forgotten
 	// may connect anew as often as at first.
 	maxBuckets = 1 << 16
-	// maxPairs is how many pairs of address and account with failed logins are remembered, in about 20 MB. Who
-	// wants a lock forgotten before its time needs so many failures, at three in a connection.
+	// maxPairs is how many pairs of address and name or account with failed logins are remembered, in about 20 MB. Who
+	// wants a lock forgotten before its time needs half as many failures at least, at three in a connection.
 	maxPairs = 1 << 17
 )
 
@@ -240,15 +240,17 @@ func (a *accounts) leave(name string) {
 	}
 }
 
-// lockouts remembers failed logins by address and account. Who tries from elsewhere is not concerned: the
+// lockouts remembers failed logins by address and account: by each of its names, since a stranger is not to learn whether there is
+// such an account, and by what the names are found to be of, which he does not learn either. Who tries from elsewhere is not concerned: the
 // owner of an account cannot be locked out of it by strangers.
 type lockouts struct {
-	failures int
-	lockout  session.Time
-	delay    session.Time
-	seed     maphash.Seed
-	mu       sync.Mutex
-	pairs    *lru[pairKey, pair]
+	failures  int
+	lockout   session.Time
+	delay     session.Time
+	seed      maphash.Seed
+	wholeSeed maphash.Seed
+	mu        sync.Mutex
+	pairs     *lru[pairKey, pair]
 }
 
 // pairKey is an address and an account; of the latter a hash that nobody can foresee, so that a name of any
@@ -266,12 +268,17 @@ type pair struct {
 
 func (l *lockouts) init(cfg *Limits) {
 	l.failures, l.lockout, l.delay = cfg.AuthFailures, session.Time(cfg.AuthLockout), session.Time(cfg.AuthDelay)
-	l.seed = maphash.MakeSeed()
+	l.seed, l.wholeSeed = maphash.MakeSeed(), maphash.MakeSeed()
 	l.pairs = newLRU[pairKey, pair](maxPairs)
 }
 
 func (l *lockouts) key(addr addressKey, name string) pairKey {
 	return pairKey{addr, maphash.String(l.seed, name)}
+}
+
+// wholeKey is the key of an account with all its names. Of no name is it the key, whatever peers call themselves.
+func (l *lockouts) wholeKey(addr addressKey, account string) pairKey {
+	return pairKey{addr, maphash.String(l.wholeSeed, account)}
 }
 
 // locked reports whether logins of the pair are refused now, whatever the password.

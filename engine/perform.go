@@ -195,16 +195,16 @@ func (c *conn) authenticated(now session.Time, j *authJob) {
 func (c *conn) authRefused(now session.Time, ticket uint32, err error) {
 	r := account.AuthRefusal(err)
 	delay := c.attempt.failed(now, r)
-	login := ""
+	login, unseen := "", errors.Is(err, account.ErrGuarded)
 	if c.attempt != nil {
-		login = c.attempt.login
+		login, unseen = c.attempt.login, unseen || c.attempt.unseen
 	}
 	c.exchange, c.attempt = nil, nil
-	if errors.Is(err, account.ErrGuarded) {
+	if unseen {
 		c.lp.eng.cfg.Observer.LimitHit(LimitLockout)
 	}
 	c.lp.eng.cfg.Observer.Auth(r.Code)
-	c.log(c.lp.eng.sparse.Info()).Str("login", login).Int("code", r.Code).AnErr("cause", r.Cause).Msg("authentication refused")
+	c.log(c.lp.eng.sparse.Info()).Str("login", login).Bool("locked", unseen).Int("code", r.Code).AnErr("cause", r.Cause).Msg("authentication refused")
 	c.answerLater(now, delay, ticket, session.Result{Refusal: r})
 }
 

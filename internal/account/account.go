@@ -163,6 +163,9 @@ type Peer struct {
 	// done for it. Its error ends the exchange. name is canonical; whether there is such an account
 	// nobody knows yet.
 	Guard func(name string) error
+	// Barred, if there is one, is asked before the proof is judged: whether none counts for that account now, "" if there is no such
+	// account. The peer is not told: the reply is that to a wrong secret, after the same work.
+	Barred func(account string) bool
 }
 
 func (p *Peer) guard(name string) error {
@@ -170,6 +173,15 @@ func (p *Peer) guard(name string) error {
 		return nil
 	}
 	return p.Guard(canonical(name))
+}
+
+// barred reports whether no proof of being a counts, which may be nil.
+func (p *Peer) barred(a *Account) bool {
+	name := ""
+	if a != nil {
+		name = a.Name
+	}
+	return p.Barred != nil && p.Barred(name)
 }
 
 // canonical writes a login name in the one way that all spellings of it share: domains are not

@@ -82,9 +82,10 @@ func (c *cramMD5) verify(response []byte) (string, error) {
 	if a != nil && a.CRAMMD5 != nil {
 		ctx, known = a.CRAMMD5, true
 	}
+	barred := c.peer.barred(a)
 	want := ctx.sum(c.challenge)
 	same := subtle.ConstantTimeCompare(given[:], want[:]) == 1
-	if !same || !known || !wellFormed {
+	if !same || !known || !wellFormed || barred {
 		c.auth.doubt(a)
 		return "", ErrCredentials
 	}

@@ -34,7 +34,7 @@ func (a *Authenticator) checkPassword(peer *Peer, c *candidate, password string)
 	if err := a.look(peer, c); err != nil {
 		return nil, err
 	}
-	keys, good := a.fakeKeys(c.name), false
+	keys, good, barred := a.fakeKeys(c.name), false, peer.barred(c.account)
 	if c.account != nil && c.account.SCRAMSHA256 != nil {
 		keys, good = c.account.SCRAMSHA256, true
 	}
@@ -49,7 +49,7 @@ func (a *Authenticator) checkPassword(peer *Peer, c *candidate, password string)
 	if err != nil {
 		return nil, err
 	}
-	if subtle.ConstantTimeCompare(given.StoredKey[:], keys.StoredKey[:]) != 1 || !good {
+	if subtle.ConstantTimeCompare(given.StoredKey[:], keys.StoredKey[:]) != 1 || !good || barred {
 		a.doubt(c.account)
 		return nil, ErrCredentials
 	}

@@ -117,8 +117,9 @@ func (x *scramExchange) first(message []byte) ([]byte, error) {
 
 // final takes client-final-message.
 func (x *scramExchange) final(message []byte) ([]byte, error) {
+	barred := x.peer.barred(x.account)
 	verifier, err := x.conv.Step(string(message))
-	if err != nil || !x.conv.Valid() || x.account == nil {
+	if err != nil || !x.conv.Valid() || x.account == nil || barred {
 		x.auth.doubt(x.account)
 		return nil, ErrCredentials
 	}
