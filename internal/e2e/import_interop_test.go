@@ -117,18 +117,34 @@ func TestInteropImportPostfix(t *testing.T) {
 		"minimal_backoff_time = 1h\nmaximal_backoff_time = 1h\n")
 	handIn(t, mx.Addr, client.SenderOptions{Name: "sender.example"}, deferredMail()...)
 	waitDeferred(t, mx.mta, filepath.Join(mx.Dir, "spool", "deferred"), "", "status=deferred")
+	dropped := filepath.Join(mx.Dir, "spool", "maildrop", "localmail")
+	if err := os.WriteFile(dropped, []byte("x"), 0o744); err != nil { // its pickup looks once a minute
+		t.Fatal(err)
+	}
 	if out, err := s.odmrctl("import", "--remove", "--waive=quota", "postfix:"+filepath.Join(mx.Dir, "spool")); err == nil || !strings.Contains(out, "Postfix is running") {
 		t.Errorf("a running Postfix' mail was removed: %v\n%s", err, out)
 	}
 	mx.stop()
 	s2 := startServer(t, []client.Account{customer("tim", "example.org"), customer("eva", "example.com")})
+	if out, err := s2.odmrctl("import", "--dry-run", filepath.Join(mx.Dir, "spool")); err == nil || !strings.Contains(out, "left: maildrop/localmail: cannot be read: Postfix has not taken it in yet") {
+		t.Errorf("maildrop: %v\n%s", err, out)
+	}
+	if err := os.Remove(dropped); err != nil {
+		t.Fatal(err)
+	}
 	importAll(t, s2, filepath.Join(mx.Dir, "spool"))
 }
 
-// TestInteropImportExim: the same with Exim's spool.
+// TestInteropImportExim: the same with Exim's spool, in both forms that it keeps bodies in.
 func TestInteropImportExim(t *testing.T) {
+	for form, transfer := range map[string]client.Transfer{"": client.ByDATA, "spool_wireformat = true\n": client.ByBDAT} {
+		t.Run(form, func(t *testing.T) { importExim(t, form, transfer) })
+	}
+}
+
+func importExim(t *testing.T, form string, transfer client.Transfer) {
 	s := startServer(t, []client.Account{customer("tim", "example.org"), customer("eva", "example.com")})
-	mx := startExim(t, "mx.isp.example", "relay_to_domains", `smtputf8_advertise_hosts = *
+	mx := startExim(t, "mx.isp.example", "relay_to_domains", form+`smtputf8_advertise_hosts = *
 split_spool_directory = true
 domainlist relay_to_domains = example.org : example.com : discard.example
 begin routers
@@ -148,11 +164,36 @@ odmr:
   driver = smtp
   port = 1
 `)
-	handIn(t, mx.addr, client.SenderOptions{Name: "sender.example"}, deferredMail()...)
-	waitDeferred(t, mx, filepath.Join(mx.dir, "spool", "input"), "-H", " defer (")
+	handIn(t, mx.addr, client.SenderOptions{Name: "sender.example", Transfer: transfer}, deferredMail()...)
+	spool := filepath.Join(mx.dir, "spool")
+	waitDeferred(t, mx, filepath.Join(spool, "input"), "-H", " defer (")
 	until(t, "the discarded recipient to be settled", func() bool { return strings.Contains(mx.Log(), "=> :blackhole:") })
+	if out, err := s.odmrctl("import", "--remove", "--waive=quota", "exim:"+spool); err == nil || !strings.Contains(out, "Exim's daemon is running") {
+		t.Errorf("a running Exim's mail was removed: %v\n%s", err, out)
+	}
 	mx.stop()
-	importAll(t, s, filepath.Join(mx.dir, "spool"))
+	if wire := grepFiles(t, filepath.Join(spool, "input"), "-spool_file_wireformat\n"); (wire == kinds-1) != (form != "") {
+		t.Fatalf("%d messages are in wire format", wire)
+	}
+	importAll(t, startServer(t, []client.Account{customer("tim", "example.org"), customer("eva", "example.com")}), spool)
+}
+
+// grepFiles counts the files below dir with text in them.
+func grepFiles(t *testing.T, dir, text string) (n int) {
+	t.Helper()
+	if err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if bytes.Contains(b, []byte(text)) {
+			n++
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // waitDeferred waits until all of deferredMail stands below dir, and the log has mark for both recipients of each.

@@ -188,6 +188,7 @@ func between(t *testing.T, block string, marks ...string) string {
 const eximTop = `exim_path = %[4]s
 primary_hostname = %[2]s
 spool_directory = %[1]s/spool
+pid_file_path = %[1]s/spool/exim-daemon.pid
 log_file_path = %[1]s/log/%%slog
 local_interfaces = 127.0.0.1
 daemon_smtp_ports = %[3]s

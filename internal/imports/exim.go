@@ -24,7 +24,8 @@ import (
 // run that was cut short, are not taken. Frozen messages are left unless they are asked for.
 //
 // Exim should be stopped: what it goes on to deliver would come twice. What it delivers at this moment is left; it is asked by the lock
-// that Exim has on ID-D.
+// that Exim has on ID-D. Before a message is removed that lock is taken, so that no delivery begins meanwhile, and the message must be
+// as it was when it was read; while Exim's daemon runs nothing is removed.
 type exim struct {
 	dir  string
 	hold bool
@@ -87,19 +88,89 @@ func (x *exim) Load(i int) (*Letter, error) {
 	id := filepath.Base(x.ids[i])
 	l := &Letter{Envelope: h.env, Sender: true, Body: true, Identity: fmt.Sprintf("exim %s %d", id, h.env.Arrived)}
 	l.Open = func() (io.ReadCloser, error) { return x.content(i) }
-	l.Remove = func() error {
-		for _, part := range []string{"-H", "-D", "-J"} { // without -H there is no message
-			if err := remove(x.path(i, part)); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
+	state := h.state
+	l.Remove = func() error { return x.remove(i, state) }
 	return l, nil
 }
 
-// head reads a file -H.
+// state is what a delivery changes of a message.
+type state struct {
+	head    os.FileInfo
+	journal int64 // octets of -J, 0 without
+}
+
+// remove removes a message that is still in that state.
+func (x *exim) remove(i int, was state) error {
+	for _, file := range []string{"/run/exim4/exim.pid", "/run/exim.pid", filepath.Join(x.dir, "exim-daemon.pid")} {
+		if x.runs(file) {
+			return errors.New("Exim's daemon is running, and may deliver it, too: stop it")
+		}
+	}
+	f, err := os.OpenFile(x.path(i, "-D"), os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0) // a lock for writing needs it
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err == nil {
+		defer f.Close()
+		lock := x.lock(i)
+		if err := syscall.FcntlFlock(f.Fd(), syscall.F_SETLK, &lock); err != nil {
+			return errors.New("Exim is at work on it")
+		}
+	}
+	now, err := x.state(i)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // Exim has removed it
+	}
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(now.head, was.head) || now.head.Size() != was.head.Size() || !now.head.ModTime().Equal(was.head.ModTime()) || now.journal != was.journal {
+		return errors.New("Exim has worked on it meanwhile: run it again")
+	}
+	for _, part := range []string{"-H", "-D", "-J"} { // without -H there is no message
+		if err := remove(x.path(i, part)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (x *exim) state(i int) (s state, err error) {
+	if s.head, err = os.Lstat(x.path(i, "-H")); err != nil {
+		return s, err
+	}
+	info, err := os.Lstat(x.path(i, "-J"))
+	if err == nil {
+		s.journal = info.Size()
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return s, err
+}
+
+// runs says whether the process that a pid file names is an Exim that works in this spool, which is its working directory. Where
+// that cannot be asked, it does.
+func (x *exim) runs(pidFile string) bool {
+	text, err := os.ReadFile(pidFile)
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	proc := filepath.Join("/proc", strings.TrimSpace(string(text)))
+	if name, err := os.ReadFile(filepath.Join(proc, "comm")); err != nil || !strings.HasPrefix(string(name), "exim") {
+		return err != nil && !errors.Is(err, fs.ErrNotExist)
+	}
+	at, err := os.Stat(filepath.Join(proc, "cwd"))
+	here, err2 := os.Stat(x.dir)
+	return err != nil || err2 != nil || os.SameFile(at, here)
+}
+
+// head reads a file -H, and notes the state of the message before.
 func (x *exim) head(i int) (*eximHead, error) {
+	was, err := x.state(i)
+	if err != nil {
+		return nil, err
+	}
 	f, info, err := openFile(x.path(i, "-H"))
 	if err != nil {
 		return nil, err
@@ -108,8 +179,13 @@ func (x *exim) head(i int) (*eximHead, error) {
 	if info.Size() > maxHead {
 		return nil, unreadable("its envelope is larger than %d octets", maxHead)
 	}
-	h := &eximHead{in: bufio.NewReader(io.LimitReader(f, maxHead)), served: map[string]bool{}}
+	h := &eximHead{in: bufio.NewReader(io.LimitReader(f, maxHead)), served: map[string]bool{}, state: was}
 	return h, h.read(filepath.Base(x.ids[i]))
+}
+
+// lock is the one that a delivery has on the first line of ID-D.
+func (x *exim) lock(i int) syscall.Flock_t {
+	return syscall.Flock_t{Type: syscall.F_WRLCK, Len: int64(len(filepath.Base(x.ids[i])) + len("-D\n"))}
 }
 
 // unlocked asks the lock that a delivery has on the first line of ID-D.
@@ -122,7 +198,7 @@ func (x *exim) unlocked(i int) error {
 		return err
 	}
 	defer f.Close()
-	lock := syscall.Flock_t{Type: syscall.F_WRLCK, Len: int64(len(filepath.Base(x.ids[i])) + len("-D\n"))}
+	lock := x.lock(i)
 	if err := syscall.FcntlFlock(f.Fd(), syscall.F_GETLK, &lock); err == nil && lock.Type != syscall.F_UNLCK {
 		return unreadable("Exim is at work on it")
 	}
@@ -155,7 +231,8 @@ func foldDomain(address string) string {
 	return address[:at+1] + strings.ToLower(address[at+1:])
 }
 
-// content is the header of ID-H, an empty line, and ID-D without its first line. The header is read again: many letters are kept at a time.
+// content is the header of ID-H, an empty line, and ID-D without its first line: with lines that end in LF or, where it came by BDAT
+// and spool_wireformat is on, in CRLF, without stuffed dots. The header is read again: many letters are kept at a time.
 func (x *exim) content(i int) (io.ReadCloser, error) {
 	h, err := x.head(i)
 	if err != nil {
@@ -182,6 +259,7 @@ type eximHead struct {
 	frozen bool
 	served map[string]bool
 	fields []byte // the message's header
+	state  state
 }
 
 // line reads a line without its end.
@@ -271,8 +349,6 @@ func (h *eximHead) options() (string, error) {
 			if micro, err := strconv.ParseInt(strings.TrimPrefix(value, "."), 10, 32); err == nil && micro >= 0 && micro < 1e6 {
 				h.env.Arrived += micro * 1000
 			}
-		case "spool_file_wireformat":
-			return "", unreadable("its file -D is in wire format (spool_wireformat)")
 		}
 	}
 }

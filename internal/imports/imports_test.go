@@ -373,6 +373,42 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
+// A letter of a file keeps its name when others are deleted, though their separators are the same; of those that are the
+// same altogether one name goes, whichever is deleted.
+func TestIdentityOfTheOthers(t *testing.T) {
+	letter := func(text string) string { return "From s@x.example Thu Nov 20 10:00:00 2025\n\n" + text + "\n\n" }
+	names := func(text string) (all []string) {
+		s := open(t, "mbox:"+file(t, t.TempDir(), "box", text))
+		for i := range s.Len() {
+			l, err := s.Load(i)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, l.Identity)
+		}
+		return all
+	}
+	a, b, empty := letter("a"), letter("b\n\n\n"), letter("")
+	all := names(a + b + a + empty + "\n" + a)
+	seen := map[string]bool{}
+	for _, n := range all {
+		seen[n] = true
+	}
+	if len(seen) != 5 {
+		t.Fatalf("names %q", all)
+	}
+	for text, want := range map[string][]int{b + a + empty + "\n" + a: {1, 0, 3, 2}, a + a + a: {0, 2, 4}, a: {0}, b: {1}, empty + "\n" + b: {3, 1}, a[:len(a)-1]: {0}} {
+		for i, n := range names(text) {
+			if n != all[want[i]] {
+				t.Errorf("%q: letter %d has another name", text, i)
+			}
+		}
+	}
+	if got := names(strings.ReplaceAll(a+b, "\n", "\r\n")); !reflect.DeepEqual(got, all[:2]) {
+		t.Error("a copy with other line ends has other names")
+	}
+}
+
 func TestDetect(t *testing.T) {
 	dir := t.TempDir()
 	for _, d := range []string{"m/new", "m/cur", "p/deferred", "p/active", "p/incoming", "e/input", "both/new", "both/cur", "both/input", "none"} {

@@ -3,8 +3,10 @@ package imports
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -21,7 +23,8 @@ import (
 // right but for lines that were ">From " before. Files that mark lengths instead of quoting (mboxcl2) are refused where they show it: at a
 // line "From " that is no separator.
 //
-// A letter is named by its separator, and by how many like it, octet by octet, came before in the file; it arrived when the separator
+// A letter is named by its separator and its content, and by how many that are the same in both came before in the file: so the
+// others keep their names when one is deleted, and of several that are the same it does not matter which. It arrived when the separator
 // says. The file is held open. Once it is written to, nothing more is read of it: where letters are may not be known any more.
 type mbox struct {
 	path    string
@@ -34,8 +37,8 @@ type mboxLetter struct {
 	from, to int64 // offsets of its lines, without separator and empty line
 	arrived  int64
 	sender   string
-	line     string // the separator
-	like     int    // how many like it came before
+	sum      [sha256.Size]byte // of separator and content
+	like     int               // how many like it came before
 }
 
 // separator is a line that begins a letter, as RFC 4155 and its forerunners have it: sender, and a date with or without zone.
@@ -62,7 +65,7 @@ func (m *mbox) index() error {
 	var at int64
 	empty := int64(0) // octets of the empty line before this one
 	start := true     // of a line
-	like := map[string]int{}
+	n := namer{sum: sha256.New(), like: map[[sha256.Size]byte]int{}}
 	for line := 1; ; {
 		text, err := in.ReadSlice('\n')
 		if err == io.EOF && len(text) == 0 {
@@ -76,32 +79,69 @@ func (m *mbox) index() error {
 			if !ok {
 				return fmt.Errorf("line %d begins with \"From \" and does not separate letters: this is no mboxrd file", line)
 			}
-			m.end(at - empty)
-			l.from, l.like = at+int64(len(text)), like[l.line]
-			like[l.line]++
+			m.end(at-empty, &n)
+			n.begin(text)
+			l.from = at + int64(len(text))
 			m.letters = append(m.letters, l)
 		} else if len(m.letters) == 0 && len(bytes.TrimSpace(text)) > 0 {
 			return errors.New("it does not begin with a line \"From \": this is no mbox file")
 		}
-		empty = 0
-		if s := string(text); start && (s == "\n" || s == "\r\n") {
+		if start && bytes.HasPrefix(text, []byte("From ")) {
+			empty = 0
+		} else if s := string(text); start && (s == "\n" || s == "\r\n") {
+			n.add(empty > 0, nil)
 			empty = int64(len(text))
+		} else {
+			n.add(empty > 0, text)
+			empty = 0
 		}
 		at += int64(len(text))
 		if start = !errors.Is(err, bufio.ErrBufferFull); start {
 			line++
 		}
 	}
-	m.end(at - empty)
+	m.end(at-empty, &n)
 	return nil
 }
 
 // end ends the last letter.
-func (m *mbox) end(at int64) {
-	if n := len(m.letters); n > 0 {
-		l := &m.letters[n-1]
+func (m *mbox) end(at int64, n *namer) {
+	if last := len(m.letters) - 1; last >= 0 {
+		l := &m.letters[last]
 		l.to = max(at, l.from)
+		l.sum, l.like = n.end()
 	}
+}
+
+// namer names the letters of a file.
+type namer struct {
+	sum  hash.Hash
+	like map[[sha256.Size]byte]int
+}
+
+// begin begins a letter with its separator.
+func (n *namer) begin(separator []byte) {
+	n.sum.Reset()
+	n.add(false, separator)
+}
+
+// add adds text, perhaps behind an empty line. A copy with other line ends is the same.
+func (n *namer) add(empty bool, text []byte) {
+	if empty {
+		n.sum.Write([]byte("\n"))
+	}
+	if body, ok := bytes.CutSuffix(text, []byte("\r\n")); ok {
+		n.sum.Write(body)
+		text = []byte("\n")
+	}
+	n.sum.Write(text)
+}
+
+func (n *namer) end() (sum [sha256.Size]byte, like int) {
+	n.sum.Sum(sum[:0])
+	like = n.like[sum]
+	n.like[sum]++
+	return sum, like
 }
 
 func parseSeparator(text []byte) (l mboxLetter, ok bool) {
@@ -129,7 +169,7 @@ func parseSeparator(text []byte) (l mboxLetter, ok bool) {
 		_, offset := z.Zone()
 		at = at.Add(-time.Duration(offset) * time.Second)
 	}
-	return mboxLetter{arrived: at.UnixNano(), sender: strings.TrimSpace(f[1]), line: line}, true
+	return mboxLetter{arrived: at.UnixNano(), sender: strings.TrimSpace(f[1])}, true
 }
 
 func (m *mbox) Len() int { return len(m.letters) }
@@ -151,7 +191,7 @@ func (m *mbox) Load(i int) (*Letter, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &Letter{Envelope: t.envelope, Sender: t.sender, Identity: fmt.Sprintf("mbox %s %d", l.line, l.like), Body: t.exported}
+	out := &Letter{Envelope: t.envelope, Sender: t.sender, Identity: fmt.Sprintf("mbox %x %d", l.sum, l.like), Body: t.exported}
 	if !t.exported {
 		out.Envelope.Arrived = l.arrived
 	}

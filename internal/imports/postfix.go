@@ -19,7 +19,7 @@ import (
 )
 
 // postfix reads a queue directory: incoming, active and deferred with their subdirectories, and hold if asked for. Mail in
-// maildrop has not been through Postfix yet, and is not read. Of each message those recipients are taken that do not have it
+// maildrop has not been through Postfix yet: what its header and addresses are to be Postfix alone knows, so that it is left. Of each message those recipients are taken that do not have it
 // yet. One that waits for a content filter, was redirected or is to be sent with VERP is left: what becomes of it Postfix alone knows.
 //
 // Postfix should be stopped: what it goes on to deliver would come twice. What it delivers at this moment is left; it is asked by the
@@ -37,6 +37,9 @@ type postfixFile struct {
 // postfixQueues are those read; the last one if it is asked for.
 var postfixQueues = []string{"incoming", "active", "deferred", "hold"}
 
+// maildrop is where mail of local programs lies until Postfix takes it in.
+const maildrop = "maildrop"
+
 // maxDepth is how deep queues are hashed into subdirectories (hash_queue_depth).
 const maxDepth = 3
 
@@ -49,6 +52,9 @@ func openPostfix(dir string, o Options) (*postfix, error) {
 		if err := p.list(q, 0); err != nil && (!errors.Is(err, fs.ErrNotExist) || q == "deferred") {
 			return nil, err
 		}
+	}
+	if err := p.list(maildrop, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		p.files = append(p.files, postfixFile{name: maildrop}) // it may be root's to look into
 	}
 	slices.SortFunc(p.files, func(a, b postfixFile) int {
 		if a.arrived != b.arrived {
@@ -125,6 +131,12 @@ func (p *postfix) Close() error      { return nil }
 
 func (p *postfix) Load(i int) (*Letter, error) {
 	path := filepath.Join(p.dir, p.files[i].name)
+	switch queue, id, _ := strings.Cut(p.files[i].name, string(filepath.Separator)); {
+	case queue == maildrop && id == "":
+		return nil, unreadable("what is in it cannot be listed, and Postfix has not taken it in yet: let Postfix run for a moment")
+	case queue == maildrop:
+		return nil, unreadable("Postfix has not taken it in yet: let it run for a moment")
+	}
 	f, info, err := openFile(path)
 	if err != nil {
 		return nil, err

@@ -134,6 +134,7 @@ func TestPostfixQueue(t *testing.T) {
 	if err := syscall.Mkfifo(filepath.Join(dir, "deferred/fifo"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	file(t, dir, "maildrop/ABC5", text)
 	s := open(t, dir)
 	var names []string
 	for i := range s.Len() {
@@ -143,10 +144,10 @@ func TestPostfixQueue(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if want := "[incoming/ABC3 deferred/A/ABC2 active/ABC1]"; fmt.Sprint(names) != want || s.Len() != 6 {
+	if want := "[incoming/ABC3 deferred/A/ABC2 active/ABC1]"; fmt.Sprint(names) != want || s.Len() != 7 {
 		t.Errorf("read %v of %d, want %s", names, s.Len(), want)
 	}
-	if held, err := Open(dir, Options{Hold: true}); err != nil || held.Len() != 7 {
+	if held, err := Open(dir, Options{Hold: true}); err != nil || held.Len() != 8 {
 		t.Errorf("with hold: %v", err)
 	}
 	// Postfix is at work on one.
@@ -226,7 +227,6 @@ func TestEximThatIsLeft(t *testing.T) {
 		"no sender":      change("<s@x.example>", "s@x.example"),
 		"no time":        change("1700000000 1", "x 1"),
 		"frozen":         change("-smtputf8", "-frozen 1700000000"),
-		"wire format":    change("-smtputf8", "-spool_file_wireformat"),
 		"long value":     change("_x 5", "_x 99999999999"),
 		"negative value": change("_x 5", "_x -5"),
 		"broken tree":    change("YN served", "YX served"),
@@ -253,6 +253,36 @@ func TestEximThatIsLeft(t *testing.T) {
 	}
 	if _, err := s.Load(1); !errors.Is(err, ErrUnreadable) {
 		t.Errorf("no body: %v", err)
+	}
+}
+
+// A message is removed only if it is as it was read, while nobody delivers it.
+func TestEximRemove(t *testing.T) {
+	for name, change := range map[string]func(t *testing.T, dir string){
+		"":                func(*testing.T, string) {},
+		"somebody has it": func(t *testing.T, dir string) { file(t, dir, "input/1abc-J", "a@b.example\n") },
+		"written anew": func(t *testing.T, dir string) {
+			file(t, dir, "input/1abc-H.new", spoolHead)
+			if err := os.Rename(filepath.Join(dir, "input/1abc-H.new"), filepath.Join(dir, "input/1abc-H")); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"no daemon's number": func(t *testing.T, dir string) { file(t, dir, "exim-daemon.pid", fmt.Sprintln(os.Getpid())) },
+	} {
+		dir := t.TempDir()
+		putSpool(t, dir, "1abc", spoolHead, "1abc-D\r\nbody\r\n")
+		l, err := open(t, "exim:"+dir).Load(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(t, dir)
+		gone := name == "" || name == "no daemon's number"
+		if err := l.Remove(); (err == nil) != gone {
+			t.Errorf("%q: %v", name, err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "input/1abc-H")); (err != nil) != gone {
+			t.Errorf("%q: removed: %v", name, err != nil)
+		}
 	}
 }
 
