@@ -75,6 +75,7 @@ type decision struct {
 	stage   queue.Stage
 	verdict queue.Verdict
 	reports []queue.Message
+	news    []*recipient // of whom is told while others wait
 }
 
 // Review implements queue.Reviewer.
@@ -97,11 +98,10 @@ func (s reviewed) Review(domain string, stage queue.Stage, seqs []uint64, decide
 			s.h.w.fail(RulePhantom, "reviewed is mail for %q, which was never taken", e.Envelope.Recipients[0].Address)
 			return d
 		}
-		for _, r := range news {
-			r.bounced = r.bounced || d.Verdict == queue.Update && stage == queue.Partial
-			s.h.w.meet("a report while others wait")
+		if d.Verdict != queue.Update || stage != queue.Partial {
+			news = nil
 		}
-		list = append(list, decision{r.letter.entry(domain), stage, d.Verdict, d.Messages})
+		list = append(list, decision{r.letter.entry(domain), stage, d.Verdict, d.Messages, news})
 		return d
 	})
 	for i := range list {
@@ -135,6 +135,10 @@ func (l *ledger) reviewed(list []decision, unsure bool) {
 			l.reportMade(e, &d.reports[i], unsure)
 		}
 		l.maySay(&d)
+		for _, r := range d.news {
+			r.bounced = true
+			l.w.meet("a report while others wait")
+		}
 		if d.verdict == queue.Update && d.stage == queue.Waiting {
 			l.mayBeLate(e)
 		}

@@ -87,6 +87,7 @@ func (m *smarthost) dial(context.Context, string, string) (net.Conn, error) {
 		return m.now, nil
 	}
 	if m.mood == moodBusy {
+		m.h.sending.failed("421")
 		m.now.leave()
 	} else {
 		m.now.say(220, "smart.example")
@@ -114,7 +115,7 @@ type smartSession struct {
 	closed atomic.Bool
 	hand   *handover // nil: outside of a transaction
 	inData bool
-	ready  bool // RSET was the last command
+	up     bool // the login is through
 	un     codec.Unstuffer
 }
 
@@ -170,7 +171,6 @@ func (s *smartSession) say(code int, text string) {
 func (s *smartSession) leave() {
 	s.say(421, "4.3.2 not now")
 	s.dead = io.EOF
-	s.m.h.sending.failed("421")
 }
 
 // broken says whether the line breaks instead of a reply, or in the middle of it; or the server dies that waits for it.
@@ -197,8 +197,11 @@ func (s *smartSession) broken(reply string) bool {
 	if s.w.chance(3) {
 		s.out = append(s.out, "250 2.0."[:s.w.between(1, 3)]...)
 	}
-	if reply != "the reply to QUIT" && !s.ready { // for which nobody waits; and after RSET go-smtp says EHLO before anything, QUIT too
+	switch {
+	case !s.up:
 		s.m.h.sending.failed("the line broke")
+	case s.hand != nil: // the report waits, and the others go on over another line
+		s.hand.begun = true
 	}
 	return true
 }
@@ -206,7 +209,6 @@ func (s *smartSession) broken(reply string) bool {
 // command takes one command.
 func (s *smartSession) command(line string) {
 	verb, arg, _ := strings.Cut(line, " ")
-	defer func() { s.ready = verb == "RSET" }()
 	switch {
 	case verb == "MAIL":
 		s.mail(arg)
@@ -227,6 +229,7 @@ func (s *smartSession) command(line string) {
 		s.m.h.sending.failed("no login now")
 		s.say(454, "4.7.0 not now")
 	case verb == "AUTH":
+		s.up = true
 		s.say(235, "2.7.0 welcome")
 	case verb == "*": // RFC 4954 4
 		s.say(501, "5.0.0 as you like")
@@ -258,6 +261,7 @@ func (s *smartSession) mail(arg string) {
 		s.m.h.sending.failed("no mail ever")
 		s.say(550, "5.7.1 go away")
 	case s.fickle(10):
+		s.m.h.sending.failed("421")
 		s.leave()
 	case s.fickle(20):
 		s.refuse("552 5.3.4 too large")
@@ -312,7 +316,6 @@ func (s *smartSession) rcpt(arg string) {
 func (s *smartSession) data() {
 	switch {
 	case s.broken("the reply to DATA"):
-		s.hand.begun = true
 	case s.fickle(20):
 		s.hand.begun = true
 		s.leave()
@@ -330,7 +333,6 @@ func (s *smartSession) data() {
 func (s *smartSession) content(line []byte) {
 	if s.m.mood == moodFickle && s.w.chance(400) {
 		s.hand.begun = true
-		s.m.h.sending.failed("the line broke within a report")
 		s.w.meet("a line to the smarthost broken within a report")
 		s.dead = errors.New("connection reset by peer")
 		return
@@ -342,7 +344,7 @@ func (s *smartSession) content(line []byte) {
 	s.inData = false
 	switch {
 	case s.broken("the reply to the final dot"):
-		s.hand.begun, s.hand.doubt = true, true
+		s.hand.doubt = true
 		if s.w.chance(2) { // it was taken all the same
 			s.m.h.ledger.reportTaken(s.hand)
 		}
