@@ -118,7 +118,7 @@ var limitTexts = [NumLimits]struct{ code, text string }{
 	LimitAddressSessions: {"421 4.7.0", "Too many sessions from your address, try again later"},
 }
 
-// replies makes the lines once, so that a refusal costs no more than sending it.
+// limitReplies makes the lines once, so that a refusal costs no more than sending it.
 func limitReplies(hostname string) (replies [NumLimits][]byte) {
 	for l, t := range limitTexts {
 		if t.code != "" {

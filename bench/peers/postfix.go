@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	services "odmr/internal/postfix"
 )
 
 // postfix is Debian's Postfix.
@@ -54,29 +56,6 @@ initial_destination_concurrency = 20
 default_destination_concurrency_limit = 20
 `
 
-// postfixMaster is master.cf: Debian's, less what is not needed here, without chroot.
-const postfixMaster = `127.0.0.1:%[1]d inet n - n - - smtpd
-pickup    unix  n - n 60 1 pickup
-cleanup   unix  n - n - 0 cleanup
-qmgr      unix  n - n 300 1 qmgr
-rewrite   unix  - - n - - trivial-rewrite
-bounce    unix  - - n - 0 bounce
-defer     unix  - - n - 0 bounce
-trace     unix  - - n - 0 bounce
-verify    unix  - - n - 1 verify
-flush     unix  n - n 1000? 0 flush
-proxymap  unix  - - n - - proxymap
-smtp      unix  - - n - - smtp
-relay     unix  - - n - - smtp
-showq     unix  n - n - - showq
-error     unix  - - n - - error
-retry     unix  - - n - - error
-discard   unix  - - n - - discard
-local     unix  - n n - - local
-anvil     unix  - - n - 1 anvil
-scache    unix  - - n - 1 scache
-`
-
 type runningPostfix struct {
 	*daemon
 	config string
@@ -94,7 +73,7 @@ func (postfix) Start(ctx context.Context, dir string, port, sink int) (Running, 
 	}
 	for name, text := range map[string]string{
 		"main.cf":   fmt.Sprintf(postfixMain, dir, sink),
-		"master.cf": fmt.Sprintf(postfixMaster, port),
+		"master.cf": services.Services(fmt.Sprintf("127.0.0.1:%d", port)),
 	} {
 		if err := os.WriteFile(filepath.Join(config, name), []byte(text), 0o644); err != nil {
 			return nil, err

@@ -177,7 +177,7 @@ func (l *loader) flags() []*kong.Flag { return l.app.Model.Flags }
 // inFile reports whether a flag may stand in the environment and in the file.
 func inFile(f *kong.Flag) bool { return f.Tag.Get("file") != "-" }
 
-// EnvName is the environment variable of a flag.
+// envName is the environment variable of a flag.
 func envName(flag string) string {
 	return EnvPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }

@@ -178,7 +178,7 @@ const dropMessages = 3
 
 func dropID(i int) string { return fmt.Sprintf("m%d", i) }
 
-// lines are the places where lines begin, and behind the last.
+// lineStarts are the places where lines begin, and behind the last.
 func lineStarts(b []byte) []int {
 	l := []int{0}
 	for i := range b {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"odmr/internal/freeport"
+	services "odmr/internal/postfix"
 )
 
 // Postfix is a private instance of postfix: its configuration, queue and log are in a directory
@@ -17,31 +18,6 @@ type Postfix struct {
 	Dir  string
 	Addr string
 }
-
-// postfixServices is master.cf without anything that this instance must not do.
-const postfixServices = `%s inet n - n - - smtpd
-pickup unix n - n 60 1 pickup
-cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
-rewrite unix - - n - - trivial-rewrite
-bounce unix - - n - 0 bounce
-defer unix - - n - 0 bounce
-trace unix - - n - 0 bounce
-verify unix - - n - 1 verify
-flush unix n - n 1000? 0 flush
-proxymap unix - - n - - proxymap
-smtp unix - - n - - smtp
-relay unix - - n - - smtp
-showq unix n - n - - showq
-error unix - - n - - error
-retry unix - - n - - error
-discard unix - - n - - discard
-virtual unix - n n - - virtual
-lmtp unix - - n - - lmtp
-anvil unix - - n - 1 anvil
-scache unix - - n - 1 scache
-postlog unix-dgram n - n - 1 postlogd
-`
 
 // postfixCommon keeps postfix from altering what it relays: no adding or rewriting of header fields, no folding of
 // long lines, no conversion of 8-bit content. What it still does is drop Bcc and Return-Path and add Received.
@@ -97,7 +73,7 @@ func startPostfix(t *testing.T, name string, mainCF string) *Postfix {
 	m.mkdir("spool", "root", 0o755)
 	m.mkdir("lib", "postfix", 0o700)
 	m.write("main.cf", fmt.Sprintf(postfixCommon+"%[3]s", m.dir, name, mainCF))
-	m.write("master.cf", fmt.Sprintf(postfixServices, m.addr))
+	m.write("master.cf", services.Services(m.addr))
 	m.run(postfix, "-c", m.dir, "check")
 	m.start(master, "-c", m.dir, "-s")
 	return p
