@@ -161,7 +161,7 @@ func (r *report) wants(t *testing.T, texts ...string) {
 	}
 }
 
-// from makes a message with DSN parameters.
+// letter makes a message with DSN parameters.
 func letter(id, sender string, recipients ...mail.Recipient) client.Message {
 	c := content(id, kindText, 2000)
 	return client.Message{

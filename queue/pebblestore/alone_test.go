@@ -42,15 +42,8 @@ func TestWhereBodiesStand(t *testing.T) {
 				t.Fatalf("%d pieces, want %d", n, c.pieces)
 			}
 			mustClean(t, s)
-			l, err := s.Acquire(c.domains)
-			if err != nil {
-				t.Fatal(err)
-			}
+			l, ds := lend(t, s, len(c.domains), c.domains...)
 			defer l.Release()
-			ds, err := l.Next(nil, queue.Limit{Messages: 9, Bytes: 1 << 20})
-			if err != nil || len(ds) != len(c.domains) {
-				t.Fatalf("%d deliveries, %v", len(ds), err)
-			}
 			for _, d := range ds {
 				for _, at := range []int{0, c.size / 2, max(c.size-3, 0)} {
 					d.Body.Rewind(int64(at))
@@ -119,15 +112,8 @@ func TestAloneNeedsNoBodyRecord(t *testing.T) {
 	if err := s.db.Delete(appendBodyKey(nil, id), pebble.Sync); err != nil {
 		t.Fatal(err)
 	}
-	l, err := s.Acquire([]string{"a.example"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	l, ds := lend(t, s, 1, "a.example")
 	defer l.Release()
-	ds, err := l.Next(nil, queue.Limit{Messages: 9, Bytes: 1 << 20})
-	if err != nil || len(ds) != 1 {
-		t.Fatalf("%d deliveries, %v", len(ds), err)
-	}
 	collect(t, l, ds)
 	mustClean(t, s)
 }
@@ -150,15 +136,8 @@ func TestPiecesOfFormat3(t *testing.T) {
 	if _, rec := entryOf(t, s, in.ID(), "a.example"); bodyPlace(rec[1])&(alone|beside) != 0 {
 		t.Fatalf("flags %x: the pieces are not those of a body that stands alone", rec[1])
 	}
-	l, err := s.Acquire([]string{"a.example"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	l, ds := lend(t, s, 1, "a.example")
 	defer l.Release()
-	ds, err := l.Next(nil, queue.Limit{Messages: 9, Bytes: 1 << 20})
-	if err != nil || len(ds) != 1 {
-		t.Fatalf("%d deliveries, %v", len(ds), err)
-	}
 	ds[0].Body.Rewind(mail.ChunkSize + 50)
 	if got := restOf(t, ds[0].Body); !bytes.Equal(got, body[mail.ChunkSize+50:]) {
 		t.Fatalf("%d octets, or others", len(got))

@@ -17,6 +17,32 @@ import (
 	"odmr/queue/conformance"
 )
 
+// lend acquires domains and has all of their messages, which are n, lent.
+func lend(t testing.TB, s *Store, n int, domains ...string) (queue.Lease, []queue.Delivery) {
+	t.Helper()
+	l, err := s.Acquire(domains)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ds, err := l.Next(nil, queue.Limit{Messages: n + 1, Bytes: 1 << 20})
+	if err != nil || len(ds) != n {
+		t.Fatalf("%d deliveries, %v; want %d", len(ds), err, n)
+	}
+	return l, ds
+}
+
+// placesOf are those of a.example at the stage.
+func placesOf(t testing.TB, s *Store, stage queue.Stage) (seqs []uint64) {
+	t.Helper()
+	if err := s.Walk("a.example", stage, 0, func(k queue.Key, _ *mail.Envelope) bool {
+		seqs = append(seqs, k.Seq)
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return seqs
+}
+
 // putTest commits a message of size octets for domains.
 func putTest(t testing.TB, s *Store, size int, domains ...string) mail.ID {
 	t.Helper()
@@ -286,13 +312,7 @@ func TestReviewOfDamage(t *testing.T) {
 	if err := s.db.Delete(appendBodyKey(nil, id), pebble.Sync); err != nil {
 		t.Fatal(err)
 	}
-	var seqs []uint64
-	if err := s.Walk("a.example", queue.Waiting, 0, func(k queue.Key, _ *mail.Envelope) bool {
-		seqs = append(seqs, k.Seq)
-		return true
-	}); err != nil {
-		t.Fatal(err)
-	}
+	seqs := placesOf(t, s, queue.Waiting)
 	asked := 0
 	if err := s.Review("a.example", queue.Waiting, seqs, func(e *queue.Reviewed) queue.Decision {
 		if asked++; e.Envelope.ID == id {

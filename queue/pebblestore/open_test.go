@@ -298,13 +298,9 @@ func TestHeadMovesOn(t *testing.T) {
 	s := mustOpen(t, "queue", testOptions(t, vfs.NewMem()))
 	putTest(t, s, 10, "a.example")
 	failed := putTest(t, s, 10, "a.example") // keeps the domain known
-	l, err := s.Acquire([]string{"a.example"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ds, err := l.Next(nil, queue.Limit{Messages: 10, Bytes: 1 << 20})
-	if err != nil || len(ds) != 2 || ds[1].Envelope.ID != failed {
-		t.Fatal(len(ds), err)
+	l, ds := lend(t, s, 2, "a.example")
+	if ds[1].Envelope.ID != failed {
+		t.Fatal("not in order")
 	}
 	for i, d := range ds {
 		d.Body.Close()
@@ -338,15 +334,8 @@ func TestCursorSkipsTheFrontier(t *testing.T) {
 	if _, err := s.Remove("", last); err != nil { // its tombstone is behind the last entry
 		t.Fatal(err)
 	}
-	l, err := s.Acquire([]string{"a.example"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	l, ds := lend(t, s, 5, "a.example")
 	defer l.Release()
-	ds, err := l.Next(nil, queue.Limit{Messages: 100, Bytes: 1 << 20})
-	if err != nil || len(ds) != 5 {
-		t.Fatal(len(ds), err)
-	}
 	for _, d := range ds {
 		d.Body.Close()
 	}
@@ -413,13 +402,7 @@ func TestCloseDuringReview(t *testing.T) {
 		t.Fatal(err)
 	}
 	putTest(t, s, 3*mail.ChunkSize, "a.example")
-	var seqs []uint64
-	if err := s.Walk("a.example", queue.Waiting, 0, func(k queue.Key, _ *mail.Envelope) bool {
-		seqs = append(seqs, k.Seq)
-		return true
-	}); err != nil {
-		t.Fatal(err)
-	}
+	seqs := placesOf(t, s, queue.Waiting)
 	closed := make(chan error, 1)
 	err = s.Review("a.example", queue.Waiting, seqs, func(e *queue.Reviewed) queue.Decision {
 		go func() { closed <- s.Close() }()
@@ -477,10 +460,7 @@ func TestReviewThatPanics(t *testing.T) {
 	}
 	collect(mail.OutcomeFailed, mail.OutcomeDeferred)
 	for _, stage := range []queue.Stage{queue.Waiting, queue.Partial} {
-		var seqs []uint64
-		if err := s.Walk("a.example", stage, 0, func(k queue.Key, _ *mail.Envelope) bool { seqs = append(seqs, k.Seq); return true }); err != nil {
-			t.Fatal(err)
-		}
+		seqs := placesOf(t, s, stage)
 		func() {
 			defer func() {
 				if recover() == nil {
