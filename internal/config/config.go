@@ -123,7 +123,7 @@ type Config struct {
 	IngestMemory   Size `group:"memory" default:"256MiB" min:"4MiB" max:"1TiB" help:"Memory for bodies on their way to the disk, all sessions together, in octets. When it is used up reading pauses, and senders wait."`
 	WindowMessages int  `group:"memory" default:"${window_messages}" min:"1" max:"10000" help:"Messages that one customer's session may have sent without their outcomes being on disk. A larger window hides long lines and slow disks; after a crash at most so many are sent again."`
 	WindowBytes    Size `group:"memory" default:"${window_bytes}" min:"64KiB" max:"1TiB" help:"Octets of those messages on the wire. One message is always allowed, whatever its size."`
-	StoreCache     Size `group:"memory" default:"64MiB" min:"1MiB" max:"1TiB" help:"Memory of the queue's block cache, in octets. Mail is written once and read once, so that a larger cache gains little."`
+	StoreCache     Size `group:"memory" default:"16MiB" min:"1MiB" max:"1TiB" help:"Memory of the queue's block cache, in octets. It is for the index: mail is written once and read once, so that a larger cache gains nothing."`
 	StoreMemtable  Size `group:"memory" default:"128MiB" min:"1MiB" max:"2GiB" help:"Size of one of the queue's memtables, in octets; up to six exist while flushes lag and slow customers hold on to them. Mail collected before its memtable is flushed never costs more than the log."`
 	MinFreeSpace   Size `group:"memory" default:"512MiB" min:"1MiB" max:"1PiB" help:"Free space on the data directory's disk below which new mail gets 452 4.3.1, while draining goes on, in octets. It keeps room for the log and for compactions, which free space."`
 

@@ -63,7 +63,9 @@ func (sp *space) look() {
 	}
 	sp.free.Store(free)
 	reason := ""
-	switch l0 := s.db.Metrics().Levels[0].Sublevels; {
+	m := s.db.Metrics()
+	s.blocks.adjust(int64(m.MemTable.Size + m.MemTable.ZombieSize))
+	switch l0 := m.Levels[0].Sublevels; {
 	case free < s.opts.MinFreeSpace:
 		reason = fmt.Sprintf("%d octets of disk are free, %d must stay", free, s.opts.MinFreeSpace)
 	case int(l0) > s.opts.MaxL0:

@@ -83,6 +83,7 @@ type Store struct {
 	syncing chan submitted // in the order of the log; see awaitSyncs
 	synced  chan struct{}  // closed when awaitSyncs has ended
 
+	blocks  blockCache
 	janitor janitor
 }
 
@@ -174,6 +175,9 @@ func (s *Store) openEngine() error {
 	if s.opts.FS == nil {
 		p.WithFSDefaults() // reports slow writes
 	}
+	s.blocks.init(&s.opts)
+	defer s.blocks.close()
+	p.Cache = s.blocks.cache
 	if s.db, err = pebble.Open(s.dir, p); err != nil {
 		return errors.Join(err, s.lock.Close())
 	}
