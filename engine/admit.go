@@ -6,6 +6,7 @@ import (
 	"odmr/engine/session"
 	"odmr/internal/account"
 	"odmr/internal/mail"
+	"odmr/queue"
 )
 
 // Waiver is a set of limits that an operator who brings mail in may put aside. That a domain is held here is none of them.
@@ -24,6 +25,9 @@ type Admission struct {
 	Size    int64  // octets of content
 	Now     session.Time
 	Waived  Waiver
+	// Ahead is what the caller has on its way into a domain's queue, which counts for a quota like what is there; placed says that
+	// this message has a place there already, and so no quota is asked. nil: nothing.
+	Ahead func(domain string) (n queue.Counts, placed bool)
 }
 
 // Admit says in whose queue mail for a recipient belongs, lower-case A-labels, or why it is not taken: as RCPT is answered. It
@@ -36,7 +40,7 @@ func (e *Engine) Admit(a *Admission) (domain string, refusal *mail.Refusal) {
 	if a.Size > e.cfg.MaxMessageSize && a.Waived&WaiveSize == 0 {
 		return "", &mail.Refusal{Code: 552, Enhanced: "5.3.4", Text: "Message exceeds the size limit"}
 	}
-	r := e.takes(&routing{domain: domain, address: []byte(a.Address), null: a.Null, size: a.Size, now: a.Now, waived: a.Waived})
+	r := e.takes(&routing{domain: domain, address: []byte(a.Address), null: a.Null, size: a.Size, now: a.Now, waived: a.Waived, ahead: a.Ahead})
 	if r.Refusal != nil {
 		return "", r.Refusal
 	}

@@ -11,7 +11,7 @@ import (
 // Quota bounds what is held for one account, all its domains together: whatever takes up space, also what failed and
 // waits for its bounce, and what the bounce shield holds. An account's own policy goes before it. It is
 // looked at when a recipient is named, by counts that cost no scan: messages that come in at the same moment
-// may exceed it by as much as is on its way.
+// may exceed it by as much as is on its way through listeners. Who brings mail in knows what is on its way (Admission.Ahead).
 type Quota struct {
 	Messages int64 // 0: no bound
 	Bytes    int64 // 0: no bound
@@ -50,14 +50,14 @@ func (e *Engine) takes(rt *routing) session.Result {
 	if rt.waived&WaiveQuota != 0 {
 		return r
 	}
-	if r.Refusal = e.overQuota(a, size); r.Refusal != nil {
+	if r.Refusal = e.overQuota(a, rt); r.Refusal != nil {
 		e.cfg.Observer.LimitHit(LimitQuota)
 	}
 	return r
 }
 
 // overQuota refuses a message for which there is no room in what may be held for a.
-func (e *Engine) overQuota(a *account.Account, size int64) *mail.Refusal {
+func (e *Engine) overQuota(a *account.Account, rt *routing) *mail.Refusal {
 	q := &e.cfg.Quota
 	messages, bytes := bound(a.Policy.QuotaMessages, q.Messages), bound(a.Policy.QuotaBytes, q.Bytes)
 	if messages == 0 && bytes == 0 {
@@ -67,8 +67,15 @@ func (e *Engine) overQuota(a *account.Account, size int64) *mail.Refusal {
 	for _, d := range a.Domains {
 		n := e.cfg.Store.Counts(d)
 		heldMessages, heldBytes = heldMessages+n.Messages+n.Failed+n.Held, heldBytes+n.Bytes+n.Kept
+		if rt.ahead != nil {
+			n, placed := rt.ahead(d)
+			if placed && d == rt.domain {
+				return nil
+			}
+			heldMessages, heldBytes = heldMessages+n.Messages, heldBytes+n.Bytes
+		}
 	}
-	if (messages == 0 || heldMessages < messages) && (bytes == 0 || heldBytes+max(size, 1) <= bytes) {
+	if (messages == 0 || heldMessages < messages) && (bytes == 0 || heldBytes+max(rt.size, 1) <= bytes) {
 		return nil
 	}
 	if q.Code == 552 {

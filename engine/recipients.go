@@ -7,6 +7,7 @@ import (
 	"odmr/internal/account"
 	"odmr/internal/mail"
 	"odmr/internal/recipients"
+	"odmr/queue"
 )
 
 // Recipients is which recipients of held domains mail is refused for; see package recipients.
@@ -25,6 +26,7 @@ type routing struct {
 	size    int64  // declared; 0: not
 	now     session.Time
 	waived  Waiver
+	ahead   func(domain string) (queue.Counts, bool) // see Admission; nil: nothing is known of
 }
 
 // unknown refuses a recipient that a's list does not have, or that a's own server does not know, and says whether every

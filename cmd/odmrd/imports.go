@@ -26,7 +26,7 @@ func (g gate) Admit(a *admin.Asked) (string, *mail.Refusal) {
 		return "", &mail.Refusal{Code: 451, Enhanced: "4.3.2", Text: "The server is starting"}
 	}
 	now := time.Now()
-	ask := engine.Admission{Address: a.Recipient, Null: a.Envelope.ReversePath == "", Size: a.Envelope.Size, Now: now.UnixNano()}
+	ask := engine.Admission{Address: a.Recipient, Null: a.Envelope.ReversePath == "", Size: a.Envelope.Size, Now: now.UnixNano(), Ahead: a.Ahead}
 	for _, w := range a.Waive {
 		ask.Waived |= waivers[w]
 	}

@@ -41,6 +41,9 @@ type Asked struct {
 	Envelope  *mail.Envelope // of the whole letter; not to be kept
 	Recipient string
 	Waive     []string // of Letter
+	// Ahead is what is on its way into a domain's queue and not there yet; placed says that this letter has a place there already,
+	// and so takes no other.
+	Ahead func(domain string) (n queue.Counts, placed bool)
 }
 
 // Gate decides whether mail that is brought in is taken: as it is decided about mail that arrives. Its methods may be called from
@@ -73,6 +76,8 @@ type Intake struct {
 
 	running sync.Mutex // guards imports
 	imports int
+
+	coming coming
 
 	stall time.Duration // a test's importStall; 0: that
 }
@@ -168,7 +173,7 @@ func (t *Intake) ask(in io.Reader, a *answer) error {
 		if err != nil {
 			return fmt.Errorf("%w: letter %d: %w", errRequest, n, err)
 		}
-		p, err := t.plan(in)
+		p, err := t.plan(in, nil)
 		if err != nil {
 			return err
 		}
@@ -193,10 +198,28 @@ type plan struct {
 	answer    Answer
 	envelopes []mail.Envelope // of the recipients that are to be taken, by domain
 	stamps    []queue.Stamp   // theirs
+	full      bool            // some recipient is refused for a quota
+	coming    []arriving      // what it was counted for, see Intake.admit
 }
 
-// plan asks about each recipient.
-func (t *Intake) plan(in *arrival) (*plan, error) {
+// ahead is Asked.Ahead for a recipient of the letter: what is coming, and its own for other recipients.
+func (p *plan) ahead(coming map[string]queue.Counts, size int64) func(string) (queue.Counts, bool) {
+	return func(domain string) (n queue.Counts, placed bool) {
+		n = coming[domain]
+		if placed = p.at(domain) >= 0; placed {
+			n.Messages, n.Bytes = n.Messages+1, n.Bytes+size
+		}
+		return n, placed
+	}
+}
+
+// at is where domain's envelope is, or -1.
+func (p *plan) at(domain string) int {
+	return slices.IndexFunc(p.envelopes, func(e mail.Envelope) bool { return e.Domain == domain })
+}
+
+// plan asks about each recipient; coming is what is on its way into queues.
+func (t *Intake) plan(in *arrival, coming map[string]queue.Counts) (*plan, error) {
 	there, err := t.Store.Stamped(in.stamps)
 	if err != nil {
 		return nil, err
@@ -209,7 +232,9 @@ func (t *Intake) plan(in *arrival) (*plan, error) {
 			continue
 		}
 		rcpt := in.env.Recipients[i]
-		domain, refusal := t.Gate.Admit(&Asked{Envelope: &in.env, Recipient: rcpt.Address, Waive: in.waive})
+		ask := Asked{Envelope: &in.env, Recipient: rcpt.Address, Waive: in.waive, Ahead: p.ahead(coming, in.env.Size)}
+		domain, refusal := t.Gate.Admit(&ask)
+		p.full = p.full || refusal != nil && (refusal.Enhanced == "4.2.2" || refusal.Enhanced == "5.2.2") // RFC 3463 3.3
 		if refusal != nil {
 			v.Verdict, v.Reason = Refused, fmt.Sprintf("%d %s %s", refusal.Code, refusal.Enhanced, refusal.Error())
 			continue
@@ -223,7 +248,7 @@ func (t *Intake) plan(in *arrival) (*plan, error) {
 
 // add puts a recipient into the envelope of its domain.
 func (p *plan) add(v *mail.Envelope, domain string, rcpt mail.Recipient) {
-	i := slices.IndexFunc(p.envelopes, func(e mail.Envelope) bool { return e.Domain == domain })
+	i := p.at(domain)
 	if i < 0 {
 		i = len(p.envelopes)
 		p.envelopes = append(p.envelopes, *v)
@@ -325,10 +350,15 @@ func (i *importing) letter(n int) (err error) {
 	if err != nil {
 		return fmt.Errorf("%w: letter %d: %w", errRequest, n, err)
 	}
-	p, err := i.intake.plan(in)
+	p, err := i.intake.admit(in)
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if !handed {
+			i.intake.coming.end(p.coming)
+		}
+	}()
 	p.answer.N = n
 	c := &content{sum: sha256.New(), want: in}
 	if len(p.envelopes) > 0 {
@@ -418,6 +448,7 @@ func (i *importing) answer() {
 				i.out.flush()
 			}
 		}
+		i.intake.coming.end(b.plan.coming)
 		<-i.slots
 	}
 }

@@ -263,6 +263,59 @@ func TestImportReasons(t *testing.T) {
 	}
 }
 
+// A quota is kept to the message, whatever is on its way at the same time: also by messages for two domains of one account, and for two
+// recipients in one domain.
+func TestImportQuota(t *testing.T) {
+	s := newServer(t, []client.Account{customer("tim", "example.org", "example.com"), customer("eva", "example.net")})
+	if out, err := s.odmrctl("account", "set", "tim", "--quota-messages", "45"); err != nil {
+		t.Fatal(err, out)
+	}
+	s.Start()
+	dir := filepath.Join(s.Dir, "old")
+	if err := os.MkdirAll(filepath.Join(dir, "new"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "cur"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const letters, each = 100, 2 // of five: for one, for one and eva, for two in a domain, for both domains (two places), for none of his
+	for i := range letters {
+		to := [][]string{{"a@example.org"}, {"a@example.org", "e@example.net"}, {"a@example.org", "b@example.org"}, {"a@example.org", "a@example.com"}, {"e@example.net"}}[i%5]
+		text := "Return-Path: <x@mx.example>\n"
+		for _, r := range to {
+			text += "Delivered-To: " + r + "\n"
+		}
+		name := fmt.Sprintf("%d.M%06d", time.Now().Unix(), i)
+		if err := os.WriteFile(filepath.Join(dir, "new", name), []byte(text+fmt.Sprintf("Subject: %d\n\nx\n", i)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := s.odmrctl("import", dir)
+	if err == nil || !strings.Contains(out, "452 4.2.2") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	// 45 places are 9 times those of five letters: all of the first 45.
+	if !regexp.MustCompile(`(?m)^left: new/\d+\.M000045 for a@example.org: 452`).MatchString(out) || strings.Contains(out, "M000044") {
+		t.Errorf("%s", out)
+	}
+	got := map[string]int{}
+	for _, c := range []client.Account{customer("tim", "example.org", "example.com"), customer("eva", "example.net")} {
+		r := &client.Recorder{Keep: 1 << 16}
+		collect(t, s, c, r)
+		got[c.User] = len(r.Messages())
+	}
+	if got["tim"] != 45 || got["eva"] != each*letters/5 {
+		t.Errorf("collected %v", got)
+	}
+	if out, err := s.odmrctl("import", dir); err == nil || !strings.Contains(out, "452 4.2.2") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	r := &client.Recorder{Keep: 1 << 16}
+	if collect(t, s, customer("tim", "example.org", "example.com"), r); len(r.Messages()) != 45 {
+		t.Errorf("then %d", len(r.Messages()))
+	}
+}
+
 // Memory does not grow with what is imported: ODMR_IMPORT=100000 sets how many messages there are.
 func TestImportMany(t *testing.T) {
 	n := 3000

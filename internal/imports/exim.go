@@ -103,7 +103,7 @@ type state struct {
 func (x *exim) remove(i int, was state) error {
 	for _, file := range []string{"/run/exim4/exim.pid", "/run/exim.pid", filepath.Join(x.dir, "exim-daemon.pid")} {
 		if x.runs(file) {
-			return errors.New("Exim's daemon is running, and may deliver it, too: stop it")
+			return errors.New("this Exim's daemon is running, and may deliver it, too: stop it")
 		}
 	}
 	f, err := os.OpenFile(x.path(i, "-D"), os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0) // a lock for writing needs it
@@ -114,7 +114,7 @@ func (x *exim) remove(i int, was state) error {
 		defer f.Close()
 		lock := x.lock(i)
 		if err := syscall.FcntlFlock(f.Fd(), syscall.F_SETLK, &lock); err != nil {
-			return errors.New("Exim is at work on it")
+			return errors.New("a delivery of it is under way")
 		}
 	}
 	now, err := x.state(i)
@@ -125,7 +125,7 @@ func (x *exim) remove(i int, was state) error {
 		return err
 	}
 	if !os.SameFile(now.head, was.head) || now.head.Size() != was.head.Size() || !now.head.ModTime().Equal(was.head.ModTime()) || now.journal != was.journal {
-		return errors.New("Exim has worked on it meanwhile: run it again")
+		return errors.New("it was changed meanwhile: run it again")
 	}
 	for _, part := range []string{"-H", "-D", "-J"} { // without -H there is no message
 		if err := remove(x.path(i, part)); err != nil {
