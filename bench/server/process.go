@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -14,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"odmr/internal/listening"
 )
 
 const (
@@ -32,12 +33,7 @@ type Options struct {
 }
 
 // Addrs are the addresses of a server.
-type Addrs struct {
-	ODMR  []string `json:"odmr"`
-	SMTP  []string `json:"smtp"`
-	LMTP  []string `json:"lmtp"`
-	Admin []string `json:"admin"`
-}
+type Addrs = listening.Addrs
 
 // Process is a running odmrd, or the addresses of one that somebody else started (Pid is 0 then, and
 // there is nothing to stop or to account).
@@ -99,16 +95,9 @@ func (p *Process) awaitListening(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		lines := bufio.NewScanner(bytes.NewReader(text))
-		for lines.Scan() {
-			var line struct {
-				Message string `json:"message"`
-				Addrs
-			}
-			if json.Unmarshal(lines.Bytes(), &line) == nil && line.Message == "listening" {
-				p.Addrs = line.Addrs
-				return nil
-			}
+		if line, ok := listening.Find(text); ok {
+			p.Addrs = line.Addrs
+			return nil
 		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("the server does not listen after %v\n%s", startWait, p.LogTail())

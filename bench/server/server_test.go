@@ -21,10 +21,10 @@ func script(t *testing.T, text string) Options {
 	return Options{Binary: file, Dir: filepath.Join(dir, "run"), Accounts: "accounts", LogLevel: "warn"}
 }
 
-const listening = `echo '{"level":"info","odmr":["127.0.0.1:1"],"smtp":["127.0.0.1:2"],"lmtp":[],"admin":["127.0.0.1:3"],"message":"listening"}' >&2` + "\n"
+const listeningLine = `echo '{"level":"info","odmr":["127.0.0.1:1"],"smtp":["127.0.0.1:2"],"lmtp":[],"admin":["127.0.0.1:3"],"message":"listening"}' >&2` + "\n"
 
 // obedient ends on SIGTERM.
-const obedient = "trap 'exit 0' TERM\n" + listening + "while :; do sleep 0.05; done\n"
+const obedient = "trap 'exit 0' TERM\n" + listeningLine + "while :; do sleep 0.05; done\n"
 
 func TestStartAndStop(t *testing.T) {
 	p, err := Start(t.Context(), script(t, obedient))
@@ -85,7 +85,7 @@ func TestAlarms(t *testing.T) {
 
 // A stop that is not in order is told.
 func TestStopTellsTheStatus(t *testing.T) {
-	p, err := Start(t.Context(), script(t, "trap 'exit 7' TERM\n"+listening+"while :; do sleep 0.05; done\n"))
+	p, err := Start(t.Context(), script(t, "trap 'exit 7' TERM\n"+listeningLine+"while :; do sleep 0.05; done\n"))
 	if err != nil {
 		t.Fatal(err)
 	}

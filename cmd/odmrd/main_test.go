@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +23,7 @@ import (
 	"odmr/engine"
 	"odmr/internal/account"
 	"odmr/internal/admin"
+	"odmr/internal/listening"
 	"odmr/internal/metrics"
 	"odmr/queue"
 )
@@ -48,7 +48,7 @@ type daemon struct {
 	accounts string
 	cmd      *exec.Cmd
 	ended    chan struct{}
-	lines    listening
+	lines    listening.Line // the line that scripts read
 
 	// What a run starts with, beyond the usual.
 	program string              // in place of the test's own
@@ -59,16 +59,6 @@ type daemon struct {
 
 	mu  sync.Mutex
 	out bytes.Buffer
-}
-
-// listening is the line that scripts read.
-type listening struct {
-	Message string   `json:"message"`
-	ODMR    []string `json:"odmr"`
-	SMTP    []string `json:"smtp"`
-	LMTP    []string `json:"lmtp"`
-	Admin   []string `json:"admin"`
-	PID     int      `json:"pid"`
 }
 
 func (d *daemon) Write(p []byte) (int, error) {
@@ -167,14 +157,9 @@ func (d *daemon) start(flags ...string) *daemon {
 	d.mu.Unlock()
 	d.spawn(flags...)
 	d.waitFor("the listening line", func() bool {
-		for _, l := range strings.Split(d.log(), "\n") {
-			var seen listening
-			if json.Unmarshal([]byte(l), &seen) == nil && seen.Message == "listening" {
-				d.lines = seen
-				return true
-			}
-		}
-		return false
+		var ok bool
+		d.lines, ok = listening.Find([]byte(d.log()))
+		return ok
 	})
 	return d
 }

@@ -18,6 +18,7 @@ import (
 	"odmr/internal/admin"
 	"odmr/internal/certs"
 	"odmr/internal/config"
+	"odmr/internal/listening"
 	"odmr/internal/metrics"
 	"odmr/internal/service"
 	"odmr/queue"
@@ -234,7 +235,7 @@ func (s *server) logListening() {
 	}
 	s.log.Log().Str(zerolog.LevelFieldName, zerolog.InfoLevel.String()). // whatever --log-level is
 										Strs("odmr", addrs[engine.ODMR]).Strs("odmrs", odmrs).Strs("smtp", addrs[engine.SMTP]).Strs("lmtp", addrs[engine.LMTP]).
-										Strs("admin", s.admin.Addrs()).Int("pid", os.Getpid()).Str("version", version).Msg("listening")
+										Strs("admin", s.admin.Addrs()).Int("pid", os.Getpid()).Str("version", version).Msg(listening.Message)
 }
 
 // serve waits for signals and ends in order.

@@ -4,7 +4,8 @@
 // A Reporter is one goroutine (Run), or whoever calls Pass. It reads the queue through queue.Reviewer, in small
 // batches, each of which is one durable step: an entry leaves, and the report on it comes into being, or neither.
 // A recipient that was refused is reported at once, also while others of the message wait, and never again. There is one
-// report for each message and event, with all recipients that it concerns, or several that share them if they are very many; a report for a domain that is held here goes straight into that domain's queue, all others into mail.OutboundDomain's.
+// report for each message and event, with all recipients that it concerns, or several that share them if they are very many. A
+// report for a domain that is held here goes straight into that domain's queue, all others into mail.OutboundDomain's.
 //
 // What waits in a domain that is being collected is left alone until the session ends. Memory is bounded: some words for each
 // domain with mail and each 4,096 messages of it, and one batch. It never sends anything itself, never reports on mail without a sender, and never lets

@@ -1,10 +1,7 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +9,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"odmr/internal/listening"
 )
 
 // server is the running odmrd.
@@ -66,20 +65,12 @@ func (d *demo) startServer(ctx context.Context) (*server, error) {
 
 // listening reads the addresses from the line in which odmrd says where it listens.
 func (s *server) listening(d *demo) bool {
-	lines := bufio.NewScanner(bytes.NewReader(s.read()))
-	for lines.Scan() {
-		var l struct {
-			Message                 string
-			ODMR, SMTP, LMTP, Admin []string
-		}
-		if json.Unmarshal(lines.Bytes(), &l) != nil || l.Message != "listening" ||
-			len(l.ODMR) == 0 || len(l.SMTP) == 0 || len(l.LMTP) == 0 || len(l.Admin) == 0 {
-			continue
-		}
-		d.odmr, d.smtp, d.lmtp, d.http = l.ODMR[0], l.SMTP[0], l.LMTP[0], l.Admin[0]
-		return true
+	l, ok := listening.Find(s.read())
+	if !ok || len(l.ODMR) == 0 || len(l.SMTP) == 0 || len(l.LMTP) == 0 || len(l.Admin) == 0 {
+		return false
 	}
-	return false
+	d.odmr, d.smtp, d.lmtp, d.http = l.ODMR[0], l.SMTP[0], l.LMTP[0], l.Admin[0]
+	return true
 }
 
 // read returns what odmrd has logged in this run.

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"odmr/internal/client"
+	"odmr/internal/listening"
 )
 
 const (
@@ -133,31 +133,16 @@ func (s *Server) Start() {
 	})
 }
 
-// listening is the line in which odmrd says where it listens.
-type listening struct {
-	Message string   `json:"message"`
-	ODMR    []string `json:"odmr"`
-	SMTP    []string `json:"smtp"`
-	LMTP    []string `json:"lmtp"`
-	Admin   []string `json:"admin"`
-}
-
 func (s *Server) readListening() bool {
-	for _, line := range strings.Split(s.Log(), "\n") {
-		var l listening
-		if json.Unmarshal([]byte(line), &l) != nil || l.Message != "listening" {
-			continue
+	l, ok := listening.Find([]byte(s.Log()))
+	first := func(a []string) string {
+		if len(a) == 0 {
+			return ""
 		}
-		first := func(a []string) string {
-			if len(a) == 0 {
-				return ""
-			}
-			return a[0]
-		}
-		s.ODMR, s.SMTP, s.LMTP, s.Admin = first(l.ODMR), first(l.SMTP), first(l.LMTP), first(l.Admin)
-		return true
+		return a[0]
 	}
-	return false
+	s.ODMR, s.SMTP, s.LMTP, s.Admin = first(l.ODMR), first(l.SMTP), first(l.LMTP), first(l.Admin)
+	return ok
 }
 
 // Log is what the present run has logged.

@@ -75,10 +75,11 @@ var rooms = []room{
 	// It reads what others wrote, and decides nothing; the fields on top of an export begin with those of a Maildir of ours.
 	{dir: "internal/imports", may: []string{"codec", "internal/mail", "internal/client"}},
 	// make run: a program in all but name. It starts the built commands and acts as a customer.
-	{dir: "internal/demo", may: []string{"internal/client", "internal/mail", "codec"}},
+	{dir: "internal/demo", may: []string{"internal/client", "internal/listening", "internal/mail", "codec"}},
+	{dir: "internal/listening", may: []string{}},
 	{dir: "internal", may: []string{"internal/...", "codec", "queue"}},
 	{dir: "internal/postfix", may: []string{}}, // started by bench and by tests
-	{dir: "bench", may: []string{"codec", "internal/client", "internal/freeport", "internal/postfix"}},
+	{dir: "bench", may: []string{"codec", "internal/client", "internal/freeport", "internal/listening", "internal/postfix"}},
 	{dir: "cmd", may: nil},
 }
 
