@@ -120,20 +120,11 @@ func TestOneProfileAtATime(t *testing.T) {
 			}
 		}
 	}
-	ended := make(chan int, 1)
-	begin := make(chan struct{})
-	go func() {
-		resp, err := http.Get("http://" + s.Addrs()[0] + "/debug/pprof/trace?seconds=60") // sends as it goes
-		if err != nil {
-			close(begin)
-			ended <- 0
-			return
-		}
-		close(begin)
-		ended <- resp.StatusCode
-		resp.Body.Close() // whoever goes away does not keep others waiting
-	}()
-	<-begin
+	trace, err := http.Get("http://" + s.Addrs()[0] + "/debug/pprof/trace?seconds=60") // sends as it goes
+	if err != nil || trace.StatusCode != 200 {
+		t.Fatal(trace, err)
+	}
+	defer trace.Body.Close()
 	for _, path := range []string{"profile?seconds=1", "trace", "heap", "goroutine?debug=2"} {
 		if code, header, _ := ask(t, s, "/debug/pprof/"+path); code != 429 || header.Get("Retry-After") == "" {
 			t.Errorf("%s beside a trace: %d %v, want 429", path, code, header)
@@ -144,9 +135,7 @@ func TestOneProfileAtATime(t *testing.T) {
 			t.Errorf("%s beside a trace: %d", path, code)
 		}
 	}
-	if code := <-ended; code != 200 {
-		t.Errorf("the trace: %d", code)
-	}
+	trace.Body.Close() // whoever goes away does not keep others waiting
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		code, _, _ := ask(t, s, "/debug/pprof/heap")
 		if code == 200 {
