@@ -14,7 +14,7 @@ import (
 	"odmr/internal/client"
 )
 
-// window is --window-messages' default: how many messages of one session may be sent again after a crash.
+// window is --window-messages: how many messages of one session may be sent again after a crash.
 const window = 32
 
 // ledger is what the outside world knows about the messages of a crash test: which were
@@ -200,7 +200,7 @@ func TestCrash(t *testing.T) {
 	r := rand.New(rand.NewPCG(seed, 1))
 	l := &ledger{t: t, acked: map[string]bool{}, received: map[string][]reception{}, lastSeq: map[string]int{}}
 	accounts := crashAccounts()
-	s := newServer(t, accounts)
+	s := newServer(t, accounts, "--window-messages", fmt.Sprint(window))
 	rounds := crashRounds(t, 20)
 	var seqs [3]int
 	allOffers := []client.Offer{{}, {Pipelining: true}, client.FullOffer()}
