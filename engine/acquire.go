@@ -287,10 +287,13 @@ func (c *conn) rechecked(now session.Time, j *recheckJob) {
 	if c.ended || d.expects == 0 || d.expects != j.ticket { // it waits no more, or again
 		return
 	}
+	if j.waits && (j.refusal == nil || errors.Is(j.err, account.ErrUnavailable)) {
+		return
+	}
 	d.expects = 0
 	c.stopWaiting()
 	if r := j.refusal; r != nil {
-		c.log(c.lp.eng.log.Warn()).Int("code", r.Code).AnErr("cause", r.Cause).Strs("domains", j.domains).Msg("mail came that the session may not collect any more")
+		c.log(c.lp.eng.log.Warn()).Int("code", r.Code).AnErr("cause", r.Cause).Strs("domains", j.domains).Msg("the session waits for mail that it may not collect any more")
 		if !c.everTurned { // else its ATRN was answered long ago
 			c.lp.eng.cfg.Observer.ATRN(r.Code)
 		}

@@ -9,21 +9,22 @@ import (
 type eventKind uint8
 
 const (
-	evDone     eventKind = iota + 1 // job has been carried out
-	evWritable                      // the socket takes octets again
-	evAgain                         // a flush stopped at its share of a turn: go on
-	evShake                         // a TLS handshake has written, or wants to read
-	evGrant                         // n octets of prefetch memory are granted to a prefetch
-	evRoom                          // n octets of prefetch memory are granted to the body that waits
-	evReclaim                       // somebody waits for prefetch memory: give up what can be given up
-	evMail                          // mail is there that the session waits for
-	evYield                         // another session asks for the lease of tenure n
-	evRecheck                       // ask the directory for the sessions of part conn of n
-	evDoubt                         // ask the directory for the session
-	evFreed                         // a lease that the session waits for was given back
-	evTick                          // look at the wheel
-	evStop                          // the server is being stopped: ask every session to end
-	evCut                           // the grace is over: end every session now
+	evDone        eventKind = iota + 1 // job has been carried out
+	evWritable                         // the socket takes octets again
+	evAgain                            // a flush stopped at its share of a turn: go on
+	evShake                            // a TLS handshake has written, or wants to read
+	evGrant                            // n octets of prefetch memory are granted to a prefetch
+	evRoom                             // n octets of prefetch memory are granted to the body that waits
+	evReclaim                          // somebody waits for prefetch memory: give up what can be given up
+	evMail                             // mail is there that the session waits for
+	evYield                            // another session asks for the lease of tenure n
+	evRecheck                          // ask the directory for the sessions of part conn of n
+	evRecheckMore                      // go on with those
+	evDoubt                            // ask the directory for the session
+	evFreed                            // a lease that the session waits for was given back
+	evTick                             // look at the wheel
+	evStop                             // the server is being stopped: ask every session to end
+	evCut                              // the grace is over: end every session now
 )
 
 // event is what comes to a loop from elsewhere. It names its connection by id: a counter

@@ -23,6 +23,7 @@ type loop struct {
 	wheel    wheel
 	conns    map[uint64]*conn
 	lastID   uint64
+	unasked  []uint64       // connections that the directory is still to be asked for
 	out      session.Output // of the machine being called; empty between calls
 	stuck    holders        // hold bodies that they cannot write now
 	idle     holders        // hold bodies otherwise, longest without movement first
@@ -84,11 +85,9 @@ func (lp *loop) handle(ev *event) {
 	case evReclaim:
 		lp.reclaim(now())
 	case evRecheck:
-		lp.each(func(c *conn, now session.Time) {
-			if c.id%uint64(ev.n) == ev.conn {
-				c.recheck(now)
-			}
-		})
+		lp.recheckAll(ev.conn, uint64(ev.n))
+	case evRecheckMore:
+		lp.recheckSome()
 	case evStop:
 		lp.stopping = true
 		lp.each((*conn).stop)
@@ -126,6 +125,9 @@ func (lp *loop) tick(posted time.Time) {
 	lp.eng.cfg.Observer.LoopLag(lp.index, time.Since(posted))
 	lp.wheel.advance(now(), func(t *timer) { lp.enter(t.c, (*conn).tick) })
 	lp.reclaim(now())
+	if len(lp.unasked) > 0 && !lp.eng.cfg.Directory.NonBlocking() {
+		lp.recheckSome()
+	}
 }
 
 // enter runs fn for c outside of gnet's callbacks and closes the socket if that is what came of it.

@@ -13,8 +13,8 @@ import (
 )
 
 // Whether a session may still collect what it was authorised for by ATRN: its account may be removed, lose a domain, which may be
-// somebody else's by now, or be put on hold. A session that waits asks when mail comes; one that is busy, when
-// Engine.Recheck is called. A directory that cannot answer changes nothing for the latter.
+// somebody else's by now, or be put on hold. It is asked for when mail comes that it waits for, and when Engine.Recheck is called: one
+// that waits must not keep domains from whom they belong to now until mail comes. A directory that cannot answer changes nothing for the latter.
 
 // Recheck asks the directory, for each session that is draining, whether it still may. One whose account may not is ended like one
 // that is taken over: no further octet of mail is given to it. The sessions are divided into parts by their number, so that a directory
@@ -26,9 +26,46 @@ func (e *Engine) Recheck(part, parts int) {
 	}
 }
 
+// recheckTurn is how many sessions a loop asks for in one turn: a millisecond or so of those with hundreds of domains. A directory
+// elsewhere is asked for so many in a tick.
+const recheckTurn = 64
+
+// recheckAll lines up the sessions of a part, which are asked for in turns.
+func (lp *loop) recheckAll(part, parts uint64) {
+	if parts == 1 || len(lp.unasked) > len(lp.conns) { // all, or most of them twice
+		lp.unasked, parts = lp.unasked[:0], 1
+	}
+	for id := range lp.conns {
+		if parts == 1 || id%parts == part {
+			lp.unasked = append(lp.unasked, id)
+		}
+	}
+	lp.recheckSome()
+}
+
+// recheckSome asks for the next sessions, and sees to the rest: a directory in memory is asked for them behind what else the loop has to do,
+// another one with the next tick.
+func (lp *loop) recheckSome() {
+	for range min(recheckTurn, len(lp.unasked)) {
+		last := len(lp.unasked) - 1
+		id := lp.unasked[last]
+		lp.unasked = lp.unasked[:last]
+		if c := lp.conns[id]; c != nil {
+			lp.enter(c, (*conn).recheck)
+		}
+	}
+	switch {
+	case len(lp.unasked) == 0:
+		lp.unasked = nil
+	case lp.eng.cfg.Directory.NonBlocking():
+		lp.inbox.post(event{kind: evRecheckMore})
+	}
+}
+
 // recheckJob asks for one session.
 type recheckJob struct {
-	ticket  uint32 // of an ActAwait; 0: the session is busy
+	ticket  uint32 // of an ActAwait that is over; 0: of none
+	waits   bool   // the ActAwait is over only if there is a refusal
 	tenure  uint64
 	dir     account.Directory
 	account string
@@ -58,21 +95,23 @@ func (j *recheckJob) run() {
 func (j *recheckJob) fail(err error) { j.err, j.refusal = err, account.AccessRefusal(err) }
 func (j *recheckJob) discard()       {}
 
-// recheck asks for a session that is busy.
+// recheck asks for a session, whether it is busy or waits.
 func (c *conn) recheck(now session.Time) {
 	d := &c.drain
 	if !c.everTurned {
-		d.doubt = true // it is asked for when it turns
-		return
+		d.doubt = true // it is asked for when it turns, too
 	}
-	if d.lease == nil || d.releasing || d.expects != 0 || c.ended || c.closing || c.phase != phaseOpen {
+	if d.lease == nil || d.releasing || c.ended || c.closing || c.phase != phaseOpen || !c.everTurned && d.expects == 0 {
 		return
 	}
 	e := c.lp.eng
 	j := &recheckJob{tenure: d.tenure.id, dir: e.cfg.Directory, account: c.account, domains: d.lease.Domains()}
+	if !c.everTurned { // its ATRN waits, and is answered
+		j.ticket, j.waits = d.expects, true
+	}
 	if j.dir.NonBlocking() {
 		j.run()
-		c.recheckedBusy(now, j)
+		c.rechecked(now, j)
 		c.leaseStep()
 		c.run(now)
 		return
@@ -86,8 +125,8 @@ func (c *conn) recheckedBusy(now session.Time, j *recheckJob) {
 	switch {
 	case j.refusal == nil, errors.Is(j.err, account.ErrUnavailable):
 		return
-	case d.tenure == nil, d.tenure.id != j.tenure, d.releasing, d.expects != 0, c.ended, c.closing, c.phase != phaseOpen:
-		return // it is over, on its way back, or will be asked for when mail comes
+	case d.tenure == nil, d.tenure.id != j.tenure, d.releasing, c.ended, c.closing, c.phase != phaseOpen:
+		return // it is over, or on its way back
 	}
 	c.log(c.lp.eng.log.Warn()).Int("code", j.refusal.Code).AnErr("cause", j.err).Strs("domains", j.domains).Msg("the session may not collect any more")
 	c.lp.eng.cfg.Observer.Withdrawn()

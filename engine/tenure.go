@@ -86,6 +86,9 @@ func (r *tenures) claim(t *tenure, c *Collecting, now session.Time) claimed {
 		if h.ending {
 			continue
 		}
+		if h.account != t.account {
+			continue // whose domain it was: it is t's now, or t would not have come this far
+		}
 		if c.OnBusy == BusyRefuse || h.took != 0 && now-h.took < session.Time(c.TakeoverInterval) {
 			return claimRefused
 		}
