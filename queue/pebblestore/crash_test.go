@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,14 +45,21 @@ func crashSeeds(t *testing.T) int {
 
 func TestCrash(t *testing.T) {
 	seeds := crashSeeds(t)
-	var crashed atomic.Int64
-	t.Cleanup(func() { t.Logf("%d seeds, %d crashes", seeds, crashed.Load()) })
+	met := crashMet{counts: map[string]int{}}
+	t.Cleanup(func() {
+		t.Logf("%d seeds: %v", seeds, met.counts)
+		for _, what := range []string{"crashes", "expired", "a report at the end", "a report while others wait", "a message that was there", "settlements together"} {
+			if met.counts[what] == 0 && seeds >= 20 {
+				t.Errorf("never met: %s", what)
+			}
+		}
+	})
 	const shards = 4
 	for shard := range shards {
 		t.Run(fmt.Sprint("shard", shard), func(t *testing.T) {
 			t.Parallel()
 			for seed := shard; seed < seeds; seed += shards {
-				for _, problem := range crashRun(t, uint64(seed), false, &crashed) {
+				for _, problem := range crashRun(t, uint64(seed), false, &met) {
 					t.Errorf("seed %d: %s", seed, problem)
 				}
 				if t.Failed() {
@@ -67,7 +73,7 @@ func TestCrash(t *testing.T) {
 // TestCrashNotices proves that TestCrash can fail: without syncs, it must.
 func TestCrashNotices(t *testing.T) {
 	for seed := range uint64(20) {
-		if problems := crashRun(t, seed, true, new(atomic.Int64)); len(problems) > 0 {
+		if problems := crashRun(t, seed, true, &crashMet{counts: map[string]int{}}); len(problems) > 0 {
 			t.Logf("seed %d: %d problems, the first: %s", seed, len(problems), problems[0])
 			return
 		}
@@ -75,23 +81,38 @@ func TestCrashNotices(t *testing.T) {
 	t.Fatal("20 seeds without a sync, and nothing was missed")
 }
 
+// crashMet counts what happened in all runs.
+type crashMet struct {
+	mu     sync.Mutex
+	counts map[string]int
+}
+
+func (m *crashMet) add(counts map[string]int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for what, n := range counts {
+		m.counts[what] += n
+	}
+}
+
 // span is an operation's place on the logical clock.
 type span struct{ began, ended int64 }
 
 const never = math.MaxInt64
 
-// crashEntry is what the history knows about one message in the queue of one domain.
+// crashEntry is what the history knows about one message in the queue of one domain. It leaves once all of its recipients
+// are at their end.
 type crashEntry struct {
-	removal  span     // Settle(delivered) or Remove; began is never if there was none
-	changes  []change // of its recipient's state, one after the other
-	deferred []span
-	reported bool // its removal was a Review that left a report
+	removal  span        // by Remove; began is never if there was none
+	changes  [][]*change // of each recipient's state, one after the other
+	deferred []*span
 }
 
 // change is an operation that gave a recipient another state.
 type change struct {
 	span
-	to mail.RecipientState
+	to   mail.RecipientState
+	told bool // by a Review that left a report on it
 }
 
 type crashMessage struct {
@@ -99,6 +120,7 @@ type crashMessage struct {
 	size    int
 	commit  span
 	entries map[string]*crashEntry
+	stamps  []queue.Stamp
 }
 
 // history is all that happened to a store.
@@ -106,6 +128,8 @@ type history struct {
 	mu       sync.Mutex
 	clock    int64
 	messages map[mail.ID]*crashMessage
+	stamped  map[queue.Stamp][]span // when a stamp was said to be there
+	met      map[string]int         // what happened how often
 }
 
 func (h *history) now() int64 {
@@ -129,7 +153,7 @@ type crashClone struct {
 
 var crashDomains = []string{"a.example", "b.example", "c.example"}
 
-func crashRun(t *testing.T, seed uint64, noSync bool, crashed *atomic.Int64) (problems []string) {
+func crashRun(t *testing.T, seed uint64, noSync bool, met *crashMet) (problems []string) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	fs := crashfs.NewMem()
 	opts := testOptions(t, fs)
@@ -140,7 +164,7 @@ func crashRun(t *testing.T, seed uint64, noSync bool, crashed *atomic.Int64) (pr
 	if err != nil {
 		t.Fatalf("seed %d: %v", seed, err)
 	}
-	h := &history{messages: map[mail.ID]*crashMessage{}}
+	h := &history{messages: map[mail.ID]*crashMessage{}, stamped: map[queue.Stamp][]span{}, met: map[string]int{}}
 	var wg sync.WaitGroup
 	for w := range uint64(3) {
 		wg.Go(func() { crashSend(t, s, h, rand.New(rand.NewPCG(seed, 10+w))) })
@@ -163,7 +187,7 @@ func crashRun(t *testing.T, seed uint64, noSync bool, crashed *atomic.Int64) (pr
 		opts.FS, opts.noSync = c.fs, false
 		// The recovery itself may crash, too.
 		for round := range 2 {
-			crashed.Add(1)
+			h.met["crashes"]++
 			if found := crashVerify(t, h, c.when, opts); len(found) > 0 {
 				for _, p := range found {
 					problems = append(problems, fmt.Sprintf("crash %d, round %d: %s", i, round, p))
@@ -173,6 +197,7 @@ func crashRun(t *testing.T, seed uint64, noSync bool, crashed *atomic.Int64) (pr
 			opts.FS = opts.FS.(*crashfs.Mem).CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})
 		}
 	}
+	met.add(h.met)
 	return problems
 }
 
@@ -220,8 +245,11 @@ func crashSend(t *testing.T, s *Store, h *history, rng *rand.Rand) {
 		var envs []mail.Envelope
 		for _, d := range rng.Perm(len(crashDomains))[:1+rng.IntN(len(crashDomains))] {
 			env := benchEnvelope(crashDomains[d], size)
+			for range rng.IntN(3) {
+				env.Recipients = append(env.Recipients, mail.Recipient{Address: fmt.Sprintf("user%d@%s", len(env.Recipients), env.Domain)})
+			}
 			envs = append(envs, env)
-			m.entries[env.Domain] = &crashEntry{removal: span{never, never}}
+			m.entries[env.Domain] = &crashEntry{removal: span{never, never}, changes: make([][]*change, len(env.Recipients))}
 		}
 		h.mu.Lock()
 		h.messages[m.id] = m
@@ -235,6 +263,14 @@ func crashSend(t *testing.T, s *Store, h *history, rng *rand.Rand) {
 			in.Abort()
 			continue
 		}
+		if rng.IntN(3) == 0 {
+			h.mu.Lock()
+			m.stamps = crashPick(rng)
+			h.mu.Unlock()
+			in.Once(m.stamps)
+			crashCommitOnce(t, s, h, m, func() error { return in.Commit(body, envs) })
+			continue
+		}
 		h.begin(&m.commit)
 		if err := in.Commit(body, envs); err != nil {
 			t.Error(err)
@@ -244,18 +280,22 @@ func crashSend(t *testing.T, s *Store, h *history, rng *rand.Rand) {
 }
 
 // begin and end enter an operation's moments; the history is read under its lock.
-func (h *history) begin(sp *span) {
+func (h *history) begin(spans ...*span) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.clock++
-	sp.began = h.clock
+	for _, sp := range spans {
+		sp.began = h.clock
+	}
 }
 
-func (h *history) end(sp *span) {
+func (h *history) end(spans ...*span) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.clock++
-	sp.ended = h.clock
+	for _, sp := range spans {
+		sp.ended = h.clock
+	}
 }
 
 func (h *history) entry(id mail.ID, domain string) *crashEntry {
@@ -272,67 +312,141 @@ func crashCollect(t *testing.T, s *Store, h *history, rng *rand.Rand, stop <-cha
 		default:
 		}
 		domain := crashDomains[rng.IntN(len(crashDomains))]
-		switch rng.IntN(8) {
+		switch rng.IntN(9) {
 		case 0:
 			crashRemove(t, s, h, domain)
 			continue
-		case 1, 2:
-			crashReview(t, s, h, domain, queue.Stage(rng.IntN(2)))
+		case 1, 2, 3:
+			stages := []queue.Stage{queue.Waiting, queue.Settled, queue.Partial, queue.Partial}
+			crashReview(t, s, h, domain, stages[rng.IntN(len(stages))])
 			continue
 		}
-		l, err := s.Acquire([]string{domain})
-		if errors.Is(err, queue.ErrBusy) {
-			continue
-		}
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		ds, err := l.Next(nil, queue.Limit{Messages: 1 + rng.IntN(3), Bytes: 1 << 20})
-		if err != nil {
-			t.Error(err)
-		}
-		for _, d := range ds {
-			d.Body.Close()
-			e := h.entry(d.Envelope.ID, domain)
-			outcome := mail.Outcome{Status: mail.OutcomeStatus(rng.IntN(int(mail.OutcomeUntouched))), Reply: "a reply"}
-			var sp *span
-			switch outcome.Status {
-			case mail.OutcomeDelivered:
-				sp = &e.removal
-			case mail.OutcomeFailed:
-				sp = h.change(e, mail.Failed)
-			case mail.OutcomeHeld:
-				sp = h.change(e, mail.Held)
-			default:
-				h.mu.Lock()
-				e.deferred = append(e.deferred, span{never, never})
-				sp = &e.deferred[len(e.deferred)-1]
-				h.mu.Unlock()
+		var sessions []*crashSession // some have their settlements on the way at the same time
+		for _, d := range rng.Perm(len(crashDomains))[:1+rng.IntN(2)] {
+			l, err := s.Acquire([]string{crashDomains[d]})
+			if errors.Is(err, queue.ErrBusy) {
+				continue
 			}
-			h.begin(sp)
-			settle := l.Settle
-			if d.Key.Seq%2 == 0 {
-				settle = func(ts []queue.Settlement) error { return conformance.SettleTo(l, ts) }
-			}
-			if err := settle([]queue.Settlement{{Key: d.Key, Outcomes: []mail.Outcome{outcome}}}); err != nil {
+			if err != nil {
 				t.Error(err)
+				return
 			}
-			h.end(sp)
-			if outcome.Status == mail.OutcomeHeld {
-				crashDecide(t, s, h, &d.Envelope, rng.IntN(3))
-			}
+			sessions = append(sessions, &crashSession{t: t, h: h, lease: l, domain: crashDomains[d]})
 		}
-		l.Release()
+		for _, c := range sessions {
+			c.settle(rng)
+		}
+		for _, c := range sessions {
+			c.wait()
+			for i := range c.settled {
+				crashDecide(t, s, h, &c.settled[i], rng.IntN(3))
+			}
+			c.lease.Release()
+		}
 	}
 }
 
-// change enters one more change of e's recipient; its moments are to be set.
-func (h *history) change(e *crashEntry, to mail.RecipientState) *span {
+// crashSession is a session with one domain.
+type crashSession struct {
+	t       *testing.T
+	h       *history
+	lease   queue.Lease
+	domain  string
+	spans   []*span // of what is on its way
+	told    chan error
+	settled []mail.Envelope // as they are then
+}
+
+// Committed implements queue.Waiter.
+func (c *crashSession) Committed(err error) { c.told <- err }
+
+// settle hands out some messages and settles them: one after the other, or all at once and without waiting.
+func (c *crashSession) settle(rng *rand.Rand) {
+	ds, err := c.lease.Next(nil, queue.Limit{Messages: 1 + rng.IntN(3), Bytes: 1 << 20})
+	if err != nil {
+		c.t.Error(err)
+	}
+	together := rng.IntN(2) == 0
+	var list []queue.Settlement
+	for i := range ds {
+		ds[i].Body.Close()
+		st, spans := c.outcomes(&ds[i], rng)
+		if list, c.spans = append(list, st), append(c.spans, spans...); together {
+			continue
+		}
+		c.h.begin(c.spans...)
+		if err := c.lease.Settle(list); err != nil {
+			c.t.Error(err)
+		}
+		c.h.end(c.spans...)
+		list, c.spans = nil, nil
+	}
+	if len(list) > 0 {
+		c.told = make(chan error, 1)
+		c.h.begin(c.spans...)
+		c.lease.SettleTo(list, c)
+	}
+}
+
+// wait waits for what is on its way.
+func (c *crashSession) wait() {
+	if c.told == nil {
+		return
+	}
+	if err := <-c.told; err != nil {
+		c.t.Error(err)
+	}
+	c.h.end(c.spans...)
+	c.h.mu.Lock()
+	defer c.h.mu.Unlock()
+	c.h.met["settlements together"]++
+}
+
+// outcomes throws the dice for each recipient that waits, and enters what becomes of it; the moments are to be set.
+func (c *crashSession) outcomes(d *queue.Delivery, rng *rand.Rand) (queue.Settlement, []*span) {
+	e := c.h.entry(d.Envelope.ID, c.domain)
+	st := queue.Settlement{Key: d.Key, Outcomes: make([]mail.Outcome, len(d.Envelope.Recipients))}
+	var spans []*span
+	deferred := false
+	for i := range st.Outcomes {
+		o, r := &st.Outcomes[i], &d.Envelope.Recipients[i]
+		if o.Status = mail.OutcomeUntouched; r.State != mail.Pending {
+			continue
+		}
+		*o = mail.Outcome{Status: mail.OutcomeStatus(rng.IntN(int(mail.OutcomeUntouched))), Reply: "a reply"}
+		switch o.Status {
+		case mail.OutcomeDelivered:
+			if r.State, o.Relayed = mail.Delivered, rng.IntN(4) == 0; o.Relayed {
+				r.State = mail.Relayed
+			}
+		case mail.OutcomeFailed:
+			r.State = mail.Failed
+		case mail.OutcomeHeld:
+			r.State = mail.Held
+		default:
+			deferred = true
+			continue
+		}
+		spans = append(spans, &c.h.change(e, i, r.State).span)
+	}
+	if deferred {
+		sp := &span{never, never}
+		c.h.mu.Lock()
+		e.deferred = append(e.deferred, sp)
+		c.h.mu.Unlock()
+		spans = append(spans, sp)
+	}
+	c.settled = append(c.settled, d.Envelope)
+	return st, spans
+}
+
+// change enters one more change of one of e's recipients; its moments are to be set.
+func (h *history) change(e *crashEntry, i int, to mail.RecipientState) *change {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	e.changes = append(e.changes, change{span{never, never}, to})
-	return &e.changes[len(e.changes)-1].span
+	c := &change{span: span{never, never}, to: to}
+	e.changes[i] = append(e.changes[i], c)
+	return c
 }
 
 // crashDecide is the operator: held mail is released or bounced, or stays.
@@ -344,12 +458,20 @@ func crashDecide(t *testing.T, s *Store, h *history, env *mail.Envelope, what in
 	case 1:
 		decide, to = s.Bounce, mail.Failed
 	}
-	sp := h.change(h.entry(env.ID, env.Domain), to)
-	h.begin(sp)
+	var spans []*span
+	for i := range env.Recipients {
+		if env.Recipients[i].State == mail.Held {
+			spans = append(spans, &h.change(h.entry(env.ID, env.Domain), i, to).span)
+		}
+	}
+	if len(spans) == 0 {
+		return
+	}
+	h.begin(spans...)
 	if n, err := decide(env.Domain, env.ID); n != 1 || err != nil {
 		t.Errorf("decide about %v in %s: %d, %v", env.ID, env.Domain, n, err)
 	}
-	h.end(sp)
+	h.end(spans...)
 }
 
 func crashRemove(t *testing.T, s *Store, h *history, domain string) {
@@ -372,66 +494,6 @@ func crashRemove(t *testing.T, s *Store, h *history, domain string) {
 	defer h.mu.Unlock()
 	h.clock++
 	e.removal = span{began, h.clock}
-}
-
-// crashReports is the queue of the reports that reviews leave.
-const crashReports = "reports.example"
-
-func crashReportFor(id mail.ID, domain string) string {
-	return id.String() + "." + domain + "@" + crashReports
-}
-
-// crashReview has some entries of a domain leave with a report each.
-func crashReview(t *testing.T, s *Store, h *history, domain string, stage queue.Stage) {
-	var seqs []uint64
-	if err := s.Walk(domain, stage, 0, func(k queue.Key, _ *mail.Envelope) bool {
-		seqs = append(seqs, k.Seq)
-		return len(seqs) < 3
-	}); err != nil {
-		t.Error(err)
-	}
-	began := h.tick()
-	var gone []mail.ID
-	err := s.Review(domain, stage, seqs, func(r *queue.Reviewed) queue.Decision {
-		gone = append(gone, r.Envelope.ID)
-		report := benchEnvelope(crashReports, 4)
-		report.Recipients = []mail.Recipient{{Address: crashReportFor(r.Envelope.ID, domain)}}
-		return queue.Decision{Verdict: queue.Drop, Messages: []queue.Message{{Envelope: report, Body: []byte("xx\r\n")}}}
-	})
-	if errors.Is(err, queue.ErrBusy) {
-		return
-	}
-	if err != nil {
-		t.Error(err)
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.clock++
-	for _, id := range gone {
-		e := h.messages[id].entries[domain]
-		e.removal, e.reported = span{began, h.clock}, true
-	}
-}
-
-// crashReportProblems: an entry and its report are never there both, and one of the two always is.
-func crashReportProblems(s *Store, h *history, crash span, found map[string]mail.Envelope) (problems []string) {
-	reports := map[string]int{}
-	if err := s.List(crashReports, func(e queue.Entry) bool { reports[e.Envelope.Recipients[0].Address]++; return true }); err != nil {
-		return []string{fmt.Sprintf("list of reports: %v", err)}
-	}
-	for _, m := range h.messages {
-		for domain, e := range m.entries {
-			_, there := found[fmt.Sprint(m.id, domain)]
-			n := reports[crashReportFor(m.id, domain)]
-			switch {
-			case n > 0 && (!e.reported || there), n > 1:
-				problems = append(problems, fmt.Sprintf("%d reports of %v in %s, which is there: %v, was reported: %v", n, m.id, domain, there, e.reported))
-			case n == 0 && e.reported && !there && m.commit.done(crash):
-				problems = append(problems, fmt.Sprintf("%v in %s has gone without a report", m.id, domain))
-			}
-		}
-	}
-	return problems
 }
 
 // A span as seen from a crash: it had ended, it had not begun, or neither is certain.
@@ -493,6 +555,7 @@ func crashVerify(t *testing.T, h *history, crash span, opts Options) (problems [
 		problem("after the crash comes id %v, %v; %v was used", in.ID(), err, last)
 	}
 	problems = append(problems, crashReportProblems(s, h, crash, found)...)
+	problems = append(problems, crashStampProblems(s, h, crash, found)...)
 	crashBodies(s, h, problem)
 	return problems
 }
@@ -531,21 +594,19 @@ func crashBodies(s *Store, h *history, problem func(string, ...any)) {
 // crashMessageProblems compares one message with what was found.
 func crashMessageProblems(m *crashMessage, crash span, found map[string]mail.Envelope) (problems []string) {
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
-	there, settled := 0, false
+	there, gone := 0, false
 	for domain, e := range m.entries {
 		env, ok := found[fmt.Sprint(m.id, domain)]
 		if ok {
 			there++
 		}
-		if !e.removal.notYet(crash) {
-			settled = true
-		}
+		gone = gone || e.mayBeGone(crash)
 		switch {
 		case ok && m.commit.notYet(crash):
 			problem("exists in %s before its commit", domain)
-		case ok && e.removal.done(crash):
-			problem("is in %s again, though removed at %v", domain, e.removal)
-		case !ok && m.commit.done(crash) && e.removal.notYet(crash):
+		case ok && e.isGone(crash):
+			problem("is in %s again, though removed at %v, or all are at their end", domain, e.removal)
+		case !ok && m.commit.done(crash) && !e.mayBeGone(crash):
 			problem("is missing in %s", domain)
 		}
 		if ok {
@@ -554,7 +615,7 @@ func crashMessageProblems(m *crashMessage, crash span, found map[string]mail.Env
 			}
 		}
 	}
-	if there > 0 && there < len(m.entries) && !settled {
+	if there > 0 && there < len(m.entries) && !gone {
 		problem("exists in %d of its %d domains", there, len(m.entries))
 	}
 	return problems
@@ -563,17 +624,14 @@ func crashMessageProblems(m *crashMessage, crash span, found map[string]mail.Env
 // crashEntryProblems compares the state of one entry.
 func crashEntryProblems(e *crashEntry, crash span, env *mail.Envelope) (problems []string) {
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
-	may := []mail.RecipientState{mail.Pending}
-	for _, c := range e.changes {
-		switch {
-		case c.done(crash):
-			may = []mail.RecipientState{c.to}
-		case c.perhaps(crash):
-			may = append(may, c.to)
-		}
+	if len(env.Recipients) != len(e.changes) {
+		problem("%d recipients, want %d", len(env.Recipients), len(e.changes))
+		return problems
 	}
-	if !slices.Contains(may, env.Recipients[0].State) {
-		problem("state %d, changed at %v, so it may be %v", env.Recipients[0].State, e.changes, may)
+	for i, changes := range e.changes {
+		if may := states(changes, crash); !slices.Contains(may, env.Recipients[i].State) {
+			problem("recipient %d has state %d, changed at %v, so it may be %v", i, env.Recipients[i].State, changes, may)
+		}
 	}
 	var sure, perhaps uint32
 	for _, sp := range e.deferred {
