@@ -153,6 +153,11 @@ func (l *ledger) reviewed(list []decision, unsure bool) {
 		default:
 			e.left = true
 		}
+		if d.stage == queue.Settled { // a torn settlement had been made, then
+			for _, r := range e.recipients() {
+				l.suppose(r)
+			}
+		}
 		silent := !l.host.promised(e.domain).Bounce
 		for _, r := range e.recipients() {
 			if silent && !r.bounced && r.state != mail.Held && r.state != mail.Delivered {
