@@ -176,33 +176,20 @@ const (
 )
 
 func serveLoopback(ctx context.Context, l net.Listener) error {
-	stop := context.AfterFunc(ctx, func() { discard(l) })
-	defer stop()
-	var all sync.WaitGroup
-	defer all.Wait()
-	for {
-		conn, err := l.Accept()
-		if ctx.Err() != nil {
-			return nil
+	return traffic.Each(ctx, l, func(conn net.Conn) {
+		defer discard(conn)
+		done := context.AfterFunc(ctx, func() { discard(conn) })
+		defer done()
+		var order [9]byte
+		if _, err := io.ReadFull(conn, order[:]); err != nil {
+			return
 		}
-		if err != nil {
-			return err
+		if order[8] == partWrites {
+			_ = pump(conn, int(binary.BigEndian.Uint64(order[:8])))
+		} else {
+			_, _ = drop(conn, nil, false)
 		}
-		all.Go(func() {
-			defer discard(conn)
-			done := context.AfterFunc(ctx, func() { discard(conn) })
-			defer done()
-			var order [9]byte
-			if _, err := io.ReadFull(conn, order[:]); err != nil {
-				return
-			}
-			if order[8] == partWrites {
-				_ = pump(conn, int(binary.BigEndian.Uint64(order[:8])))
-			} else {
-				_, _ = drop(conn, nil, false)
-			}
-		})
-	}
+	})
 }
 
 // pump writes pieces until the connection ends.

@@ -19,8 +19,18 @@ func Sink(ctx context.Context, l net.Listener, counter *Counter) error {
 	})
 }
 
-// each serves every connection on a goroutine until ctx ends, and waits for them.
+// each is Each with a wire on every connection, which it closes.
 func each(ctx context.Context, l net.Listener, serve func(*wire)) error {
+	return Each(ctx, l, func(conn net.Conn) {
+		c := newWire(ctx, conn, inBuffer)
+		defer c.close()
+		serve(c)
+	})
+}
+
+// Each serves every connection on a goroutine until ctx ends, and waits for them. serve closes its connection, when ctx ends at
+// the latest.
+func Each(ctx context.Context, l net.Listener, serve func(net.Conn)) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	var all sync.WaitGroup
@@ -33,11 +43,7 @@ func each(ctx context.Context, l net.Listener, serve func(*wire)) error {
 		if err != nil {
 			return err
 		}
-		all.Go(func() {
-			c := newWire(ctx, conn, inBuffer)
-			defer c.close()
-			serve(c)
-		})
+		all.Go(func() { serve(conn) })
 	}
 }
 

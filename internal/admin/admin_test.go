@@ -13,7 +13,17 @@ import (
 
 func get(t *testing.T, url string) (status int, header http.Header, body string) {
 	t.Helper()
-	resp, err := http.Get(url)
+	r, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reply(t, http.DefaultClient, r)
+}
+
+// reply is what c is answered.
+func reply(t *testing.T, c *http.Client, r *http.Request) (status int, header http.Header, body string) {
+	t.Helper()
+	resp, err := c.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}

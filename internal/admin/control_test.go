@@ -247,16 +247,12 @@ func raw(t *testing.T, dir, path string) (int, string) {
 	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", SocketPath(dir))
 	}}}
-	resp, err := c.Get("http://x" + path)
+	r, err := http.NewRequest(http.MethodGet, "http://x"+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp.StatusCode, string(b)
+	status, _, body := reply(t, &c, r)
+	return status, body
 }
 
 // TestBrokenAnswer: an answer without its last line is an error, not a short list.

@@ -32,16 +32,7 @@ func ask(t *testing.T, s *Server, path string, fields ...string) (int, http.Head
 			r.Host = fields[i+1]
 		}
 	}
-	resp, err := http.DefaultClient.Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp.StatusCode, resp.Header, string(b)
+	return reply(t, http.DefaultClient, r)
 }
 
 // TestRebinding: a page whose name was made to mean this address reads nothing, and a monitor that asks by the server's name does.

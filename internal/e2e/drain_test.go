@@ -113,14 +113,7 @@ func checkEnvelope(t *testing.T, name, id string, offer client.Offer, env *mail.
 // TestATRN goes through the answers of RFC 2645 5.2.1 on a real connection.
 func TestATRN(t *testing.T) {
 	s := startServer(t, []client.Account{customer("tim", "example.org", "example.com"), customer("eve", "evil.example")})
-	c, err := client.Dial(t.Context(), s.ODMR, client.Options{Timeout: patience})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if err := c.Hello(); err != nil {
-		t.Fatal(err)
-	}
+	c := greeted(t, s)
 	for _, ext := range []string{"AUTH", "ATRN"} {
 		if _, ok := c.Extension(ext); !ok {
 			t.Errorf("%s is not offered", ext)

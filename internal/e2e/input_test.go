@@ -287,17 +287,11 @@ func TestPipelinedBehindATRN(t *testing.T) {
 	a := customer("tim", "example.org")
 	s := startServer(t, []client.Account{a})
 	handIn(t, s.SMTP, client.SenderOptions{}, message("one", kindText, 100, "a@example.org"))
-	c, err := client.Dial(t.Context(), s.ODMR, client.Options{Timeout: patience})
+	c, err := loggedIn(t.Context(), s, a)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if err := c.Hello(); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Login("tim", password); err != nil {
-		t.Fatal(err)
-	}
 	r, err := c.Command("ATRN example.org\r\n220 me first")
 	if err != nil || r.Code != 554 {
 		t.Errorf("%v, %v", r, err)
@@ -331,17 +325,11 @@ func TestSilentAfterTurn(t *testing.T) {
 	a := customer("tim", "example.org")
 	s := startServer(t, []client.Account{a}, "--greeting-timeout", "1s")
 	handIn(t, s.SMTP, client.SenderOptions{}, message("one", kindText, 100, "a@example.org"))
-	c, err := client.Dial(t.Context(), s.ODMR, client.Options{})
+	c, err := loggedIn(t.Context(), s, a)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if err := c.Hello(); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Login("tim", password); err != nil {
-		t.Fatal(err)
-	}
 	if err := c.ATRN(); err != nil {
 		t.Fatal(err)
 	}

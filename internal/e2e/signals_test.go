@@ -103,17 +103,25 @@ func TestTermIsBounded(t *testing.T) {
 	}
 }
 
-// login reports the code of a login.
-func login(t *testing.T, s *Server, user, secret string) int {
+// greeted is a customer who has connected and said EHLO.
+func greeted(t *testing.T, s *Server) *client.Customer {
 	t.Helper()
 	c, err := client.Dial(t.Context(), s.ODMR, client.Options{Timeout: patience})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	t.Cleanup(func() { c.Close() })
 	if err := c.Hello(); err != nil {
 		t.Fatal(err)
 	}
+	return c
+}
+
+// login reports the code of a login.
+func login(t *testing.T, s *Server, user, secret string) int {
+	t.Helper()
+	c := greeted(t, s)
+	defer c.Close()
 	if err := c.Login(user, secret); err != nil {
 		return client.Code(err)
 	}

@@ -177,23 +177,6 @@ func heldBounced(t *testing.T, s *suite) {
 func heldBesideOthers(t *testing.T, s *suite) {
 	const x, d, f, h, u = mail.OutcomeDelivered, mail.OutcomeDeferred, mail.OutcomeFailed, mail.OutcomeHeld, mail.OutcomeUntouched
 	id := s.putEnvelopes(t, content(1, 100), envelope("a.example", 100, "w", "x", "y", "z"))
-	attempt := func(status ...mail.OutcomeStatus) {
-		t.Helper()
-		l := s.acquire(t, "a.example")
-		defer l.Release()
-		ds := next(t, l, many)
-		if len(ds) != 1 {
-			t.Fatalf("%d deliveries", len(ds))
-		}
-		ds[0].Body.Close()
-		outcomes := make([]mail.Outcome, len(status))
-		for i := range status {
-			outcomes[i] = mail.Outcome{Status: status[i], Reply: "a reply"}
-		}
-		if err := l.Settle([]queue.Settlement{{Key: ds[0].Key, Outcomes: outcomes}}); err != nil {
-			t.Fatal(err)
-		}
-	}
 	states := func(want ...mail.RecipientState) {
 		t.Helper()
 		es, err := s.Store.Show(id)
@@ -207,19 +190,19 @@ func heldBesideOthers(t *testing.T, s *suite) {
 		}
 		Clean(t, s.Store)
 	}
-	attempt(x, d, h, f) // deliverable still
+	s.collectEach(t, x, d, h, f) // deliverable still
 	states(mail.Delivered, mail.Pending, mail.Held, mail.Failed)
 	wantCounts(t, "counts", s.Store.Counts("a.example"), queue.Counts{Messages: 1, Bytes: 100, Untold: 1})
 	if n, err := s.Store.Release("", id); n != 1 || err != nil {
 		t.Fatal(n, err)
 	}
 	states(mail.Delivered, mail.Pending, mail.Pending, mail.Failed)
-	attempt(u, h, d, u)
+	s.collectEach(t, u, h, d, u)
 	if n, err := s.Store.Bounce("", id); n != 1 || err != nil { // while another one is pending
 		t.Fatal(n, err)
 	}
 	states(mail.Delivered, mail.Failed, mail.Pending, mail.Failed)
-	attempt(u, u, h, u)
+	s.collectEach(t, u, u, h, u)
 	wantCounts(t, "counts", s.Store.Counts("a.example"), queue.Counts{Held: 1, Kept: 100, Untold: 1})
 	if n, err := s.Store.Bounce("a.example", id); n != 1 || err != nil {
 		t.Fatal(n, err)
