@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/rs/zerolog"
+
+	"odmr/internal/admin"
 	"odmr/internal/mail"
 	"odmr/queue"
 )
@@ -28,7 +31,8 @@ always the same, so that what is in the Maildir already is not written twice, ev
 An mbox file (mboxrd) appears as a whole when all is in it; if it is there already, what it lacks is added in the same way.
 
 --remove first writes everything, and removes then; reports to senders outside are left out. What a customer is collecting at that moment stays, and so does
-a message of which a sender is yet to be told that it failed for somebody.
+a message of which a sender is yet to be told that it failed for somebody. Each removal is a line in the server's log; where no server
+runs, a line like it on standard error.
 
 Works with a running server and with a stopped one. Exit status 1 if some message could not be exported, or removed.
 
@@ -52,6 +56,9 @@ func (a *exportCommand) Run(c *cli, s *surroundings) error {
 		target, err := openTarget(a.Target)
 		if err != nil {
 			return err
+		}
+		if _, running := q.(*admin.Client); !running { // which would log what is removed
+			q = admin.Audited{Admin: q, Log: zerolog.New(s.stderr).With().Timestamp().Logger()}
 		}
 		x := &exporter{q: q, target: target, remove: a.Remove}
 		err = errors.Join(x.run(domain, s), target.close())

@@ -178,3 +178,22 @@ func TestExportRemove(t *testing.T) {
 		_ = source.Close()
 	}
 }
+
+// What an export removes from the queue of a stopped server is logged, too: on standard error, in the words of the server.
+func TestRemovedWithoutServer(t *testing.T) {
+	data := dataDir(t)
+	store := open(t, data)
+	put(t, store, "Subject: one\r\n", "one.example")
+	put(t, store, "Subject: two\r\n", "two.example")
+	var ids []string
+	if err := store.List("", func(e queue.Entry) bool { ids = append(ids, e.Envelope.ID.String()); return true }); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	code, out, errs := command(t, data, "export", "--domain", "one.example", "--remove", filepath.Join(t.TempDir(), "out"))
+	if want := `"queue_id":"` + ids[0] + `","queues":1,"domain":"one.example"`; code != exitOK || !strings.Contains(errs, want) || !strings.Contains(errs, `"message":"message removed by the operator"`) {
+		t.Errorf("status %d\n%s%s", code, out, errs)
+	}
+}

@@ -331,6 +331,9 @@ func stopped(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return errors.New("interrupted: run the same command again, and it goes on")
 	}
+	if errors.Is(err, admin.ErrStill) {
+		return fmt.Errorf("%w: run the same command again, and it goes on", err)
+	}
 	return fmt.Errorf("stopped, run the same command again when it is mended: %w", err)
 }
 

@@ -91,7 +91,7 @@ func (s *server) start() error {
 		return s.asUser(err)
 	}
 	var err error
-	if s.control, err = admin.ServeControl(s.cfg.Data, audited{s.store.Load(), s.log}, s.intake()); err != nil {
+	if s.control, err = admin.ServeControl(s.cfg.Data, admin.Audited{Admin: s.store.Load(), Log: s.log}, s.intake()); err != nil {
 		return s.asUser(fmt.Errorf("control socket: %w", err))
 	}
 	if err := s.startEngine(); err != nil {

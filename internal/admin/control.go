@@ -79,6 +79,7 @@ var kinds = []struct {
 	{"bad-request", errRequest, http.StatusBadRequest},
 	{"full", queue.ErrFull, http.StatusInsufficientStorage},
 	{"no-import", ErrNoImport, http.StatusServiceUnavailable},
+	{"still", ErrStill, http.StatusRequestTimeout},
 }
 
 var errRequest = errors.New("bad request")

@@ -24,6 +24,9 @@ import (
 // ErrNoImport says that the server does not take mail through the control socket, or not now.
 var ErrNoImport = errors.New("admin: the server does not take mail here at present")
 
+// ErrStill says that the server has ended an import because its client stood still. It may begin again.
+var ErrStill = errors.New("the server has ended the import")
+
 const (
 	// maxImports is how many imports may be under way at once, so that their memory is bounded; one fills a disk already.
 	maxImports = 2
@@ -79,7 +82,7 @@ type Intake struct {
 
 	coming coming
 
-	stall time.Duration // a test's importStall; 0: that
+	Stall time.Duration // how long a client may send nothing; 0: ten minutes
 }
 
 // Kinds of frames.
@@ -135,10 +138,10 @@ func (t *Intake) run(in *steady, a *answer, do func(io.Reader, *answer) error) e
 		return err
 	}
 	defer t.leave()
-	in.stall = cmp.Or(t.stall, importStall)
+	in.stall = cmp.Or(t.Stall, importStall)
 	err := do(in, a)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf("%w: nothing came for %v", errRequest, in.stall)
+		err = fmt.Errorf("%w: nothing came for %v", ErrStill, in.stall)
 	}
 	return err
 }

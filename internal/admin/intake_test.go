@@ -225,7 +225,7 @@ func TestIntakeMany(t *testing.T) {
 
 // Clients that were stopped do not keep others out for ever.
 func TestIntakeStandsStill(t *testing.T) {
-	intake := &Intake{stall: 20 * time.Millisecond}
+	intake := &Intake{Stall: 20 * time.Millisecond}
 	_, client, _ := takingAt(t, intake)
 	for n := range 2 * maxImports {
 		in, stopped := io.Pipe()
@@ -233,12 +233,12 @@ func TestIntakeStandsStill(t *testing.T) {
 			go stopped.Write([]byte{frameLetter, 0, 0})
 		}
 		err := client.receive(t.Context(), in, func(*Answer) {})
-		if !errors.Is(err, errRequest) || !strings.Contains(err.Error(), "nothing came for 20ms") {
+		if !errors.Is(err, ErrStill) || !strings.Contains(err.Error(), "nothing came for 20ms") {
 			t.Error(err)
 		}
 		in.CloseWithError(ErrEnded)
 	}
-	intake.stall = 0 // whoever asks now may be slow
+	intake.Stall = 0 // whoever asks now may be slow
 	if _, err := client.Ask(t.Context(), []Letter{*letterFor("x\r\n", "a@one.example")}); err != nil {
 		t.Error(err)
 	}

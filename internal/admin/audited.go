@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"github.com/rs/zerolog"
@@ -7,14 +7,14 @@ import (
 	"odmr/queue"
 )
 
-// audited writes what an operator does to the queue into the log.
-type audited struct {
+// Audited is a queue that writes what an operator does to it into the log.
+type Audited struct {
 	queue.Admin
-	log zerolog.Logger
+	Log zerolog.Logger
 }
 
 // Remove implements queue.Admin.
-func (a audited) Remove(domain string, id mail.ID) (int, error) {
+func (a Audited) Remove(domain string, id mail.ID) (int, error) {
 	n, err := a.Admin.Remove(domain, id)
 	if err == nil {
 		a.line(domain, id, n).Msg("message removed by the operator")
@@ -23,7 +23,7 @@ func (a audited) Remove(domain string, id mail.ID) (int, error) {
 }
 
 // Release implements queue.Admin.
-func (a audited) Release(domain string, id mail.ID) (int, error) {
+func (a Audited) Release(domain string, id mail.ID) (int, error) {
 	n, err := a.Admin.Release(domain, id)
 	if err == nil {
 		a.line(domain, id, n).Msg("held message released by the operator")
@@ -32,7 +32,7 @@ func (a audited) Release(domain string, id mail.ID) (int, error) {
 }
 
 // Bounce implements queue.Admin.
-func (a audited) Bounce(domain string, id mail.ID) (int, error) {
+func (a Audited) Bounce(domain string, id mail.ID) (int, error) {
 	n, err := a.Admin.Bounce(domain, id)
 	if err == nil {
 		a.line(domain, id, n).Msg("held message bounced by the operator")
@@ -40,8 +40,8 @@ func (a audited) Bounce(domain string, id mail.ID) (int, error) {
 	return n, err
 }
 
-func (a audited) line(domain string, id mail.ID, queues int) *zerolog.Event {
-	ev := a.log.Info().Stringer("queue_id", id).Int("queues", queues)
+func (a Audited) line(domain string, id mail.ID, queues int) *zerolog.Event {
+	ev := a.Log.Info().Stringer("queue_id", id).Int("queues", queues)
 	if domain != "" {
 		ev = ev.Str("domain", domain)
 	}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"odmr/internal/admin"
+	"odmr/internal/imports"
+	"odmr/internal/mail"
+	"odmr/queue/pebblestore"
+)
+
+// all lets everything in.
+type all struct{}
+
+func (all) Admit(a *admin.Asked) (string, *mail.Refusal) { return "example.org", nil }
+func (all) Imported([]mail.Envelope)                     {}
+
+// someLetters is a source; the content of letter still stands still until it is let go, once it is read for the second time.
+type someLetters struct {
+	n, still int
+	opened   map[int]int
+	let      chan struct{}
+}
+
+func (s *someLetters) Len() int          { return s.n }
+func (s *someLetters) Name(i int) string { return fmt.Sprint("letter ", i) }
+func (s *someLetters) RemoveAll() error  { return nil }
+func (s *someLetters) Close() error      { return nil }
+func (s *someLetters) Load(i int) (*imports.Letter, error) {
+	l := &imports.Letter{Sender: true, Identity: fmt.Sprint("some ", i)}
+	l.Envelope = mail.Envelope{Arrived: 1_700_000_000_000_000_000, Recipients: []mail.Recipient{{Address: "a@example.org"}}}
+	l.Open = func() (io.ReadCloser, error) {
+		content := strings.NewReader(fmt.Sprintf("Subject: %d\n\n%s", i, strings.Repeat("a line of many\n", 10_000)))
+		if s.opened[i]++; i == s.still && s.opened[i] == 2 {
+			return io.NopCloser(io.MultiReader(pause(s.let), content)), nil
+		}
+		return io.NopCloser(content), nil
+	}
+	return l, nil
+}
+
+// pause is a reader of nothing that waits.
+type pause chan struct{}
+
+func (p pause) Read([]byte) (int, error) { <-p; return 0, io.EOF }
+
+// An import that stood still is ended by the server: the command says so, and what to do, and fails; run again it goes on
+// where it was.
+func TestImportStoodStill(t *testing.T) {
+	dir := t.TempDir()
+	store, err := pebblestore.Open(admin.QueueDir(dir), pebblestore.Options{Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	intake := &admin.Intake{Store: store, Gate: all{}, Stall: 200 * time.Millisecond}
+	server, err := admin.ServeControl(dir, store, intake)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := admin.Dial(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		client.Close()
+		if err := errors.Join(server.Shutdown(context.Background()), store.Close()); err != nil {
+			t.Error(err)
+		}
+	}()
+	const letters = 5
+	source := &someLetters{n: letters, still: 3, opened: map[int]int{}, let: make(chan struct{})}
+	run := func() (string, error) {
+		var out bytes.Buffer
+		i := &importer{cmd: &importCommand{Arrived: "kept"}, server: client, source: source, out: bufio.NewWriter(&out), now: time.Now}
+		i.progress = newProgress(&surroundings{stderr: io.Discard, now: time.Now}, "importing", letters)
+		err := i.run(t.Context())
+		i.summary()
+		err = errors.Join(err, i.out.Flush())
+		return out.String(), err
+	}
+	time.AfterFunc(2*time.Second, func() { close(source.let) })
+	_, err = run()
+	if !errors.Is(err, admin.ErrStill) {
+		t.Fatal(err)
+	}
+	var said bytes.Buffer
+	if status := complain(&said, nil, err); status != exitFailed || said.String() != "odmrctl: the server has ended the import: nothing came for 200ms: run the same command again, and it goes on\n" {
+		t.Errorf("status %d, %q", status, said.String())
+	}
+	before := store.Counts("example.org").Messages
+	out, err := run()
+	if want := fmt.Sprintf("%s taken (for %s), %d here already, 0 left\n", plural(letters-before, "message"), plural(letters-before, "recipient"), before); err != nil || out != want {
+		t.Errorf("%v, %q, want %q", err, out, want)
+	}
+	if n := store.Counts("example.org").Messages; n != letters {
+		t.Errorf("%d messages", n)
+	}
+}
