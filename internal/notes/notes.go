@@ -19,8 +19,11 @@ import (
 // head is the first line of a file, with the version of its form.
 const head = "odmr notes 1"
 
-// maxFile bounds what is read, in octets: 100,000 names with a window of 1,000 messages each.
+// maxFile bounds a file, in octets: 100,000 names with a window of 1,000 messages each.
 const maxFile = 128 << 20
+
+// ErrLarge says that facts are more than a file may have: what was written before stays.
+var ErrLarge = errors.New("notes: more than a file may have")
 
 // ErrForm says that a file is not one of these, or of another version, or was cut short.
 var ErrForm = errors.New("notes: not a file of notes of this version")
@@ -60,6 +63,13 @@ func Read(file string) (map[string]string, error) {
 // of a file runs at a time. Only its user may read it (0600). Names with a TAB or a line's end in them, of which there are
 // none among domains and accounts, are left out.
 func Write(file string, facts map[string]string) (err error) {
+	size := len(head) + 1
+	for name, value := range facts {
+		size += len(name) + len(value) + 2
+	}
+	if size > maxFile { // it could not be read again
+		return fmt.Errorf("%s: %w: %d octets", file, ErrLarge, size)
+	}
 	f, err := os.OpenFile(file+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -55,5 +56,20 @@ func TestDamaged(t *testing.T) {
 		if facts, err := Read(file); !errors.Is(err, ErrForm) {
 			t.Errorf("%q: %v, %v", text, facts, err)
 		}
+	}
+}
+
+// What could not be read again is not written, and what was there stays.
+func TestTooLarge(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "notes")
+	if err := Write(file, map[string]string{"a": "1"}); err != nil {
+		t.Fatal(err)
+	}
+	large := strings.Repeat("x", maxFile/2)
+	if err := Write(file, map[string]string{"a": large, "b": large}); !errors.Is(err, ErrLarge) {
+		t.Fatal(err)
+	}
+	if facts, err := Read(file); err != nil || len(facts) != 1 || facts["a"] != "1" {
+		t.Error(len(facts), err)
 	}
 }

@@ -275,7 +275,7 @@ func (c *collector) take(g *ledger, f *found, b *body, open bool) error {
 			o.record, o.chunks, o.shared = shape.record, shape.chunks, shape.refs > 1
 		}
 		switch {
-		case errors.Is(err, pebble.ErrNotFound), errors.Is(err, queue.ErrNotFound), errors.Is(err, errRecord), pebble.IsCorruptionError(err):
+		case damaged(err):
 			c.passOver(g, f, err)
 			return nil
 		case err != nil:
@@ -325,4 +325,9 @@ func (c *collector) tell(g *ledger) {
 	g.handed.Bytes += c.handed.Bytes
 	s.mu.Unlock()
 	c.handed = queue.Counts{}
+}
+
+// damaged says whether an error in reading means that what was written is not there any more; else the disk may give it yet.
+func damaged(err error) bool {
+	return errors.Is(err, pebble.ErrNotFound) || errors.Is(err, queue.ErrNotFound) || errors.Is(err, errRecord) || pebble.IsCorruptionError(err)
 }

@@ -241,3 +241,58 @@ func failStopChild(t *testing.T, dir string) {
 	}
 	t.Fatal("the log failed and nothing happened")
 }
+
+// told counts what a store says of errors.
+type told struct {
+	Silent
+	background, corrupt int
+}
+
+func (t *told) BackgroundError(error) { t.background++ }
+func (t *told) Corruption(error)      { t.corrupt++ }
+
+// A body that cannot be read now is no damaged body: a Review leaves its entry, and says what is so; one that is not there is damaged.
+func TestReviewReadErrors(t *testing.T) {
+	mem := vfs.NewMem()
+	opts := testOptions(t, mem).Still()
+	s := mustOpen(t, "queue", opts)
+	id := putTest(t, s, 500, "a.example", "b.example") // one body for both
+	if err := errors.Join(s.db.Flush(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	var left atomic.Int64 // reads that succeed
+	left.Store(1 << 40)
+	opts.FS = errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpFileReadAt && left.Add(-1) < 0 {
+			return errorfs.ErrInjected
+		}
+		return nil
+	}))
+	events := new(told)
+	opts.CacheSize, opts.Events = 1, events
+	s = mustOpen(t, "queue", opts)
+	var seqs []uint64
+	if err := s.Walk("a.example", queue.Waiting, 0, func(k queue.Key, _ *mail.Envelope) bool { seqs = append(seqs, k.Seq); return true }); err != nil {
+		t.Fatal(err)
+	}
+	keep := func(*queue.Reviewed) queue.Decision { return queue.Decision{} }
+	for n := range int64(12) {
+		left.Store(n)
+		if err := s.Review("a.example", queue.Waiting, seqs, keep); err != nil && !errors.Is(err, errorfs.ErrInjected) {
+			t.Errorf("after %d reads: %v", n, err)
+		}
+	}
+	left.Store(1 << 40)
+	if events.background == 0 || events.corrupt != 0 {
+		t.Errorf("told of %d errors and %d damages", events.background, events.corrupt)
+	}
+	if err := s.db.Delete(appendBodyKey(nil, id), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Review("a.example", queue.Waiting, seqs, keep); err != nil || events.corrupt != 1 {
+		t.Errorf("without a body: %v, told of %d damages", err, events.corrupt)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}

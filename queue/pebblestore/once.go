@@ -1,6 +1,7 @@
 package pebblestore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -89,13 +90,13 @@ func (j *janitor) forgetStamps() {
 		return
 	}
 	j.sweptStamps = now
-	if err := s.deleteStamps(now.Add(-queue.StampLifetime)); err != nil {
+	if err := s.deleteStamps(j.ctx, now.Add(-queue.StampLifetime)); err != nil {
 		s.opts.Events.BackgroundError(fmt.Errorf("pebblestore: stamps: %w", err))
 	}
 }
 
-// deleteStamps deletes the stamps made before.
-func (s *Store) deleteStamps(before time.Time) (err error) {
+// deleteStamps deletes the stamps made before. It leaves the rest to another time when ctx ends.
+func (s *Store) deleteStamps(ctx context.Context, before time.Time) (err error) {
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceStamp}, UpperBound: []byte{spaceStamp + 1}})
 	if err != nil {
 		return err
@@ -107,7 +108,12 @@ func (s *Store) deleteStamps(before time.Time) (err error) {
 		b = s.db.NewBatch()
 		return errors.Join(b2.Commit(pebble.NoSync), b2.Close()) // if that is lost, it is done again
 	}
+	walked := 0
 	for ok := it.First(); ok; ok = it.Next() {
+		if walked%stampsAtOnce == 0 && ctx.Err() != nil {
+			break
+		}
+		walked++
 		at, err := decodeNumber(it.Value())
 		if err != nil {
 			s.opts.Events.Corruption(fmt.Errorf("pebblestore: stamp %x: %w", it.Key(), err))

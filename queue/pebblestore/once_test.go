@@ -1,6 +1,7 @@
 package pebblestore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -95,6 +96,14 @@ func TestStampsAreForgotten(t *testing.T) {
 	}
 	s.janitor.forgetStamps()
 	now = now.Add(queue.StampLifetime/2 + time.Second)
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := s.deleteStamps(over, now); err != nil { // a store that is being closed does not wait for it
+		t.Fatal(err)
+	}
+	if there, err := s.Stamped([]queue.Stamp{stampOf(0), stampOf(old)}); err != nil || !there[0] || !there[1] {
+		t.Errorf("forgotten after the end: %v, %v", there, err)
+	}
 	s.janitor.forgetStamps()
 	there, err := s.Stamped([]queue.Stamp{stampOf(0), stampOf(old - 1), stampOf(old)})
 	if err != nil || there[0] || there[1] || !there[2] {

@@ -176,7 +176,11 @@ func (r *review) decide(seqs []uint64, decide func(*queue.Reviewed) queue.Decisi
 			return fmt.Errorf("pebblestore: review %s/%d: %w", key.Domain, seq, err)
 		}
 		if err := s.findBody(&w); err != nil {
-			s.opts.Events.Corruption(fmt.Errorf("pebblestore: body of entry %s/%d, which stays in the queue: %w", key.Domain, seq, err))
+			tell := s.opts.Events.BackgroundError // it is looked at again
+			if damaged(err) {
+				tell = s.opts.Events.Corruption
+			}
+			tell(fmt.Errorf("pebblestore: body of entry %s/%d, which stays in the queue: %w", key.Domain, seq, err))
 			continue
 		}
 		d := decide(&queue.Reviewed{Key: key, Envelope: &env, Open: func() (queue.Body, error) { return s.openReviewed(key) }})
