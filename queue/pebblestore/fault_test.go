@@ -245,11 +245,11 @@ func failStopChild(t *testing.T, dir string) {
 // told counts what a store says of errors.
 type told struct {
 	Silent
-	background, corrupt int
+	background, corrupt atomic.Int64 // Pebble's own goroutines tell, too
 }
 
-func (t *told) BackgroundError(error) { t.background++ }
-func (t *told) Corruption(error)      { t.corrupt++ }
+func (t *told) BackgroundError(error) { t.background.Add(1) }
+func (t *told) Corruption(error)      { t.corrupt.Add(1) }
 
 // A body that cannot be read now is no damaged body: a Review leaves its entry, and says what is so; one that is not there is damaged.
 func TestReviewReadErrors(t *testing.T) {
@@ -283,14 +283,14 @@ func TestReviewReadErrors(t *testing.T) {
 		}
 	}
 	left.Store(1 << 40)
-	if events.background == 0 || events.corrupt != 0 {
-		t.Errorf("told of %d errors and %d damages", events.background, events.corrupt)
+	if background, corrupt := events.background.Load(), events.corrupt.Load(); background == 0 || corrupt != 0 {
+		t.Errorf("told of %d errors and %d damages", background, corrupt)
 	}
 	if err := s.db.Delete(appendBodyKey(nil, id), nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Review("a.example", queue.Waiting, seqs, keep); err != nil || events.corrupt != 1 {
-		t.Errorf("without a body: %v, told of %d damages", err, events.corrupt)
+	if err := s.Review("a.example", queue.Waiting, seqs, keep); err != nil || events.corrupt.Load() != 1 {
+		t.Errorf("without a body: %v, told of %d damages", err, events.corrupt.Load())
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)
