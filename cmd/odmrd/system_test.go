@@ -445,6 +445,38 @@ func TestInteropSystemdUnits(t *testing.T) {
 	}
 }
 
+// TestInteropWritesItsDataOnly: where nothing but the data directory can be written to, as README's unit has it, mail is taken, and
+// kept over a restart.
+func TestInteropWritesItsDataOnly(t *testing.T) {
+	nobody(t) // or not root
+	if out, err := exec.Command("unshare", "--mount", "true").CombinedOutput(); err != nil {
+		t.Skipf("no mounts of a process's own here: %v %s", err, out)
+	}
+	d := prepare(t)
+	if err := os.Mkdir(filepath.Join(d.dir, "data"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d.program = filepath.Join(d.dir, "confined")
+	script := fmt.Sprintf(`#!/bin/sh
+exec unshare --mount sh -ec '
+for d in /etc /usr /var %[1]s %[1]s/data; do mount --bind $d $d; done
+for d in /etc /usr /var %[1]s; do mount -o remount,bind,ro $d; done
+if touch /etc/odmr-test /var/odmr-test %[1]s/test; then echo not confined; exit 9; fi
+exec "$0" "$@"' %[2]s "$@"
+`, d.dir, os.Args[0])
+	if err := os.WriteFile(d.program, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d.start()
+	c := d.dial()
+	d.begin(c)
+	d.say(c, 250, ".")
+	d.stop()
+	d.start()
+	d.logged(`"messages":1,`)
+	d.stop()
+}
+
 // needSystemd finds a program of systemd's, or skips the test by its name.
 func needSystemd(t *testing.T, program string) string {
 	t.Helper()
