@@ -18,6 +18,7 @@ import (
 // accountCommands are odmrctl account ….
 type accountCommands struct {
 	Add      accountAdd      `cmd:"" help:"Add an account."`
+	Import   accountImport   `cmd:"" help:"Add many accounts at once, from a file."`
 	List     accountList     `cmd:"" help:"List all accounts."`
 	Show     accountShow     `cmd:"" help:"Show one account."`
 	Passwd   accountPasswd   `cmd:"" help:"Give an account a new password."`
@@ -93,16 +94,20 @@ func (a *accountAdd) Run(c *cli, s *surroundings) error {
 	if err := a.identityFlags.add(draft); err != nil {
 		return err
 	}
-	// What is wrong anyway is said before a password is asked for.
-	doc, err := c.load()
-	if errors.Is(err, fs.ErrNotExist) {
-		doc, err = account.Parse(c.Accounts, nil)
-	}
-	if err == nil {
-		err = doc.Add(draft)
-	}
-	if err != nil {
+	if _, err := c.accountsFile(); err != nil {
 		return err
+	}
+	if !a.PasswordStdin && !a.Generate { // what is wrong anyway is said before a password is asked for
+		doc, err := c.load()
+		if errors.Is(err, fs.ErrNotExist) {
+			doc, err = account.Parse(c.Accounts, nil)
+		}
+		if err == nil {
+			err = doc.Add(draft)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	password, err := a.password(a.Name, s)
 	if err != nil {

@@ -70,7 +70,11 @@ type block struct {
 
 // Parse reads an accounts file. path is for messages only. The error joins up to 20 ParseErrors.
 func Parse(path string, data []byte) (*Document, error) {
-	p := parser{path: path, doc: newDocument(bytes.Count(data, []byte("\n")) / 4)}
+	return parse(&parser{path: path}, data)
+}
+
+func parse(p *parser, data []byte) (*Document, error) {
+	p.doc = newDocument(bytes.Count(data, []byte("\n")) / 4)
 	pos, pending := 0, 0 // pending is where the comments begin that belong to what comes next
 	for pos < len(data) && !p.full() {
 		line, next := data[pos:], len(data)
@@ -137,6 +141,8 @@ type parser struct {
 	domains  bool     // cur has a domain line, good or bad
 	comments []string // comment lines since the last line that was none
 	problems []error
+
+	drafts map[*block]*Draft // nil: lines of "password" are not known
 }
 
 func (p *parser) full() bool { return len(p.problems) >= maxProblems }
@@ -271,10 +277,12 @@ func (p *parser) field(keyword string, rest []byte) {
 		parse = settingField(keyword)
 	}
 	switch {
-	case parse == nil:
+	case parse == nil && (keyword != wordPassword || p.drafts == nil):
 		p.problem("unknown field %q", clip(keyword))
 	case p.cur == nil:
 		p.problem("%s stands before the first account line", keyword)
+	case keyword == wordPassword:
+		p.password(string(rest))
 	default:
 		if err := parse(p, strings.Fields(string(rest))); err != nil {
 			p.problem("%v", err)
