@@ -128,10 +128,10 @@ check:
 	@echo "# go mod tidy"; $(GO) mod tidy -diff
 	@echo "# rules"; $(GO) test ./internal/tidy
 
-## crash: kill -9 and crashed disks, many more rounds than in make test
+## crash: kill -9, crashed disks and cut lines, many more rounds than in make test
 .PHONY: crash
 crash:
-	ODMR_CRASH=long ODMR_CRASH_SEEDS=3000 $(GO) test -count=1 -timeout 120m -run 'Crash' -v ./queue/... ./internal/...
+	ODMR_CRASH=long ODMR_CRASH_SEEDS=3000 ODMR_DROP_CUTS=300 $(GO) test -count=1 -timeout 120m -run 'Crash|DropAnywhere' -v ./queue/... ./internal/...
 
 ## sim: the whole server in virtual time, from SEEDS seeds (default 2000) beginning with FROM (default 1000)
 .PHONY: sim

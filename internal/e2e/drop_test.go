@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -27,7 +30,8 @@ const (
 	outgoing                  // replies
 )
 
-// drop is where and how a line is cut: once so many octets have gone that way since the turn, counted inside of TLS.
+// drop is where and how a line is cut: once so many octets have gone that way since the turn, counted inside of TLS or, with
+// dropSessions.under, beneath it.
 type drop struct {
 	way   direction
 	at    int
@@ -51,13 +55,26 @@ type droppable struct {
 	seen     [2][]byte
 	drop     *drop
 	cut      bool
+	under    *droppable // what is cut is the line beneath TLS, in the middle of its records; nil: this one
 }
 
 // turn begins the count.
 func (c *droppable) turn(d *drop) {
+	if c.under != nil {
+		c.under.turn(d)
+		d = nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.turned, c.drop = true, d
+}
+
+// line is the one that is cut.
+func (c *droppable) line() *droppable {
+	if c.under != nil {
+		return c.under
+	}
+	return c
 }
 
 // room says how many of n octets may still go that way, and cuts the line if it is time.
@@ -137,6 +154,7 @@ type dropSessions struct {
 	a     client.Account
 	offer client.Offer
 	admin *admin.Client
+	under bool // lines are cut beneath TLS
 }
 
 // run collects one domain over a line that is cut at d, or not at all if it is nil.
@@ -146,7 +164,11 @@ func (k *dropSessions) run(domain string, d *drop) (*droppable, error) {
 		return nil, err
 	}
 	conn := &droppable{Conn: raw, raw: raw}
-	if k.tls != nil {
+	switch {
+	case k.under:
+		conn.under = &droppable{Conn: raw, raw: raw}
+		conn.Conn = tls.Client(conn.under, k.tls)
+	case k.tls != nil:
 		conn.Conn = tls.Client(raw, k.tls)
 	}
 	c, err := client.New(k.t.Context(), conn, client.Options{Timeout: patience, Offer: k.offer})
@@ -302,7 +324,7 @@ func (k *dropSessions) once(domain string, d drop) {
 		return
 	}
 	// The last reply, that to QUIT, is not waited for by anybody.
-	if !conn.cut && len(conn.seen[d.way]) < d.at {
+	if line := conn.line(); !line.cut && len(line.seen[d.way]) < d.at {
 		k.t.Errorf("%v: the session was not cut: %v", d, err)
 	}
 	var want []string
@@ -333,13 +355,65 @@ func (k *dropSessions) once(domain string, d drop) {
 // without a final reply is in doubt. At the end all domains are collected, and what was left comes.
 func TestDrop(t *testing.T) {
 	const domains = 320
-	kinds := []string{"lock-step", "pipelined", "chunked"}
+	eachDropSessions(t, domains, []string{"clear", "tls"}, func(k *dropSessions) {
+		uncut, err := k.run(k.a.Domains[0], nil)
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		points := drops(uncut)
+		if len(points) < 100 || len(points) >= domains {
+			k.t.Fatalf("%d points", len(points))
+		}
+		k.cutAll(points)
+	})
+}
+
+// TestDropAnywhere is TestDrop with lines that are cut at any octet, under TLS in the middle of its records: ODMR_DROP_CUTS of them for each
+// kind of session, or 40, from the seed ODMR_DROP_SEED, or 1.
+func TestDropAnywhere(t *testing.T) {
+	cuts, seed := number(t, "ODMR_DROP_CUTS", 40), number(t, "ODMR_DROP_SEED", 1)
+	eachDropSessions(t, cuts+1, []string{"clear", "tls", "records"}, func(k *dropSessions) {
+		uncut, err := k.run(k.a.Domains[0], nil)
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		seen := uncut.line().seen
+		rng := rand.New(rand.NewPCG(uint64(seed), 0))
+		var points []drop
+		for range cuts {
+			d := drop{way: direction(rng.IntN(2)), reset: rng.IntN(2) == 0}
+			// The last octets may be fewer another time: dates and ids are in it. That end TestDrop looks at.
+			d.at = rng.IntN(max(len(seen[d.way])-64, 1))
+			d.where = fmt.Sprintf("octet %d of %d, direction %d", d.at, len(seen[d.way]), d.way)
+			points = append(points, d)
+		}
+		k.cutAll(points)
+	})
+}
+
+// number is that of an environment variable, or usual.
+func number(t *testing.T, name string, usual int) int {
+	t.Helper()
+	v := os.Getenv(name)
+	if v == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n <= 0 {
+		t.Fatalf("%s: %q", name, v)
+	}
+	return n
+}
+
+// eachDropSessions runs do for each kind of session over each kind of line, with an account of so many domains; there is
+// mail for the first of them.
+func eachDropSessions(t *testing.T, domains int, lines []string, do func(*dropSessions)) {
 	var accounts []client.Account
-	for _, kind := range kinds {
-		for _, security := range []string{"clear", "tls"} {
-			a := customer(kind + "-" + security)
+	for _, kind := range []string{"lock-step", "pipelined", "chunked"} {
+		for _, line := range lines {
+			a := customer(kind + "-" + line)
 			for i := range domains {
-				a.Domains = append(a.Domains, fmt.Sprintf("d%03d.%s.%s.example", i, kind, security))
+				a.Domains = append(a.Domains, fmt.Sprintf("d%03d.%s.%s.example", i, kind, line))
 			}
 			accounts = append(accounts, a)
 		}
@@ -349,10 +423,10 @@ func TestDrop(t *testing.T) {
 	for _, a := range accounts {
 		t.Run(a.User, func(t *testing.T) {
 			t.Parallel()
-			kind := strings.TrimSuffix(strings.TrimSuffix(a.User, "-clear"), "-tls")
-			k := &dropSessions{t: t, s: s, addr: s.ODMR, a: a, offer: offers[kind]}
-			if strings.HasSuffix(a.User, "-tls") {
-				k.addr, k.tls = secure, trusted
+			at := strings.LastIndexByte(a.User, '-')
+			k := &dropSessions{t: t, s: s, addr: s.ODMR, a: a, offer: offers[a.User[:at]]}
+			if line := a.User[at+1:]; line != "clear" {
+				k.addr, k.tls, k.under = secure, trusted, line == "records"
 			}
 			var err error
 			if k.admin, err = admin.Dial(context.Background(), s.Data); err != nil {
@@ -360,22 +434,19 @@ func TestDrop(t *testing.T) {
 			}
 			defer k.admin.Close()
 			k.handIn(a.Domains[:1])
-			uncut, err := k.run(a.Domains[0], nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			points := drops(uncut)
-			if len(points) < 100 || len(points) >= domains {
-				t.Fatalf("%d points", len(points))
-			}
-			k.handIn(a.Domains[1 : len(points)+1])
-			for i, d := range points {
-				k.once(a.Domains[i+1], d)
-			}
-			t.Logf("%d points", len(points))
-			k.collectAll()
+			do(k)
 		})
 	}
+}
+
+// cutAll cuts a session at each of points, and collects at the end what was left.
+func (k *dropSessions) cutAll(points []drop) {
+	k.handIn(k.a.Domains[1 : len(points)+1])
+	for i, d := range points {
+		k.once(k.a.Domains[i+1], d)
+	}
+	k.t.Logf("%d points", len(points))
+	k.collectAll()
 }
 
 // handIn brings the messages of a cut for each of domains.
