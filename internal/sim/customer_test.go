@@ -39,7 +39,6 @@ type visit struct {
 	small    bool // small messages go first
 	reversed bool // the roles were exchanged
 	stopped  bool // its customer may not collect any more
-	gone     bool // what it is handed goes to nobody
 	domains  []string
 	cursor   map[string]int // into the ledger's queues: what was handed out
 	handed   map[*entry]int // in which order they were handed out

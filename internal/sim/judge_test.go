@@ -179,6 +179,10 @@ func (l *ledger) offered(v *visit, r *recipient) {
 		return
 	}
 	v.offered[e] = true
+	// What was on its way to the session when it was stopped it may be handed yet, and does not begin.
+	if v.stopped && e.arrived > l.movedAt[e.domain] && !slices.Contains(l.host.domainsOf(v.account.Name), e.domain) {
+		l.w.fail(RuleForeign, "%v was offered %v, which came when the domain was not its customer's any more", v, e)
+	}
 	if at := v.handed[e]; at < v.furthest[e.domain] {
 		l.w.fail(RuleOrder, "%v was offered %v, handed out as number %d, after number %d", v, e, at, v.furthest[e.domain])
 	} else {

@@ -151,9 +151,6 @@ func (l *ledger) handedOut(v *visit, key queue.Key, env *mail.Envelope) *entry {
 		l.w.fail(RulePhantom, "%v was handed mail to %q, which was never taken", v, env.Recipients[0].Address)
 		return nil
 	}
-	if v.stopped && !v.gone && e.arrived > l.movedAt[e.domain] && !slices.Contains(l.host.domainsOf(v.account.Name), e.domain) {
-		l.w.fail(RuleForeign, "%v was handed %v, which came when the domain was not its customer's any more", v, e)
-	}
 	l.w.trace("%v is handed %v, %d octets from %q", v, e, e.wire, e.letter.from)
 	l.inOrder(v, e)
 	v.handed[e] = len(v.handed) + 1

@@ -258,11 +258,10 @@ func (c *conn) fetchMore(a *session.Action) {
 func (c *conn) hold(ds []queue.Delivery) []session.Item {
 	d := &c.drain
 	var items []session.Item
-	d.visit.gone = c.ended || d.releasing
 	for i := range ds {
 		m := &message{delivery: ds[i], users: 1}
 		m.entry = c.h.ledger.handedOut(d.visit, ds[i].Key, &ds[i].Envelope)
-		if m.entry == nil || d.visit.gone {
+		if m.entry == nil || c.ended || d.releasing {
 			m.leave()
 			continue
 		}

@@ -136,7 +136,7 @@ func (l *ledger) reviewed(list []decision, unsure bool) {
 		}
 		l.maySay(&d)
 		for _, r := range d.news {
-			r.bounced = true
+			r.bounced, r.told = true, r.told || unsure
 			l.w.meet("a report while others wait")
 		}
 		if d.verdict == queue.Update && d.stage == queue.Waiting {
