@@ -16,7 +16,8 @@
 // # How it is forgotten
 //
 // By the first recipient of that name that is accepted, when its lifetime is over, where a domain has more than
-// Limits.PerDomain, by the next one, and all of a domain once it is another customer's, who has another server. It is in memory only: a restart forgets it, which costs some mail that is
+// Limits.PerDomain, by the next one, all of a domain once it is another customer's, who has another server, and where there are more than Limits.Domains,
+// all of a domain of the customer's who has most of them. It is in memory only: a restart forgets it, which costs some mail that is
 // accepted and bounced later, as without it. While a session of the domain's customer runs nothing is
 // refused: its server answers for itself.
 //
@@ -33,7 +34,7 @@ import (
 type Limits struct {
 	Lifetime  time.Duration // how long an address is remembered
 	PerDomain int           // addresses of one domain
-	Domains   int           // domains with such addresses; those of further ones are not learned
+	Domains   int           // domains with such addresses; a further one takes the place of one of the customer's who has most
 }
 
 // Defaults of Limits.
@@ -49,8 +50,9 @@ type Table struct {
 
 	mu      sync.Mutex
 	domains map[string]*domain
-	known   int   // domains of which some address is known: Limits.Domains bounds these, and not those in session
-	swept   int64 // when, Unix time in nanoseconds
+	known   int            // domains of which some address is known: Limits.Domains bounds these, and not those in session
+	owned   map[string]int // the same by customer; those with some
+	swept   int64          // when, Unix time in nanoseconds
 }
 
 // domain is what is known of one customer domain. There is one while something is.
@@ -71,7 +73,7 @@ func NewTable(l Limits) *Table {
 	if l.Domains == 0 {
 		l.Domains = DefaultDomains
 	}
-	return &Table{limits: l, domains: map[string]*domain{}}
+	return &Table{limits: l, domains: map[string]*domain{}, owned: map[string]int{}}
 }
 
 // local is an address without its domain.
@@ -105,22 +107,56 @@ func (t *Table) Learn(owner, name, address string, now int64) {
 		if t.known >= t.limits.Domains && now-t.swept >= int64(t.limits.Lifetime/sweeps) {
 			t.sweep(now)
 		}
-		if t.known >= t.limits.Domains {
+		if t.known >= t.limits.Domains && !t.makeRoom(owner) {
 			return
 		}
-		t.known++
 		if d = t.use(name); d.until == nil {
 			d.until = map[string]int64{}
 		}
+		d.owner = strings.Clone(owner)
+		t.count(d.owner, 1)
 	}
 	if d.owner != owner {
+		t.count(d.owner, -1)
 		d.owner = strings.Clone(owner)
+		t.count(d.owner, 1)
 		clear(d.until)
 	}
 	if _, known := d.until[l]; !known && len(d.until) >= t.limits.PerDomain {
 		d.evict()
 	}
 	d.until[strings.Clone(l)] = now + int64(t.limits.Lifetime)
+}
+
+// count notes that of one domain more, or less, of a customer's some address is known. mu is held.
+func (t *Table) count(owner string, by int) {
+	t.known += by
+	if t.owned[owner] += by; t.owned[owner] == 0 {
+		delete(t.owned, owner)
+	}
+}
+
+// makeRoom forgets a domain of the customer's who has most, for one of owner's who has fewer, and says whether it did: so whoever has thousands
+// of domains keeps nobody else's out. mu is held.
+func (t *Table) makeRoom(owner string) bool {
+	largest := ""
+	for o, n := range t.owned {
+		if n > t.owned[largest] {
+			largest = o
+		}
+	}
+	if t.owned[largest] <= t.owned[owner]+1 { // they would push each other out in turns
+		return false
+	}
+	for name, d := range t.domains {
+		if d.owner == largest && len(d.until) > 0 {
+			clear(d.until)
+			t.count(largest, -1)
+			t.drop(name, d)
+			return true
+		}
+	}
+	return false
 }
 
 // use returns the domain's record, made if need be. mu is held.
@@ -144,7 +180,7 @@ func (t *Table) drop(name string, d *domain) {
 func (t *Table) forget(d *domain, l string) {
 	if _, known := d.until[l]; known {
 		if delete(d.until, l); len(d.until) == 0 {
-			t.known--
+			t.count(d.owner, -1)
 		}
 	}
 }

@@ -77,3 +77,49 @@ func TestLearnedDomains(t *testing.T) {
 		t.Error("what is over does not make room")
 	}
 }
+
+// TestDomainsAreShared: who has more domains than there is room for keeps nobody's out, and loses no more than that room.
+func TestDomainsAreShared(t *testing.T) {
+	const most = 100
+	table := NewTable(Limits{Domains: most})
+	known := func(owner string) (n int) {
+		for i := range 5 * most {
+			name := fmt.Sprintf("%s%d.example", owner, i)
+			if table.Unknown(owner, name, []byte("gone@"+name), 1) {
+				n++
+			}
+		}
+		return n
+	}
+	learn := func(owner string, n int) {
+		for i := range n {
+			name := fmt.Sprintf("%s%d.example", owner, i)
+			table.Learn(owner, name, "gone@"+name, 1)
+		}
+	}
+	learn("many", 5*most)
+	if n := known("many"); n != most {
+		t.Errorf("%d of %d while nobody else has any", n, most)
+	}
+	learn("few", 3)
+	learn("two", 2)
+	learn("many", 5*most)
+	if many, few, two := known("many"), known("few"), known("two"); many != most-5 || few != 3 || two != 2 {
+		t.Errorf("%d, %d and %d", many, few, two)
+	}
+	learn("much", 5*most) // they share what is left, and push nobody out in turns
+	learn("many", 5*most)
+	if many, much, few, two := known("many"), known("much"), known("few"), known("two"); many+much != most-5 || max(many, much)-min(many, much) > 1 || few != 3 || two != 2 {
+		t.Errorf("%d, %d, %d and %d", many, much, few, two)
+	}
+	// A domain that moves counts for whose it is, and what is forgotten for nobody.
+	table.Learn("few", "two0.example", "gone@two0.example", 1)
+	table.Accept("few0.example", "gone@few0.example")
+	if table.owned["two"] != 1 || table.owned["few"] != 3 || table.known != most-1 {
+		t.Errorf("%v, %d in all", table.owned, table.known)
+	}
+	table.sweep(1 + int64(DefaultLifetime))
+	if table.known != 0 || len(table.owned) != 0 || len(table.domains) != 0 {
+		t.Errorf("after all was forgotten: %d, %v, %d domains", table.known, table.owned, len(table.domains))
+	}
+}
