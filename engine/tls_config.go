@@ -3,14 +3,16 @@ package engine
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"strings"
 
 	"odmr/engine/session"
 )
 
 // TLS says how connections are secured; the zero value: not at all.
 //
-// What is decided here and not for configuration: TLS 1.2 is the least, with the ciphers and curves
-// that crypto/tls prefers. There is no ALPN, for none is registered for these protocols, and what a client
+// What is decided here and not for configuration: TLS 1.2 is the least, with those ciphers of crypto/tls that RFC 9325 4.2 recommends
+// or that are as good, and the curves that it prefers, of which X25519MLKEM768 is the first. No OCSP response is stapled: who needs
+// a certificate to be short-lived takes one that is. There is no ALPN, for none is registered for these protocols, and what a client
 // offers is ignored. Renegotiation is refused, as crypto/tls does it on servers. There are no session
 // tickets: a session lasts for many messages, so that a full handshake for each costs little, and then
 // what was verified of a client was verified for this session, a replaced certificate is gone with its
@@ -26,6 +28,17 @@ type TLS struct {
 	MinVersion uint16 // 0: tls.VersionTLS12
 	// What is refused in clear text.
 	ODMR, SMTP, LMTP session.TLSPolicy
+}
+
+// authenticating are the ciphers of TLS 1.2 with forward secrecy that authenticate what they encrypt (AEAD). Of those that do not, with CBC,
+// crypto/tls has no Encrypt-then-MAC (RFC 7366).
+func authenticating() (ids []uint16) {
+	for _, suite := range tls.CipherSuites() {
+		if strings.Contains(suite.Name, "_GCM_") || strings.Contains(suite.Name, "_CHACHA20_POLY1305_") {
+			ids = append(ids, suite.ID)
+		}
+	}
+	return ids
 }
 
 func (t *TLS) validate(bad func(format string, args ...any)) {

@@ -311,6 +311,7 @@ func tlsConfig(cfg *TLS) *tls.Config {
 	}
 	t := &tls.Config{
 		MinVersion:                  max(cfg.MinVersion, tls.VersionTLS12),
+		CipherSuites:                authenticating(),
 		SessionTicketsDisabled:      true,
 		DynamicRecordSizingDisabled: true, // full records from the first
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {

@@ -222,6 +222,7 @@ type place struct {
 	// list adds recipients to the account's list, which odmrd asks for with the flags in listed.
 	list   func(name string, addresses ...string)
 	listed []string
+	ldif   func(text string) // enters what is there in LDIF
 }
 
 // postgresProgram finds a program of PostgreSQL's server, which Debian keeps out of the way.
@@ -375,6 +376,7 @@ func startSlapd(t *testing.T, addrs, cert, key string) *place {
 			"odmrSecret: "+strings.Join(secrets, "\nodmrSecret: ")+"\n", "uid=tim", "uid="+name, "uid: tim", "uid: "+name,
 			"odmrDomain: example.org\nodmrDomain: example.com", "odmrDomain: "+strings.Join(domains, "\nodmrDomain: ")), admin...)
 	}
+	p.ldif = func(text string) { t.Helper(); e.do(text, admin...) }
 	p.clear = func(name, password, domain string) {
 		t.Helper()
 		e.do(fmt.Sprintf("dn: uid=%s,ou=customers,dc=isp,dc=example\nobjectClass: account\nobjectClass: odmrAccount\nuid: %[1]s\nodmrDomain: %s\nuserPassword: %s\n", name, domain, password), admin...)

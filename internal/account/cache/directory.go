@@ -92,9 +92,15 @@ type Config struct {
 	Observer    Observer
 }
 
+// ErrRefused is of a Source that does not serve us, and will not until somebody mends something: our password, our rights, the name of a
+// table or a base. It is down as any, but not asked again as soon.
+var ErrRefused = errors.New("the directory refuses this server, which does not end by itself")
+
 const (
 	// retryInterval is how soon a Source that is down is looked at again.
 	retryInterval = 500 * time.Millisecond
+	// refusedInterval is how soon one that has refused us when it was looked at. Some lock an account after a few wrong passwords.
+	refusedInterval = 30 * time.Second
 	// checkInterval is how often one that is up is looked at, should nobody ask.
 	checkInterval = 15 * time.Second
 	// maxWaiting is how many callers may wait for a Source that has not answered anybody for stallTime: goroutines of a
@@ -150,6 +156,7 @@ func (d *Directory) Drop() {
 	d.holders.purge()
 	d.lists.purge()
 	d.src.Reset()
+	d.health.hurry()
 }
 
 // Close ends the Source.

@@ -459,6 +459,29 @@ func TestRunLooksAfterASourceThatIsDown(t *testing.T) {
 	running.Wait()
 }
 
+// TestRefusedSourceIsLeftAlone: one that refuses us is not asked at full speed, but at once when somebody says that things have changed.
+func TestRefusedSourceIsLeftAlone(t *testing.T) {
+	refused := fmt.Errorf("%w: bind: wrong password", ErrRefused)
+	if p := pause(refused); p != refusedInterval || pause(nil) != retryInterval || pause(errors.New("connection refused")) != retryInterval {
+		t.Errorf("left alone for %s", p)
+	}
+	f := newFixture(t, tim())
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { f.Run(ctx) })
+	f.shop.fail(refused)
+	f.unavailable("tim")
+	f.wait("a second look", func() bool { return f.shop.times("check") >= 1 })
+	f.unavailable("tim")
+	f.asked("account tim", 1)
+	f.shop.fail(nil)
+	f.Drop()
+	f.wait("up", func() bool { return f.seen.of(&f.seen.up) == 1 })
+	f.lookup("tim", "tim")
+	cancel()
+	running.Wait()
+}
+
 // slowly is an Observer that takes its time over Down.
 type slowly struct {
 	*ledger

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -19,11 +20,29 @@ type health struct {
 	err  error         // nil: up
 	gone chan struct{} // closed while down
 	look chan struct{} // has one element when Run should look at the Source
+	soon chan struct{} // the same, without waiting
 }
 
 func (h *health) init() {
 	h.gone = make(chan struct{})
 	h.look = make(chan struct{}, 1)
+	h.soon = make(chan struct{}, 1)
+}
+
+// hurry has Run look at the Source at once: something may have been mended.
+func (h *health) hurry() {
+	select {
+	case h.soon <- struct{}{}:
+	default:
+	}
+}
+
+// pause is how long a Source that is down is left alone, going by what came of looking at it last.
+func pause(looked error) time.Duration {
+	if errors.Is(looked, ErrRefused) {
+		return refusedInterval
+	}
+	return retryInterval
 }
 
 // failure returns account.ErrUnavailable with the reason while the Source is down.
@@ -94,6 +113,7 @@ func (d *Directory) Check(ctx context.Context) error {
 
 // Run looks at the Source from time to time, soon and often while it is down, until ctx ends.
 func (d *Directory) Run(ctx context.Context) {
+	var looked error
 	for {
 		timer := time.NewTimer(checkInterval)
 		select {
@@ -101,15 +121,19 @@ func (d *Directory) Run(ctx context.Context) {
 			timer.Stop()
 			return
 		case <-d.health.look: // went down just now, or is still
-			timer.Reset(retryInterval)
+			timer.Reset(pause(looked))
 			select {
 			case <-ctx.Done():
 				timer.Stop()
 				return
+			case <-d.health.soon:
+				timer.Stop()
 			case <-timer.C:
 			}
+		case <-d.health.soon:
+			timer.Stop()
 		case <-timer.C:
 		}
-		_ = d.Check(ctx) // which tells the Observer
+		looked = d.Check(ctx) // which tells the Observer
 	}
 }

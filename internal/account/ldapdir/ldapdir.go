@@ -270,11 +270,8 @@ func (s *Source) search(ctx context.Context, filter string, attributes ...string
 	}
 	request := ldap.NewSearchRequest(s.target.base, s.target.scope, ldap.NeverDerefAliases, maxEntries, 0, false, filter, attributes, nil)
 	result, err := s.pool.search(ctx, request)
-	switch {
-	case ldap.IsErrorWithCode(err, ldap.LDAPResultSizeLimitExceeded):
-		return nil, fmt.Errorf("%w: more than %d entries have one of the values that were asked for", account.ErrRecord, maxEntries)
-	case err != nil:
-		return nil, err
+	if err != nil {
+		return nil, searchError(err)
 	}
 	return result.Entries, nil
 }

@@ -144,8 +144,7 @@ func (p *pool) bound(ctx context.Context, raw net.Conn) (*ldap.Conn, error) {
 	}
 	c := ldap.NewConn(raw, p.target.tls)
 	c.Start()
-	err := p.prepare(c)
-	if err != nil {
+	if err := bindError(p.prepare(c)); err != nil {
 		c.Close()
 		return nil, err
 	}
