@@ -88,7 +88,11 @@ func openTarget(spec string) (target, error) {
 	if path, ok := strings.CutPrefix(spec, "mbox:"); ok {
 		return openMboxTarget(path)
 	}
-	return openMaildirTarget(strings.TrimPrefix(spec, "maildir:"))
+	path, named := strings.CutPrefix(spec, "maildir:")
+	if kind, _, ok := strings.Cut(path, ":"); ok && !named && !strings.Contains(kind, "/") { // a slip would make a directory
+		return nil, usageError(fmt.Sprintf("%q is no kind of target: write maildir: or mbox: in front of %s", kind, path))
+	}
+	return openMaildirTarget(path)
 }
 
 // exporter copies entries of a queue into a target.

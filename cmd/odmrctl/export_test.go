@@ -197,3 +197,18 @@ func TestRemovedWithoutServer(t *testing.T) {
 		t.Errorf("status %d\n%s%s", code, out, errs)
 	}
 }
+
+// A slip in the kind of a target makes no directory of that name.
+func TestExportNoKind(t *testing.T) {
+	data := dataDir(t)
+	if err := open(t, data).Close(); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir())
+	if code, _, errs := command(t, data, "export", "mailbox:out"); code != exitUsage || !strings.Contains(errs, `"mailbox" is no kind of target: write maildir: or mbox: in front of mailbox:out`) {
+		t.Errorf("status %d, %s", code, errs)
+	}
+	if code, _, errs := command(t, data, "export", "maildir:a:b"); code != exitOK {
+		t.Errorf("status %d, %s", code, errs)
+	}
+}

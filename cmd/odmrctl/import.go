@@ -62,7 +62,7 @@ const exitLeft = 3
 // leftError is the end of an import that left something.
 type leftError int64
 
-func (e leftError) Error() string { return plural(int64(e), "message") + " left where they were" }
+func (e leftError) Error() string { return plural(int64(e), "message") + " left in the source" }
 
 func (a *importCommand) Run(c *cli, s *surroundings) error {
 	if c.Data == "" {

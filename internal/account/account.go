@@ -30,7 +30,7 @@ import (
 var (
 	// ErrUnknown says that there is no such account. It never reaches the wire as such: a peer
 	// sees the same reply, after the same work, as for a wrong secret.
-	ErrUnknown = errors.New("account: no such account")
+	ErrUnknown = errors.New("no such account")
 	// ErrNoAccess says that the account may not collect one of the domains (RFC 2645 5.2.1: 450).
 	ErrNoAccess = errors.New("account: domain not accessible to this account")
 	// ErrUnavailable says that the directory cannot answer now (451, 454; never 535).

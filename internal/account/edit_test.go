@@ -67,8 +67,8 @@ func TestEditRefuses(t *testing.T) {
 		`account "new" has no domain`:                                     func(d *Document) error { return d.Add(&Account{Name: "new"}) },
 		`bad domain "new": fewer than two labels`:                         func(d *Document) error { return d.Add(newAccount("new", "x", "new")) },
 		`account name "a\nb" contains a character that cannot be printed`: func(d *Document) error { return d.Add(newAccount("a\nb", "x", "new.example")) },
-		`account: no such account: "new"`:                                 func(d *Document) error { return d.Replace(newAccount("new", "x", "new.example")) },
-		`account: no such account: "gone"`:                                func(d *Document) error { return d.Remove("gone") },
+		`no such account: "new"`:                                          func(d *Document) error { return d.Replace(newAccount("new", "x", "new.example")) },
+		`no such account: "gone"`:                                         func(d *Document) error { return d.Remove("gone") },
 		`changed my mind`: func(d *Document) error {
 			if err := d.Remove("tim"); err != nil {
 				return err
