@@ -146,7 +146,7 @@ func (w whereabouts) own() bool { return w.domain != "" }
 // each domain the first second behind it is looked at, then a minute, then all: some searches
 // per domain where the message is there, a scan over all later entries where it is not.
 func (s *Store) locate(id mail.ID) (whereabouts, error) {
-	_, closer, err := s.db.Get(appendBodyKey(nil, id))
+	_, closer, err := s.get(appendBodyKey(nil, id))
 	if err == nil {
 		return whereabouts{}, closer.Close()
 	}
@@ -205,7 +205,7 @@ func (s *Store) entries(id mail.ID, at whereabouts) ([]placed, outstanding, erro
 		}
 		return all, o, err
 	}
-	rec, closer, err := s.db.Get(appendBodyKey(nil, id))
+	rec, closer, err := s.get(appendBodyKey(nil, id))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, outstanding{}, queue.ErrNotFound
 	}
@@ -229,7 +229,7 @@ func (s *Store) entries(id mail.ID, at whereabouts) ([]placed, outstanding, erro
 // placed appends the entries at r.
 func (s *Store) placed(all []placed, r ref) ([]placed, error) {
 	for _, space := range entrySpaces {
-		rec, closer, err := s.db.Get(appendEntryKey(nil, space, r.domain, r.seq))
+		rec, closer, err := s.get(appendEntryKey(nil, space, r.domain, r.seq))
 		if errors.Is(err, pebble.ErrNotFound) {
 			continue
 		}
@@ -329,7 +329,7 @@ func (s *Store) reopen(key queue.Key) (queue.Body, error) {
 // peek looks at the entry that key names, in whichever space.
 func (s *Store) peek(key queue.Key) (p entryPeek, err error) {
 	for _, space := range entrySpaces {
-		rec, closer, err := s.db.Get(appendEntryKey(nil, space, key.Domain, key.Seq))
+		rec, closer, err := s.get(appendEntryKey(nil, space, key.Domain, key.Seq))
 		if errors.Is(err, pebble.ErrNotFound) {
 			continue
 		}

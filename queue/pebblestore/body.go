@@ -43,7 +43,7 @@ type body struct {
 
 // openBody reads the body record of id into b and pins the first segment.
 func (s *Store) openBody(b *body, id mail.ID) (bodyShape, error) {
-	v, closer, err := s.db.Get(appendBodyKey(make([]byte, 0, bodyKeyLen), id))
+	v, closer, err := s.get(appendBodyKey(make([]byte, 0, bodyKeyLen), id))
 	if err != nil {
 		return bodyShape{}, err
 	}
@@ -112,7 +112,7 @@ func (b *body) pinned() (data []byte, closer io.Closer, err error) {
 	if b.beside.domain == "" {
 		return b.pinnedByID()
 	}
-	v, closer, err := b.store.db.Get(appendEntryKey(make([]byte, 0, entryKeyLen(b.beside.domain)), spaceOwn, b.beside.domain, b.beside.seq))
+	v, closer, err := b.store.get(appendEntryKey(make([]byte, 0, entryKeyLen(b.beside.domain)), spaceOwn, b.beside.domain, b.beside.seq))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -127,7 +127,7 @@ func (b *body) pinned() (data []byte, closer io.Closer, err error) {
 }
 
 func (b *body) pinnedByID() (data []byte, closer io.Closer, err error) {
-	v, closer, err := b.store.db.Get(appendBodyKey(make([]byte, 0, bodyKeyLen), b.id))
+	v, closer, err := b.store.get(appendBodyKey(make([]byte, 0, bodyKeyLen), b.id))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -146,7 +146,7 @@ func (b *body) load() (pin, error) {
 	if b.chunks == 0 {
 		return b.reload()
 	}
-	v, closer, err := b.store.db.Get(appendChunkKey(make([]byte, 0, chunkKeyLen), b.id, b.next))
+	v, closer, err := b.store.get(appendChunkKey(make([]byte, 0, chunkKeyLen), b.id, b.next))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return pin{}, fmt.Errorf("piece %d of message %v: %w", b.next, b.id, queue.ErrNotFound)
 	}

@@ -235,7 +235,7 @@ func (c *collector) copyBody(it *pebble.Iterator, b *body, f *found, domain stri
 
 func (c *collector) takeKept(g *ledger, seq uint64) error {
 	s := c.lease.store
-	rec, closer, err := s.db.Get(appendEntryKey(nil, spaceEntry, g.domain.name, seq))
+	rec, closer, err := s.get(appendEntryKey(nil, spaceEntry, g.domain.name, seq))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil // removed by an operator, or handed out and settled since it was released
 	}

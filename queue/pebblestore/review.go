@@ -247,7 +247,7 @@ func (r *review) read(seq uint64) (env mail.Envelope, w settling, err error) {
 	var closer io.Closer
 	for _, space := range spacesOf(r.stage) {
 		w.space = space
-		if rec, closer, err = r.store.db.Get(appendEntryKey(nil, space, r.domain.name, seq)); !errors.Is(err, pebble.ErrNotFound) {
+		if rec, closer, err = r.store.get(appendEntryKey(nil, space, r.domain.name, seq)); !errors.Is(err, pebble.ErrNotFound) {
 			break
 		}
 	}
@@ -268,7 +268,7 @@ func (s *Store) findBody(w *settling) error {
 	if w.o.stands == beside {
 		return nil
 	}
-	rec, closer, err := s.db.Get(appendBodyKey(nil, w.o.id))
+	rec, closer, err := s.get(appendBodyKey(nil, w.o.id))
 	if err != nil {
 		return err
 	}

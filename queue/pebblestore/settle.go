@@ -180,7 +180,7 @@ func (s *Store) settle(b *pebble.Batch, w *settling, t *queue.Settlement) error 
 	if w.plain(t) {
 		w.verdict = verdictRemove // nearly always, and without a look at the entry
 	} else {
-		rec, closer, err := s.db.Get(key)
+		rec, closer, err := s.get(key)
 		if err != nil {
 			return fmt.Errorf("entry %s/%d: %w", t.Key.Domain, t.Key.Seq, err)
 		}
@@ -371,7 +371,7 @@ func (s *Store) applySettled(b *pebble.Batch, work []settling, shared bool) erro
 
 // lastOf says whether all entries of body id are gone, or among those about to go. sharing is held.
 func (s *Store) lastOf(id mail.ID, gone map[queue.Key]bool) (bool, error) {
-	rec, closer, err := s.db.Get(appendBodyKey(nil, id))
+	rec, closer, err := s.get(appendBodyKey(nil, id))
 	if err != nil {
 		return false, fmt.Errorf("body of %v: %w", id, err)
 	}

@@ -233,7 +233,7 @@ func (s *Store) checkFormat() error {
 }
 
 func (s *Store) readNumber(key []byte) (uint64, error) {
-	v, closer, err := s.db.Get(key)
+	v, closer, err := s.get(key)
 	if err != nil {
 		return 0, err
 	}
@@ -308,7 +308,7 @@ func (s *Store) sweep() error {
 			continue
 		}
 		s.seq.atLeast(uint64(id))
-		_, closer, err := s.db.Get(appendBodyKey(nil, id))
+		_, closer, err := s.get(appendBodyKey(nil, id))
 		switch {
 		case err == nil:
 			closer.Close()
