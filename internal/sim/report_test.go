@@ -136,6 +136,7 @@ func (l *ledger) reviewed(list []decision, unsure bool) {
 		}
 		l.maySay(&d)
 		for _, r := range d.news {
+			l.suppose(r) // as above
 			r.bounced, r.told = true, r.told || unsure
 			l.w.meet("a report while others wait")
 		}
