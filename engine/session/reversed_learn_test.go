@@ -16,6 +16,20 @@ func TestReversedShieldSaysLast(t *testing.T) {
 		envelopes = append(envelopes, mail.Envelope{ID: 1, Domain: "a.example", ReversePath: "s@far.example", Size: 10, WireSize: 10,
 			Recipients: []mail.Recipient{{Address: to}}})
 	}
+	said := hear(t, r, envelopes, []string{"220 hello\r\n", "250 hello\r\n",
+		"250 ok\r\n", unknownUser, "250 reset\r\n",
+		"250 ok\r\n", unknownUser, "250 reset\r\n",
+		"250 ok\r\n", "250 ok\r\n", "354 go on\r\n", "250 taken\r\n"})
+	if said[1] != mail.RcptUnsaid || said[2] != mail.RcptUnknown || said[3] != mail.RcptAccepted {
+		t.Errorf("of the recipients is said %v", said)
+	}
+}
+
+const unknownUser = "550 5.1.1 no such user\r\n"
+
+// hear plays a session in which envelopes are handed out, and returns what is said of the first recipient of each.
+func hear(t *testing.T, r *Reversed, envelopes []mail.Envelope, replies []string) map[uint32]mail.RcptVerdict {
+	t.Helper()
 	var out Output
 	var items []Item
 	for i := range envelopes {
@@ -40,18 +54,35 @@ func TestReversedShieldSaysLast(t *testing.T) {
 		}
 	}
 	r.Start(0, &out)
-	refused := "550 5.1.1 no such user\r\n"
-	for _, reply := range []string{"220 hello\r\n", "250 hello\r\n",
-		"250 ok\r\n", refused, "250 reset\r\n",
-		"250 ok\r\n", refused, "250 reset\r\n",
-		"250 ok\r\n", "250 ok\r\n", "354 go on\r\n", "250 taken\r\n"} {
+	for i, reply := range replies {
 		r.Input(0, []byte(reply), &out)
-		if strings.Contains(string(out.Reply), "QUIT") && reply != "250 taken\r\n" {
-			t.Fatalf("QUIT behind %q", reply)
+		if strings.Contains(string(out.Reply), "QUIT") && i < len(replies)-1 {
+			t.Fatalf("QUIT behind reply %d, %q", i, reply)
 		}
 		act()
 	}
-	if said[1] != mail.RcptUnsaid || said[2] != mail.RcptUnknown || said[3] != mail.RcptAccepted {
-		t.Errorf("of the recipients is said %v", said)
+	return said
+}
+
+// TestReversedUnknownInParts: a message that takes two transactions is settled behind another one that goes between them, and has
+// the same recipient. Taken by then, it must not be learned as unknown.
+func TestReversedUnknownInParts(t *testing.T) {
+	for name, shield := range map[string]int{"without a shield": 0, "with one": 2} {
+		r := NewReversed(&ReversedConfig{Hostname: "odmr.example", ShieldRefusals: shield, ShieldWindow: 4}, []string{"a.example"})
+		var envelopes []mail.Envelope
+		for _, to := range [][]string{{"box@a.example", "x@a.example", "y@a.example"}, {"box@a.example"}} {
+			v := mail.Envelope{ID: 1, Domain: "a.example", ReversePath: "s@far.example", Size: 10, WireSize: 10}
+			for _, address := range to {
+				v.Recipients = append(v.Recipients, mail.Recipient{Address: address})
+			}
+			envelopes = append(envelopes, v)
+		}
+		said := hear(t, r, envelopes, []string{"220 hello\r\n", "250-hello\r\n250-PIPELINING\r\n250 CHUNKING\r\n",
+			"250 ok\r\n", unknownUser, "250 ok\r\n", "452 4.5.3 too many\r\n", "250 taken\r\n",
+			"250 ok\r\n", "250 ok\r\n", "250 taken\r\n", // that between
+			"250 ok\r\n", "250 ok\r\n", "250 taken\r\n"})
+		if len(said) != 2 || said[1] != mail.RcptUnsaid || said[2] != mail.RcptAccepted {
+			t.Errorf("%s: of the recipients is said %v", name, said)
+		}
 	}
 }

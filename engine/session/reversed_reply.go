@@ -234,13 +234,14 @@ func (r *Reversed) seal(t *reversedTx, last *codec.Reply, out *Output) {
 		r.record(t, last)
 	}
 	r.dropTx(t)
-	switch {
-	case len(m.todo) > 0:
-		if !m.queued {
-			r.ready.put(m)
-		}
-	case m.open == 0:
+	if len(m.todo) == 0 && m.open == 0 {
 		r.settle(m, out, "")
+		return
+	}
+	// It is settled behind others, one of which may be taken for a recipient that was not known here.
+	m.forgetUnknown()
+	if len(m.todo) > 0 && !m.queued {
+		r.ready.put(m)
 	}
 }
 
