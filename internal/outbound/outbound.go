@@ -6,7 +6,7 @@
 // goes to the same address with it; refused for good (5xx to RCPT or to the content), it is marked failed and dropped by whoever
 // looks after failed mail, with a line in the log: there are no reports on reports. While the smarthost cannot be reached,
 // refuses this server as such (a login is wrong or missing, relaying denied, MAIL refused), or refuses or drops many in a row for now,
-// the whole queue waits, longer each time, and nothing is dropped. What was put off comes after all else.
+// the whole queue waits, longer each time until a report is taken, and nothing is dropped. What was put off comes after all else.
 //
 // It is an SMTP client (RFC 5321) with STARTTLS (RFC 3207) and AUTH (RFC 4954), by go-smtp. A password never goes over
 // a connection in clear text, but to this machine itself. It must never send a message without a null reverse-path.
@@ -71,6 +71,7 @@ type Sender struct {
 	until time.Time            // nothing is tried before
 	later map[string]postponed // by address; at most maxPostponed
 	taken time.Time            // when the smarthost last took a report
+	took  bool                 // it has taken one in the pass at hand, which is not queued any more
 }
 
 // New makes a Sender.
@@ -123,10 +124,14 @@ func (s *Sender) Pass(ctx context.Context) {
 	if s.cfg.Now().Before(s.until) || ctx.Err() != nil || s.cfg.Store.Counts(mail.OutboundDomain).Messages == 0 {
 		return
 	}
+	s.took = false
 	err := s.drain(ctx)
 	if err == nil {
 		s.fails, s.until = 0, time.Time{}
 		return
+	}
+	if s.took { // it takes only so many over one connection or in some time, perhaps: what fails now fails for the first time
+		s.fails = 0
 	}
 	s.until = s.cfg.Now().Add(s.wait(s.fails))
 	s.fails++
@@ -142,20 +147,24 @@ func (s *Sender) Pass(ctx context.Context) {
 		Int64("waiting", s.cfg.Store.Counts(mail.OutboundDomain).Messages).Msg(text)
 }
 
-// drain sends all that waits and is due, over one connection unless that is lost: first what has not been put off.
+// drain sends all that waits and is due, over one connection unless that is lost: first what has not been put off. What was put off
+// gets its turn also where all that is new is refused for now: some smarthosts refuse each address at first.
 func (s *Sender) drain(ctx context.Context) error {
 	r := round{sender: s}
 	defer func() { r.c.quit() }()
-	if err := r.run(ctx); err != nil || !r.more {
+	err := r.run(ctx)
+	if err == nil && !r.more || err != nil && !byReports(err) {
 		return err
 	}
 	r.again, r.lost, r.streak = true, 0, 0
-	err := r.run(ctx)
-	if errors.Is(err, errLost) || errors.Is(err, errStreak) { // it need not be the smarthost, and the others are through
-		return nil
+	if again := r.run(ctx); again != nil && !byReports(again) {
+		return again
 	}
 	return err
 }
+
+// byReports says that what ended a round need not be the smarthost.
+func byReports(err error) bool { return errors.Is(err, errLost) || errors.Is(err, errStreak) }
 
 // round is one way through the queue.
 type round struct {
@@ -296,6 +305,7 @@ func (s *Sender) send(c *connection, lease queue.Lease, d *queue.Delivery) (defe
 	if err := lease.Settle([]queue.Settlement{st}); err != nil {
 		return deferred, err
 	}
+	s.took = s.took || word == "sent"
 	return deferred, failure
 }
 

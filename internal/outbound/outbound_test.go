@@ -40,6 +40,8 @@ type sink struct {
 	rcptErr  error                      // reply to RCPT
 	dataErr  func(content string) error // reply to the final dot
 	drop     bool                       // the line goes dead behind the final dot
+	most     int                        // letters over one connection, if not 0
+	grey     map[string]bool            // who was refused for now once, as all are, if not nil
 	poison   string                     // where it goes dead for those whose address begins with poison: RCPT, DATA, dot
 }
 
@@ -59,6 +61,7 @@ type sinkSession struct {
 	*sink
 	conn   *smtp.Conn
 	letter letter
+	mails  int
 }
 
 func (s *sinkSession) AuthMechanisms() []string { return []string{sasl.Plain} }
@@ -77,6 +80,9 @@ func (s *sinkSession) Mail(from string, _ *smtp.MailOptions) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.letter.from = from
+	if s.mails++; s.most > 0 && s.mails > s.most { // as Exim, smtp_accept_max_per_connection
+		return &smtp.SMTPError{Code: 421, EnhancedCode: smtp.EnhancedCode{4, 7, 0}, Message: "too many messages in this connection"}
+	}
 	return s.mailErr
 }
 func (s *sinkSession) Rcpt(to string, o *smtp.RcptOptions) error {
@@ -84,6 +90,10 @@ func (s *sinkSession) Rcpt(to string, o *smtp.RcptOptions) error {
 	defer s.mu.Unlock()
 	s.letter.to, s.letter.options = to, *o
 	s.cut("RCPT")
+	if s.grey != nil && !s.grey[to] {
+		s.grey[to] = true
+		return &smtp.SMTPError{Code: 450, EnhancedCode: smtp.EnhancedCode{4, 1, 1}, Message: "unverified address"}
+	}
 	return s.rcptErr
 }
 

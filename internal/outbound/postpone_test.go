@@ -219,3 +219,51 @@ func TestDenied(t *testing.T) {
 		})
 	}
 }
+
+// A smarthost that takes only so many over one connection gets the others soon each time: it does not fail ever more.
+func TestSomeOverEachConnection(t *testing.T) {
+	s := newSink(t, TLSNone)
+	s.most = 3
+	w := newWorld(t, Smarthost{Addr: s.addr, TLS: TLSNone})
+	const all, passes = 20, 7
+	for i := range all {
+		w.put(fmt.Sprintf("r%d@elsewhere.example", i), "1\r\n", 0)
+	}
+	for range passes {
+		w.pass()
+		w.now = w.now.Add(backoffLeast)
+	}
+	if w.wantWaiting(0); len(s.got) != all || s.sessions != passes {
+		t.Errorf("%d reports in %d sessions", len(s.got), s.sessions)
+	}
+	s.set(func() {
+		s.most, s.mailErr = 0, &smtp.SMTPError{Code: 421, EnhancedCode: smtp.EnhancedCode{4, 3, 2}, Message: "not now"}
+	})
+	w.put("ann@elsewhere.example", "1\r\n", 0)
+	for _, want := range []time.Duration{1, 2, 4} {
+		if w.pass(); w.sender.until.Sub(w.now) != want*time.Minute {
+			t.Errorf("where none is taken it waits %v, want %d minutes", w.sender.until.Sub(w.now), want)
+		}
+		w.now = w.sender.until
+	}
+}
+
+// What was put off gets its turn though all that is new is refused for now, and there is much of it each time.
+func TestAllAreDeferredOnce(t *testing.T) {
+	s := newSink(t, TLSNone)
+	s.grey = map[string]bool{}
+	w := newWorld(t, Smarthost{Addr: s.addr, TLS: TLSNone})
+	const rounds = 5
+	for round := range rounds {
+		for i := range streakMost {
+			w.put(fmt.Sprintf("r%d.%d@elsewhere.example", round, i), "1\r\n", 0)
+		}
+		w.pass()
+		if len(s.got) != round*streakMost {
+			t.Fatalf("%d reports went out after %d rounds", len(s.got), round+1)
+		}
+		w.now = w.now.Add(backoffLeast)
+	}
+	w.pass()
+	w.wantWaiting(0)
+}

@@ -114,6 +114,7 @@ type sending struct {
 	torn   bool   // with half of a settlement written
 	blind  bool   // the disk does not read
 	bad    bool   // the whole queue is to wait
+	took   bool   // the smarthost has taken something in the pass at hand
 
 	whole   wait
 	address map[string]wait
@@ -175,7 +176,7 @@ func (o *sending) pass() {
 	}
 	h.speedUp()
 	ctx, cancel := context.WithCancel(context.Background())
-	o.cancel, o.bad = cancel, false
+	o.cancel, o.bad, o.took = cancel, false, false
 	if !h.s.calm && h.s.faulty && h.w.chance(60) {
 		h.w.meet("reads failing while reports go out")
 		h.disk.FailReads()
@@ -186,6 +187,9 @@ func (o *sending) pass() {
 	o.blind = false
 	stopped := ctx.Err() != nil
 	cancel()
+	if o.took {
+		o.whole.fails = 0
+	}
 	switch {
 	case o.bad:
 		o.whole = o.whole.again(h.w.now)
@@ -375,7 +379,7 @@ func (l *reportLease) Settle(list []queue.Settlement) error {
 	}
 	switch {
 	case hand.want == mail.OutcomeDelivered:
-		r.end = endTaken
+		r.end, o.took = endTaken, true
 	case hand.want == mail.OutcomeFailed:
 		r.end = endRefused
 		h.ledger.come(r.report, r.key)
