@@ -1,6 +1,7 @@
 package bounce
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -103,6 +104,23 @@ func TestManyThatStay(t *testing.T) {
 	}
 	if len(w.reporter.watches["one.example"].ages.line) > n/stretchMost+2 {
 		t.Errorf("%d stretches are remembered", len(w.reporter.watches["one.example"].ages.line))
+	}
+}
+
+// Finding out that there is nothing to be done in very many domains is work, too, and the Reporter rests as long.
+func TestRestsWhereNothingIsToBeDone(t *testing.T) {
+	w := newWorld(t)
+	const domains = 100
+	for i := range domains {
+		w.put(fmt.Sprintf("d%d.example", i), "ann@elsewhere.example", "a")
+	}
+	w.each = time.Millisecond
+	rested, longest := time.Duration(0), time.Duration(0)
+	w.reporter.pause = func(_ context.Context, d time.Duration) { rested, longest = rested+d, max(longest, d) }
+	began := w.clock.Now()
+	w.work()
+	if worked := w.clock.Now().Sub(began); worked < domains*w.each || rested < worked-workMost || longest > 2*workMost {
+		t.Errorf("it worked for %v and rested for %v, %v at once", worked, rested, longest)
 	}
 }
 

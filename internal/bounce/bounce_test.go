@@ -32,6 +32,7 @@ type world struct {
 	damaged  map[uint64]bool   // places of entries that a review passes over
 	looked   int               // entries that were walked over
 	stretch  int               // of the Reporter, if not 0
+	each     time.Duration     // that looking at an entry takes
 	policy   map[string]Policy // that differs from usual
 	broken   error             // of the directory
 	unknown  error             // of the policy
@@ -93,6 +94,7 @@ func (d damaged) Review(domain string, stage queue.Stage, seqs []uint64, decide 
 func (d damaged) Walk(domain string, stage queue.Stage, from uint64, fn func(queue.Key, *mail.Envelope) bool) error {
 	return d.Store.Walk(domain, stage, from, func(k queue.Key, env *mail.Envelope) bool {
 		d.w.looked++
+		d.w.clock.Add(d.w.each)
 		return fn(k, env)
 	})
 }
