@@ -117,14 +117,14 @@ func TestInteropImportPostfix(t *testing.T) {
 		"minimal_backoff_time = 1h\nmaximal_backoff_time = 1h\n")
 	handIn(t, mx.Addr, client.SenderOptions{Name: "sender.example"}, deferredMail()...)
 	waitDeferred(t, mx.mta, filepath.Join(mx.Dir, "spool", "deferred"), "", "status=deferred")
-	dropped := filepath.Join(mx.Dir, "spool", "maildrop", "localmail")
-	if err := os.WriteFile(dropped, []byte("x"), 0o744); err != nil { // its pickup looks once a minute
-		t.Fatal(err)
-	}
 	if out, err := s.odmrctl("import", "--remove", "--waive=quota", "postfix:"+filepath.Join(mx.Dir, "spool")); err == nil || !strings.Contains(out, "Postfix is running") {
 		t.Errorf("a running Postfix' mail was removed: %v\n%s", err, out)
 	}
 	mx.stop()
+	dropped := filepath.Join(mx.Dir, "spool", "maildrop", "localmail") // not before: pickup would find it
+	if err := os.WriteFile(dropped, []byte("x"), 0o744); err != nil {
+		t.Fatal(err)
+	}
 	s2 := startServer(t, []client.Account{customer("tim", "example.org"), customer("eva", "example.com")})
 	if out, err := s2.odmrctl("import", "--dry-run", filepath.Join(mx.Dir, "spool")); err == nil || !strings.Contains(out, "left: maildrop/localmail: cannot be read: Postfix has not taken it in yet") {
 		t.Errorf("maildrop: %v\n%s", err, out)
