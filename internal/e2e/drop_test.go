@@ -323,8 +323,9 @@ func (k *dropSessions) once(domain string, d drop) {
 		k.t.Errorf("%v: %v", d, err)
 		return
 	}
-	// The last reply, that to QUIT, is not waited for by anybody.
-	if line := conn.line(); !line.cut && len(line.seen[d.way]) < d.at {
+	// The last reply, that to QUIT, is not waited for by anybody. Beneath TLS the same octets may come in fewer records another time, each of which
+	// has octets of its own: then the session must have come to its end.
+	if line := conn.line(); !line.cut && len(line.seen[d.way]) < d.at && (!k.under || err != nil) {
 		k.t.Errorf("%v: the session was not cut: %v", d, err)
 	}
 	var want []string
