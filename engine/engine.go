@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"odmr/engine/session"
+	"odmr/internal/processors"
 	"odmr/internal/recipients"
 )
 
@@ -94,7 +94,7 @@ func New(cfg Config) (*Engine, error) {
 	e.sparse = e.log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
 	e.newSession = e.newMachine
 	e.tls = tlsConfig(&e.cfg.TLS)
-	e.shakes.max, e.shakes.cpu = maxHandshakes, make(chan struct{}, runtime.GOMAXPROCS(0))
+	e.shakes.max, e.shakes.cpu = maxHandshakes, make(chan struct{}, processors.Count())
 	e.machines()
 	lookups := lookupLane
 	if !cfg.Directory.NonBlocking() {
@@ -103,7 +103,7 @@ func New(cfg Config) (*Engine, error) {
 	e.writes.init(e, "write", writeLane)
 	e.reads.init(e, "read", cfg.Workers)
 	e.lookups.init(e, "lookup", lookups)
-	e.passwords.init(e, "password", max(1, runtime.GOMAXPROCS(0)/passwordPart))
+	e.passwords.init(e, "password", max(1, processors.Count()/passwordPart))
 	e.passwords.fair = new(shares)
 	e.addresses.init(&cfg.Limits)
 	e.accounts.limit = cfg.Limits.SessionsPerAccount
@@ -141,7 +141,7 @@ func (e *Engine) Start() error {
 func (e *Engine) startLoops() error {
 	n := e.cfg.Loops
 	if n == 0 {
-		n = min(runtime.GOMAXPROCS(0), maxLoops)
+		n = min(processors.Count(), maxLoops)
 	}
 	client, err := gnet.NewClient(&handler{eng: e}, gnet.WithNumEventLoop(n), gnet.WithLogger(gnetLogger{e.log}),
 		gnet.WithTCPNoDelay(gnet.TCPDelay)) // sockets have TCP_NODELAY when they come; gnet need not set it again

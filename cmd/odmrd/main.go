@@ -23,6 +23,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"odmr/internal/config"
+	"odmr/internal/processors"
 )
 
 // Exit statuses.
@@ -61,6 +62,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 	syscall.Umask(0o077) // held mail and its socket are nobody else's business
 	log := newLogger(cfg, stderr)
+	processors.Widen()
+	if cfg.Scheduling == "batch" {
+		if err := processors.Batch(); err != nil { // slower, no more
+			log.Warn().Err(err).Msg("--scheduling: it is normal")
+		}
+	}
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)

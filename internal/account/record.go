@@ -5,12 +5,13 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"odmr/internal/processors"
 )
 
 // ErrRecord says that a directory's record of an account cannot be used as it stands. It concerns that account
@@ -148,7 +149,7 @@ func NewDeriver(secret []byte, entries int) *Deriver {
 	if err != nil {
 		panic(err) // of a size below 1
 	}
-	return &Deriver{secret: slices.Clone(secret), slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)), known: known}
+	return &Deriver{secret: slices.Clone(secret), slots: make(chan struct{}, max(1, processors.Count()/2)), known: known}
 }
 
 // fill gives a the secrets that it does not have in a stored form.

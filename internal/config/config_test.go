@@ -236,7 +236,7 @@ func TestPrintRoundTrip(t *testing.T) {
 		"--loops=3", "--workers=9", "--prefetch-memory=5MB", "--ingest-memory=5GiB", "--window-messages=2",
 		"--window-bytes=300kB", "--shield-refusals=4", "--learn-recipients=off", "--learned-lifetime=2h", "--learned-per-domain=3", "--recipient-delimiters=+-", "--shield-window=5", "--retention=1d12h", "--delay-notice=off", "--bounce=off", "--quota-messages=7", "--quota-bytes=8KiB",
 		"--quota-reply=552", "--smarthost=relay.example:587", "--least-rate=7", "--rate-window=2m", "--smarthost-tls=required", "--smarthost-ca=r.pem", "--smarthost-user=me", "--smarthost-password-file=p",
-		"--min-free-space=3MB", "--store-cache=2MiB", "--store-memtable=4MiB", "--login-timeout=1m30s", "--command-timeout=1h",
+		"--min-free-space=3MB", "--scheduling=normal", "--store-cache=2MiB", "--store-memtable=4MiB", "--login-timeout=1m30s", "--command-timeout=1h",
 		"--greeting-timeout=1500ms", "--envelope-timeout=61m", "--data-init-timeout=1s", "--data-block-timeout=2s",
 		"--data-done-timeout=3s", "--quit-timeout=4s", "--shutdown-grace=0s", "--log-level=error", "--log-format=console"}
 	cfg := load(t, source("", nil, args...))

@@ -45,7 +45,7 @@ var rooms = []room{
 	{dir: "codec", may: []string{}, pure: true},
 	{dir: "internal/mail", may: []string{}, pure: true},
 	{dir: "engine/session", may: []string{"codec", "internal/mail"}, pure: true},
-	{dir: "engine", may: []string{"engine/session", "codec", "queue", "internal/mail", "internal/account", "internal/recipients"}},
+	{dir: "engine", may: []string{"engine/session", "codec", "queue", "internal/mail", "internal/account", "internal/recipients", "internal/processors"}},
 	{dir: "queue", may: []string{"internal/mail"}},
 	{dir: "queue/pebblestore", may: []string{"queue", "internal/mail"}},
 	{dir: "queue/pebblestore/crashfs", may: []string{}}, // the simulator's disk
@@ -53,7 +53,8 @@ var rooms = []room{
 	{dir: "internal/recipients", may: []string{}},
 	{dir: "internal/notes", may: []string{}}, // what outlives a restart beside the queue
 	{dir: "internal/units", may: []string{}, pure: true},
-	{dir: "internal/account", may: []string{"internal/mail", "internal/units", "internal/recipients"}},
+	{dir: "internal/processors", may: []string{}},
+	{dir: "internal/account", may: []string{"internal/mail", "internal/units", "internal/recipients", "internal/processors"}},
 	// Drivers are heavy, and account is known everywhere: they stay out of it.
 	{dir: "internal/account/cache", may: []string{"internal/account"}},
 	{dir: "internal/account/sqldir", may: []string{"internal/account", "internal/account/cache", "internal/trust"}},
