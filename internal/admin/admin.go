@@ -34,6 +34,8 @@ const (
 	readTimeout = maxProfile + 30*time.Second
 	// maxHeader is the most octets of a request's header, about.
 	maxHeader = 64 << 10
+	// maxBody is the most octets of what comes with a request for looking: addresses of which go tool pprof asks for the names.
+	maxBody = 1 << 20
 )
 
 // Conditions are the reasons for which a server is not ready. They are safe for concurrent use.
@@ -128,6 +130,7 @@ type Server struct {
 // there are at most maxConnections, as with ServeControl.
 func Serve(handler http.Handler, listeners ...net.Listener) *Server {
 	s := newServer(handler, listeners)
+	s.http.Handler = whole(s.http.Handler)
 	s.http.ReadTimeout, s.http.WriteTimeout = readTimeout, writeTimeout
 	return s.serve()
 }

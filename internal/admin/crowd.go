@@ -1,8 +1,10 @@
 package admin
 
 import (
+	"bytes"
 	"container/list"
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -65,6 +67,21 @@ func (c *crowd) counted(next http.Handler) http.Handler {
 		conn := r.Context().Value(connKey{}).(net.Conn)
 		c.serving(conn)
 		defer c.served(conn)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// whole has next serve requests of which all has come: half a body, sent slowly, is no more a request that is being served than half a header.
+func whole(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 { // -1: as much as comes
+			body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+			if err != nil {
+				http.Error(w, "What comes with the request: "+err.Error()+".", http.StatusRequestEntityTooLarge)
+				return
+			}
+			r.Body = io.NopCloser(bytes.NewReader(body))
+		}
 		next.ServeHTTP(w, r)
 	})
 }

@@ -8,12 +8,8 @@ import (
 	"time"
 )
 
-const (
-	// maxProfile is the longest that a profile or trace may take: it costs all sessions, and a trace grows without bound.
-	maxProfile = time.Minute
-	// maxSymbols is the most octets of addresses that are looked up at once.
-	maxSymbols = 1 << 20
-)
+// maxProfile is the longest that a profile or trace may take: it costs all sessions, and a trace grows without bound.
+const maxProfile = time.Minute
 
 // profiles serves /debug/pprof, one profile at a time: each may stop the world, or make everything slower while it lasts.
 type profiles struct{ busy chan struct{} }
@@ -42,7 +38,6 @@ func checked(h http.HandlerFunc) http.HandlerFunc {
 				return
 			}
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxSymbols)
 		h(w, r)
 	}
 }

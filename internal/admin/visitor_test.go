@@ -183,6 +183,44 @@ func TestCrowd(t *testing.T) {
 	}
 }
 
+// TestCrowdOfHalfBodies: those whose request's header has come make way, too, while its body has not.
+func TestCrowdOfHalfBodies(t *testing.T) {
+	s := pages(t)
+	for i := range maxConnections {
+		conn, err := net.Dial("tcp", s.Addrs()[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(time.Minute))
+		fmt.Fprint(conn, "POST /debug/pprof/symbol HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n")
+		if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || line != "HTTP/1.1 100 Continue\r\n" {
+			t.Fatalf("number %d of the crowd: %q, %v", i, line, err)
+		}
+		fmt.Fprint(conn, "0x1")
+	}
+	if code, _, body := ask(t, s, "/healthz"); code != 200 {
+		t.Errorf("a monitor behind a crowd: %d %q", code, body)
+	}
+}
+
+// TestSymbols: go tool pprof asks for names so, within bounds.
+func TestSymbols(t *testing.T) {
+	s := pages(t)
+	for body, want := range map[string]string{"0x1": "200 num_symbols: 1\n", strings.Repeat("0", maxBody+1): "413 What comes with the request: http: request body too large.\n"} {
+		for _, length := range []int64{int64(len(body)), -1} {
+			r, err := http.NewRequest(http.MethodPost, "http://"+s.Addrs()[0]+"/debug/pprof/symbol", io.NopCloser(strings.NewReader(body)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.ContentLength = length
+			if code, _, got := reply(t, http.DefaultClient, r); fmt.Sprint(code, " ", got) != want {
+				t.Errorf("%d octets: %d %q, want %q", len(body), code, got, want)
+			}
+		}
+	}
+}
+
 // TestCrowdOfRequests: with all connections being served the new one is closed.
 func TestCrowdOfRequests(t *testing.T) {
 	c := newCrowd(2)
