@@ -2,6 +2,7 @@ package admin
 
 import (
 	"maps"
+	"slices"
 	"sync"
 
 	"odmr/queue"
@@ -14,7 +15,7 @@ type coming struct {
 
 	mu      sync.Mutex // guards the rest
 	domains map[string]queue.Counts
-	idle    sync.Cond // domains is empty; of mu
+	fewer   sync.Cond // a domain is none of them any more; of mu
 }
 
 // arriving is one message on its way into a domain's queue.
@@ -24,16 +25,16 @@ type arriving struct {
 }
 
 // admit plans what becomes of a letter, and counts it as coming. What is durable and not answered yet is counted twice for a
-// moment; so where a quota seems to be full the answer is not given before all else has come in.
+// moment; so where a quota seems to be full the answer is not given before what it counts has come in. Mail of other accounts is not
+// waited for: whoever brings it may stand still.
 func (t *Intake) admit(in *arrival) (*plan, error) {
 	c := &t.coming
 	c.admitting.Lock()
 	defer c.admitting.Unlock()
-	ahead := c.now()
-	p, err := t.plan(in, ahead)
-	if err == nil && p.full && len(ahead) > 0 {
-		c.wait()
-		p, err = t.plan(in, nil)
+	p, err := t.plan(in, c.now())
+	for err == nil && len(p.behind) > 0 { // of which nothing comes again meanwhile: fewer each time
+		c.wait(p.behind)
+		p, err = t.plan(in, c.now())
 	}
 	if err != nil {
 		return nil, err
@@ -51,13 +52,13 @@ func (c *coming) now() map[string]queue.Counts {
 	return maps.Clone(c.domains)
 }
 
-// wait returns when nothing is coming.
-func (c *coming) wait() {
+// wait returns when nothing is coming into the queues of domains.
+func (c *coming) wait(domains []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.idle.L = &c.mu
-	for len(c.domains) > 0 {
-		c.idle.Wait()
+	c.fewer.L = &c.mu
+	for slices.ContainsFunc(domains, func(d string) bool { return c.domains[d].Messages > 0 }) {
+		c.fewer.Wait()
 	}
 }
 
@@ -75,9 +76,7 @@ func (c *coming) count(all []arriving, n int64) {
 		v.Messages, v.Bytes = v.Messages+n, v.Bytes+n*a.size
 		if c.domains[a.domain] = v; v.Messages == 0 {
 			delete(c.domains, a.domain)
+			c.fewer.Broadcast()
 		}
-	}
-	if len(c.domains) == 0 {
-		c.idle.Broadcast()
 	}
 }

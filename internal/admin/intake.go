@@ -201,14 +201,17 @@ type plan struct {
 	answer    Answer
 	envelopes []mail.Envelope // of the recipients that are to be taken, by domain
 	stamps    []queue.Stamp   // theirs
-	full      bool            // some recipient is refused for a quota
+	behind    []string        // domains into which mail was coming that some recipient is refused for, by a quota
 	coming    []arriving      // what it was counted for, see Intake.admit
 }
 
-// ahead is Asked.Ahead for a recipient of the letter: what is coming, and its own for other recipients.
-func (p *plan) ahead(coming map[string]queue.Counts, size int64) func(string) (queue.Counts, bool) {
+// ahead is Asked.Ahead for a recipient of the letter: what is coming, and its own for other recipients. It notes in met for which domains
+// something is.
+func (p *plan) ahead(coming map[string]queue.Counts, size int64, met *[]string) func(string) (queue.Counts, bool) {
 	return func(domain string) (n queue.Counts, placed bool) {
-		n = coming[domain]
+		if n = coming[domain]; n.Messages > 0 {
+			*met = append(*met, domain)
+		}
 		if placed = p.at(domain) >= 0; placed {
 			n.Messages, n.Bytes = n.Messages+1, n.Bytes+size
 		}
@@ -235,9 +238,12 @@ func (t *Intake) plan(in *arrival, coming map[string]queue.Counts) (*plan, error
 			continue
 		}
 		rcpt := in.env.Recipients[i]
-		ask := Asked{Envelope: &in.env, Recipient: rcpt.Address, Waive: in.waive, Ahead: p.ahead(coming, in.env.Size)}
+		var met []string
+		ask := Asked{Envelope: &in.env, Recipient: rcpt.Address, Waive: in.waive, Ahead: p.ahead(coming, in.env.Size, &met)}
 		domain, refusal := t.Gate.Admit(&ask)
-		p.full = p.full || refusal != nil && (refusal.Enhanced == "4.2.2" || refusal.Enhanced == "5.2.2") // RFC 3463 3.3
+		if refusal != nil && (refusal.Enhanced == "4.2.2" || refusal.Enhanced == "5.2.2") { // RFC 3463 3.3
+			p.behind = append(p.behind, met...)
+		}
 		if refusal != nil {
 			v.Verdict, v.Reason = Refused, fmt.Sprintf("%d %s %s", refusal.Code, refusal.Enhanced, refusal.Error())
 			continue

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -242,6 +244,92 @@ func TestIntakeStandsStill(t *testing.T) {
 	if _, err := client.Ask(t.Context(), []Letter{*letterFor("x\r\n", "a@one.example")}); err != nil {
 		t.Error(err)
 	}
+}
+
+// quota lets one message into full.example, whatever else is there or coming, and all into others.
+type quota struct {
+	door
+	store *pebblestore.Store
+}
+
+func (q *quota) Admit(a *Asked) (string, *mail.Refusal) {
+	domain := a.Recipient[strings.LastIndexByte(a.Recipient, '@')+1:]
+	if domain != "full.example" {
+		return domain, nil
+	}
+	if n, placed := a.Ahead(domain); !placed && q.store.Counts(domain).Messages+n.Messages > 0 {
+		return "", &mail.Refusal{Code: 452, Enhanced: "4.2.2", Text: "full"}
+	}
+	return domain, nil
+}
+
+// TestIntakeWaitsForItsOwn: whether a quota is full is not said before what is coming for that account is there or is not to be, and then
+// whatever comes for others, by somebody who stands still.
+func TestIntakeWaitsForItsOwn(t *testing.T) {
+	intake := new(Intake)
+	store, client, _ := takingAt(t, intake)
+	intake.Gate = &quota{store: store}
+	begin := func(l *Letter, domain string) (giveUp func()) {
+		in, out := io.Pipe()
+		ended := make(chan error, 1)
+		go func() { ended <- client.receive(t.Context(), in, func(*Answer) {}) }()
+		head, err := json.Marshal(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.Write(append(binary.BigEndian.AppendUint32([]byte{frameLetter}, uint32(len(head))), head...)); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(time.Minute); intake.coming.now()[domain].Messages == 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("nothing is coming for %s", domain)
+			}
+		}
+		return func() {
+			out.Write([]byte{frameGiveUp, 0, 0, 0, 0})
+			out.Close()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	bring := func(content string) chan string {
+		said := make(chan string, 1)
+		i := client.Import(t.Context(), func(a *Answer) { said <- verdicts(a) })
+		go func() {
+			err := i.Send(letterFor(content, "a@full.example"), strings.NewReader(content))
+			if err := errors.Join(err, i.Close()); err != nil {
+				t.Error(err)
+			}
+			close(said)
+		}()
+		return said
+	}
+	await := func(said chan string, want string) {
+		t.Helper()
+		select {
+		case got := <-said:
+			if got != want {
+				t.Errorf("%s, want %s", got, want)
+			}
+			<-said // the import is over: no more than two may be
+		case <-time.After(time.Minute):
+			t.Error("it waits for somebody else")
+		}
+	}
+	giveUp := begin(letterFor("y\r\n", "b@full.example"), "full.example")
+	said := bring("x\r\n")
+	time.Sleep(20 * time.Millisecond) // for it to come to its quota; sooner would be no failure
+	select {
+	case got := <-said:
+		t.Errorf("%s, while it is not known", got)
+	default:
+	}
+	giveUp()
+	await(said, "taken")
+	giveUp = begin(letterFor("z\r\n", "b@slow.example"), "slow.example")
+	await(bring("more\r\n"), "refused 452 4.2.2")
+	giveUp()
 }
 
 // An import too many is told so, however much it has begun to send, and there is room for it as soon as another has ended.
