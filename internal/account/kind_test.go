@@ -101,3 +101,28 @@ func TestKeyKinds(t *testing.T) {
 		t.Errorf("where no account has keys: %v", got)
 	}
 }
+
+// TestKindsChangeSalts: when accounts come to have keys of another kind, names that are none show other salts, too, as whoever's keys are
+// made anew does. Names whose kind stays keep theirs.
+func TestKindsChangeSalts(t *testing.T) {
+	with := func(name string, iterations, salt int) *Account {
+		return &Account{Name: name, Domains: []string{name + ".example"}, SCRAMSHA256: &SCRAMKeys{Iterations: iterations, Salt: make([]byte, salt)}}
+	}
+	before, after := newAuth(t, with("tim", SCRAMIterations, SCRAMSaltSize)), newAuth(t, with("tim", SCRAMIterations, SCRAMSaltSize), with("eve", 4096, 32))
+	after.secret = before.secret
+	kept, changed := 0, 0
+	for i := range 100 {
+		x, y := before.fakeKeys(fmt.Sprint("nobody", i)), after.fakeKeys(fmt.Sprint("nobody", i))
+		switch same := bytes.Equal(x.Salt, y.Salt[:SCRAMSaltSize]); {
+		case x.Iterations == y.Iterations && same:
+			kept++
+		case x.Iterations != y.Iterations && !same:
+			changed++
+		default:
+			t.Errorf("%d iterations of %x became %d of %x", x.Iterations, x.Salt, y.Iterations, y.Salt)
+		}
+	}
+	if kept == 0 || changed == 0 {
+		t.Errorf("%d kept, %d changed", kept, changed)
+	}
+}

@@ -29,7 +29,7 @@ func (a *Authenticator) look(peer *Peer, c *candidate) (err error) {
 
 // checkPassword verifies a password given in clear against the SCRAM keys of the account of that
 // name. An account that does not exist, or has no such keys, costs the same derivation as a wrong
-// password. (Keys with another work factor than SCRAMIterations, from elsewhere, do not.)
+// password. (Where keys of several work factors are in use it costs one of them, see fakeKeys.)
 func (a *Authenticator) checkPassword(peer *Peer, c *candidate, password string) (*Account, error) {
 	if err := a.look(peer, c); err != nil {
 		return nil, err

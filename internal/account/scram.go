@@ -191,11 +191,15 @@ func (a *Account) keysFor(name string) *SCRAMKeys {
 // nobody can tell from a real one, of the size and with the work factor that some share of the accounts have, and keys that no password has.
 func (a *Authenticator) fakeKeys(name string) *SCRAMKeys {
 	name = canonical(name)
-	kind := keyKind{SCRAMIterations, SCRAMSaltSize}
+	usual := keyKind{SCRAMIterations, SCRAMSaltSize}
+	kind, secret := usual, a.secret
 	if m, ok := a.dir.(mixed); ok {
-		kind = m.keyKinds().of(binary.BigEndian.Uint64(keyedWith(a.secret, "kind", name)), kind)
+		kind = m.keyKinds().of(binary.BigEndian.Uint64(keyedWith(a.secret, "kind", name)), usual)
 	}
-	k := &SCRAMKeys{Salt: saltFor(a.secret, name, kind.salt), Iterations: kind.iterations}
+	if kind != usual { // a real one's salt does not outlive its work factor either
+		secret = keyedWith(secret, "secret of a kind", fmt.Sprint(kind.iterations, kind.salt))
+	}
+	k := &SCRAMKeys{Salt: saltFor(secret, name, kind.salt), Iterations: kind.iterations}
 	copy(k.StoredKey[:], keyedWith(a.secret, "stored key", name))
 	copy(k.ServerKey[:], keyedWith(a.secret, "server key", name))
 	return k
