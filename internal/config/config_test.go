@@ -188,6 +188,7 @@ func TestProblemsAcrossFlags(t *testing.T) {
 		{[]string{"--tls-required=smtp=auth"}, `--tls-required: "smtp=auth" is without meaning: there is no login over smtp; use smtp=all`},
 		{[]string{"--tls-required=odmr=none,odmr=none"}, "--tls-required: odmr is named twice"},
 		{[]string{"--admin-hosts=a:80"}, `--admin-hosts: "a:80" is ` + errHost.Error()},
+		{[]string{"--admin-hosts=."}, `--admin-hosts: "." is ` + errHost.Error()},
 		{[]string{"--tls-required=imap"}, `--tls-required: "imap" is ` + errTLSRule.Error()},
 		{[]string{"--tls-client-ca=a.pem"}, "--tls-client-ca: needs a certificate: --tls-cert and --tls-key"},
 		{[]string{"--hostname=not a name"}, `--hostname: "not a name" is not a host name (RFC 5321 2.3.5)`},
@@ -228,7 +229,7 @@ func TestHelpAndVersionWorkWithABrokenConfiguration(t *testing.T) {
 func TestPrintRoundTrip(t *testing.T) {
 	args := []string{"--hostname=a.example", "--data=/tmp/a b: c", "--accounts=true", "--user=a:b", "--odmr-listen=",
 		"--odmrs-listen=:8", "--tls-cert=a.pem,b.pem", "--tls-key=a.key,b.key", "--tls-min-version=1.3", "--tls-required=odmr=auth,smtp",
-		"--tls-client-ca=ca.pem", "--tls-handshake-timeout=5s", "--smtp-listen=[::1]:0,:7", "--lmtp-listen=localhost:24", "--admin-listen=", "--admin-hosts=a.example,b", "--trusted-networks=2001:db8::/32",
+		"--tls-client-ca=ca.pem", "--tls-handshake-timeout=5s", "--smtp-listen=[::1]:0,:7", "--lmtp-listen=localhost:24", "--admin-listen=", "--admin-hosts=a.example,b,stack_odmrd,c.example.", "--trusted-networks=2001:db8::/32",
 		"--max-message-size=65537B", "--max-recipients=100", "--sasl-mechanisms=CRAM-MD5",
 		"--on-busy=refuse", "--takeover-interval=5s", "--linger=10m", "--linger-noop=1m", "--atrn-wait=20s", "--atrn-interval=30s",
 		"--atrn-interval-reply=450", "--odmr-networks=192.0.2.0/24", "--proxy-networks=198.51.100.1/32", "--limit-exempt=", "--sessions-per-address=5", "--sessions-per-account=6",

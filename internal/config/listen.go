@@ -44,14 +44,14 @@ func (l Listen) Name() string {
 	return host
 }
 
-// Host is a host name.
+// Host is a host name as programs ask for one over HTTP: names of containers have underscores, and a final dot changes nothing.
 type Host string
 
 var errHost = errors.New("not a host name: write it without a port")
 
 // UnmarshalText checks the form.
 func (h *Host) UnmarshalText(text []byte) error {
-	if !isHostname(string(text)) {
+	if !isHostname(strings.ReplaceAll(strings.TrimSuffix(string(text), "."), "_", "x")) {
 		return errHost
 	}
 	*h = Host(text)
