@@ -71,6 +71,7 @@ type Sender struct {
 	until time.Time            // nothing is tried before
 	later map[string]postponed // by address; at most maxPostponed
 	taken time.Time            // when the smarthost last took a report
+	after uint64               // the place in line at which the last round through what is new was given up; 0: it came to the end
 	took  bool                 // it has taken one in the pass at hand, which is not queued any more
 }
 
@@ -196,10 +197,11 @@ func (r *round) run(ctx context.Context) error {
 			return closeAll(ds, err)
 		}
 		if len(ds) == 0 {
+			r.gave(0)
 			return nil
 		}
 		for i := range ds {
-			if !r.mine(ds[i].Envelope.Recipients[0].Address) {
+			if !r.mine(ds[i].Envelope.Recipients[0].Address) || !r.again && ds[i].Key.Seq <= r.sender.after {
 				ds[i].Body.Close()
 				continue
 			}
@@ -207,12 +209,23 @@ func (r *round) run(ctx context.Context) error {
 			if !sent {
 				ds[i].Body.Close()
 			}
+			if byReports(err) {
+				r.gave(ds[i].Key.Seq)
+			}
 			if err != nil || ctx.Err() != nil {
 				return closeAll(ds[i+1:], err)
 			}
 		}
 	}
 	return nil
+}
+
+// gave notes where the round was given up. The next one goes on behind it: where there is no place to put off what is refused (see
+// maxPostponed), the same would stand in front each time.
+func (r *round) gave(seq uint64) {
+	if !r.again {
+		r.sender.after = seq
+	}
 }
 
 // try sends one report. An error ends the round; sent says that the body was taken.

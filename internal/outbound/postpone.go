@@ -4,7 +4,7 @@ import "time"
 
 const (
 	// maxPostponed bounds how many destinations are remembered as refused for now: some 500 KiB. A report to one for which
-	// there is no place is tried whenever the queue is.
+	// there is no place is tried whenever its turn comes, see round.gave.
 	maxPostponed = 4096
 	// streakMost is how many reports in a row may be refused for now until the queue as a whole waits: then it is not them.
 	streakMost = 20

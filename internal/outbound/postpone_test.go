@@ -267,3 +267,33 @@ func TestAllAreDeferredOnce(t *testing.T) {
 	w.pass()
 	w.wantWaiting(0)
 }
+
+// Where there is no place to put off what is refused for now it does not keep those behind it, and is tried in turns.
+func TestNoPlaceToPutOff(t *testing.T) {
+	s := newSink(t, TLSNone)
+	s.dataErr = func(content string) error {
+		if strings.HasPrefix(content, "poison") {
+			return &smtp.SMTPError{Code: 451, EnhancedCode: smtp.EnhancedCode{4, 3, 0}, Message: "come again"}
+		}
+		return nil
+	}
+	w := newWorld(t, Smarthost{Addr: s.addr, TLS: TLSNone})
+	for i := range maxPostponed {
+		w.sender.later[fmt.Sprintf("r%d@elsewhere.example", i)] = postponed{1, w.now.Add(1000 * backoffMost)}
+	}
+	for i := range 2 * streakMost {
+		w.put(fmt.Sprintf("p%d@elsewhere.example", i), "poison\r\n", 0)
+	}
+	w.put("bob@elsewhere.example", "good\r\n", 0)
+	for pass := range 3 { // a streak, another, and the end
+		w.pass()
+		if sent := w.seen["sent"]; sent != pass/2 {
+			t.Fatalf("%d reports sent in pass %d", sent, pass)
+		}
+		w.now = w.now.Add(backoffMost)
+	}
+	s.set(func() { s.dataErr = nil })
+	w.now = w.now.Add(2 * backoffMost)
+	w.pass()
+	w.wantWaiting(0)
+}
