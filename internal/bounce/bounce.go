@@ -85,8 +85,8 @@ const (
 	// again is when a domain that was busy, or for which nothing could be done, is looked at again, and the
 	// longest that a domain's head is taken for known: settings may have changed.
 	again = 10 * time.Minute
-	// workMost is how long it works at a stretch on domains in which there is nothing to be done: where 10,000 of them have 100
-	// messages each, finding that out takes seconds.
+	// workMost is how long it works at a stretch on domains in which there is nothing to be done: where 1,000 of them had 100
+	// messages each, finding that out took 60 to 85 ms, and there may be ten times as many.
 	workMost = 10 * time.Millisecond
 	// walkMost bounds how many entries are looked at in one go for those whose sender is to be told of a delay.
 	walkMost = 4096
