@@ -29,7 +29,7 @@ func TestTLSReloadUnderLoad(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var wg sync.WaitGroup
-	var shaken, sent, got atomic.Int64
+	var shaken, sent, got, collecting atomic.Int64
 	for range shakers {
 		wg.Go(func() {
 			for ctx.Err() == nil {
@@ -89,13 +89,16 @@ func TestTLSReloadUnderLoad(t *testing.T) {
 				t.Error(err)
 				return
 			}
+			collecting.Add(1)
 			stats, err := c.Collect(a, &client.Recorder{OnCommit: func(*client.Received) error { got.Add(1); return nil }})
 			if err != nil || !stats.Quit {
 				t.Errorf("customer %d: %+v, %v", i, stats, err)
 			}
 		})
 	}
-	until(t, "all to be under way", func() bool { return got.Load() > senders && shaken.Load() > shakers })
+	until(t, "all to be under way", func() bool { // all: who trusts the first certificate could not begin later
+		return collecting.Load() == senders && got.Load() > senders && shaken.Load() > shakers
+	})
 	for i := range renewals {
 		name := fmt.Sprintf("renewal%d.example", i)
 		certificate(t, filepath.Dir(ca), hostname, name)
