@@ -50,6 +50,15 @@ func (c *cli) load() (*account.Document, error) {
 	return account.Load(path)
 }
 
+// loadOrBegin is load, of an empty document where there is no file yet.
+func (c *cli) loadOrBegin() (*account.Document, error) {
+	doc, err := c.load()
+	if errors.Is(err, fs.ErrNotExist) {
+		doc, err = account.Parse(c.Accounts, nil)
+	}
+	return doc, err
+}
+
 // edit changes the accounts file, which must exist: a mistyped name is not an empty file.
 func (c *cli) edit(change func(*account.Document) error) error {
 	path, err := c.accountsFile()
@@ -98,10 +107,7 @@ func (a *accountAdd) Run(c *cli, s *surroundings) error {
 		return err
 	}
 	if !a.PasswordStdin && !a.Generate { // what is wrong anyway is said before a password is asked for
-		doc, err := c.load()
-		if errors.Is(err, fs.ErrNotExist) {
-			doc, err = account.Parse(c.Accounts, nil)
-		}
+		doc, err := c.loadOrBegin()
 		if err == nil {
 			err = doc.Add(draft)
 		}

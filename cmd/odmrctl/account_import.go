@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/signal"
 	"runtime"
@@ -56,10 +55,7 @@ func (a *accountImport) Run(c *cli, s *surroundings) error {
 	if len(drafts) == 0 {
 		return fmt.Errorf("%s: there is no account in it", name)
 	}
-	doc, err := c.load()
-	if errors.Is(err, fs.ErrNotExist) {
-		doc, err = account.Parse(path, nil)
-	}
+	doc, err := c.loadOrBegin()
 	if err != nil {
 		return err
 	}
