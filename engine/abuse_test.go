@@ -31,6 +31,13 @@ func withAuthenticator(password string, names ...string) setting {
 		for _, n := range names {
 			list = append(list, &account.Account{Name: n, Domains: []string{n + ".example"}, CRAMMD5: account.DeriveCRAMMD5(password)})
 		}
+		withAccounts(list...)(s, c)
+	}
+}
+
+// withAccounts makes these the accounts.
+func withAccounts(list ...*account.Account) setting {
+	return func(s *server, c *Config) {
 		table, err := account.NewTable(list...)
 		if err != nil {
 			s.t.Fatal(err)
@@ -228,15 +235,7 @@ func TestLockoutOfAllNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	table, err := account.NewTable(tim)
-	if err != nil {
-		t.Fatal(err)
-	}
-	auth, err := account.NewAuthenticator(table, account.AuthConfig{Hostname: "mail.isp.example", Clock: time.Now})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := newServer(t, withLimits(Limits{AuthFailures: failures, AuthLockout: time.Hour}), func(_ *server, c *Config) { c.Directory, c.Authenticator = table, auth })
+	s := newServer(t, withLimits(Limits{AuthFailures: failures, AuthLockout: time.Hour}), withAccounts(tim))
 	try := func(from, name, password string) string {
 		p := s.dialFrom(from, ODMR)
 		defer p.Close()

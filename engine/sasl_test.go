@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/xdg-go/scram"
 
@@ -30,16 +29,7 @@ func saslServer(t *testing.T, settings ...setting) (*server, *certtest.Authority
 	}
 	tim.Certificates = []account.Certificate{{Kind: account.CertCN, Value: "Tim's gateway"}}
 	tim.Networks = []netip.Prefix{netip.MustParsePrefix("127.0.0.7/32")}
-	table, err := account.NewTable(tim)
-	if err != nil {
-		t.Fatal(err)
-	}
-	auth, err := account.NewAuthenticator(table, account.AuthConfig{Hostname: "mail.isp.example", Clock: time.Now})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return newServer(t, append(settings, withTLS(ca), func(_ *server, c *Config) {
-		c.Directory, c.Authenticator = table, auth
+	return newServer(t, append(settings, withTLS(ca), withAccounts(tim), func(_ *server, c *Config) {
 		c.TLS.ClientCAs = func() *x509.CertPool { return ca.Pool }
 	})...), ca
 }

@@ -85,6 +85,7 @@ func TestBadInput(t *testing.T) {
 	hello, lhlo := "EHLO mx.example\r\n", "LHLO mx.example\r\n"
 	tx := "MAIL FROM:<a@x.example>\r\nRCPT TO:<b@example.org>\r\n"
 	quit := "QUIT\r\n"
+	const behindAuth = "ODMR: pipelined behind AUTH"
 	for _, c := range []struct {
 		name string
 		addr string
@@ -116,7 +117,7 @@ func TestBadInput(t *testing.T) {
 		{"ODMR: mail", s.ODMR, hello + tx + quit, "220 250 502 502 221"},
 		{"ODMR: ATRN first", s.ODMR, hello + "ATRN example.org\r\n" + quit, "220 250 530 221"},
 		{"ODMR: unknown mechanism", s.ODMR, hello + "AUTH ROT13\r\nAUTH\r\n" + quit, "220 250 504 501 221"},
-		{"ODMR: pipelined behind AUTH", s.ODMR, hello + "AUTH CRAM-MD5\r\n!!!\r\n" + quit, "220 250 554"},
+		{behindAuth, s.ODMR, hello + "AUTH CRAM-MD5\r\n!!!\r\n" + quit, "220 250 554"},
 	} {
 		for _, step := range []int{0, 1, 7} {
 			if step == 1 && len(c.in) > 1000 {
@@ -125,7 +126,7 @@ func TestBadInput(t *testing.T) {
 			t.Run(fmt.Sprintf("%s in pieces of %d", c.name, step), func(t *testing.T) {
 				out := talk(t, c.addr, c.in, step)
 				got := strings.Join(codes(t, out), " ")
-				if step > 0 && got == "220 250 334 501 221" && strings.HasSuffix(c.name, "pipelined behind AUTH") {
+				if step > 0 && got == "220 250 334 501 221" && c.name == behindAuth {
 					return // the challenge went out before the next piece was there: what followed was its answer, not pipelined
 				}
 				if got != c.want {

@@ -17,26 +17,32 @@ func (s *sink) set(change func()) {
 	change()
 }
 
-// One report that is refused for now again and again waits for itself, longer each time; all others go out at once.
-func TestOneReportIsDeferred(t *testing.T) {
-	s := newSink(t, TLSNone)
-	tries := 0
+// deferPoison refuses for now what begins with "poison", and returns how often it has.
+func (s *sink) deferPoison() *int {
+	tries := new(int)
 	s.dataErr = func(content string) error {
 		if strings.HasPrefix(content, "poison") {
-			tries++
+			*tries++
 			return &smtp.SMTPError{Code: 451, EnhancedCode: smtp.EnhancedCode{4, 3, 0}, Message: "come again"}
 		}
 		return nil
 	}
+	return tries
+}
+
+// One report that is refused for now again and again waits for itself, longer each time; all others go out at once.
+func TestOneReportIsDeferred(t *testing.T) {
+	s := newSink(t, TLSNone)
+	tries := s.deferPoison()
 	w := newWorld(t, Smarthost{Addr: s.addr, TLS: TLSNone})
 	w.put("poison@elsewhere.example", "poison\r\n", 0)
 	began := w.now
 	var tried []time.Duration
 	for minute := range 200 {
 		w.put(fmt.Sprintf("r%d@elsewhere.example", minute), "good\r\n", 0)
-		before := tries
+		before := *tries
 		w.pass()
-		if tries > before {
+		if *tries > before {
 			tried = append(tried, w.now.Sub(began))
 		}
 		if len(s.got) != minute+1 {
@@ -100,12 +106,7 @@ func TestReportsBreakTheLine(t *testing.T) {
 // Many that are refused for now again and again stand in front of the others only once.
 func TestManyAreDeferred(t *testing.T) {
 	s := newSink(t, TLSNone)
-	s.dataErr = func(content string) error {
-		if strings.HasPrefix(content, "poison") {
-			return &smtp.SMTPError{Code: 451, EnhancedCode: smtp.EnhancedCode{4, 3, 0}, Message: "come again"}
-		}
-		return nil
-	}
+	s.deferPoison()
 	w := newWorld(t, Smarthost{Addr: s.addr, TLS: TLSNone})
 	for i := range streakMost + 5 {
 		w.put(fmt.Sprintf("p%d@elsewhere.example", i), "poison\r\n", 0)
@@ -271,12 +272,7 @@ func TestAllAreDeferredOnce(t *testing.T) {
 // Where there is no place to put off what is refused for now it does not keep those behind it, and is tried in turns.
 func TestNoPlaceToPutOff(t *testing.T) {
 	s := newSink(t, TLSNone)
-	s.dataErr = func(content string) error {
-		if strings.HasPrefix(content, "poison") {
-			return &smtp.SMTPError{Code: 451, EnhancedCode: smtp.EnhancedCode{4, 3, 0}, Message: "come again"}
-		}
-		return nil
-	}
+	s.deferPoison()
 	w := newWorld(t, Smarthost{Addr: s.addr, TLS: TLSNone})
 	for i := range maxPostponed {
 		w.sender.later[fmt.Sprintf("r%d@elsewhere.example", i)] = postponed{1, w.now.Add(1000 * backoffMost)}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"testing"
 
-	"odmr/internal/mail"
 	"odmr/queue"
 	"odmr/queue/conformance"
 	"odmr/queue/pebblestore/crashfs"
@@ -21,19 +20,7 @@ func TestDiskFailsToReadBodies(t *testing.T) {
 	}
 	sizes := []int{1300, 300_000, 700, 6000, 1300}
 	for _, size := range sizes {
-		in, err := s.Begin(0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		body := crashBody(in.ID(), size)
-		for ; len(body) > mail.LastPiece; body = body[mail.ChunkSize:] {
-			if err := in.Append(body[:mail.ChunkSize]); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := in.Commit(body, []mail.Envelope{benchEnvelope("a.example", size)}); err != nil {
-			t.Fatal(err)
-		}
+		putTest(t, s, size, "a.example")
 	}
 	if err := errors.Join(s.db.Flush(), s.Close()); err != nil {
 		t.Fatal(err)
