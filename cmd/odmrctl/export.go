@@ -226,11 +226,33 @@ func (x *exporter) removeLater(e *exportEntry) {
 	}
 }
 
+// dueNow asks again whether a report is due: an export takes long, and customers collect meanwhile. Between this question and the
+// removal there is but a moment, and while a session goes on there is no removal (queue.ErrBusy).
+func (x *exporter) dueNow(d doneEntry) (bool, error) {
+	entries, err := x.q.Show(d.id)
+	if err != nil {
+		return false, err
+	}
+	for i := range entries {
+		if v := &entries[i].Envelope; v.Domain == d.domain {
+			return reportDue(v), nil
+		}
+	}
+	return false, queue.ErrNotFound
+}
+
 // removeDone removes what is in the target for sure.
 func (x *exporter) removeDone() error {
 	var failed []error
 	for _, d := range x.done {
-		_, err := x.q.Remove(d.domain, d.id)
+		due, err := x.dueNow(d)
+		if err == nil && due {
+			x.count.kept++
+			continue
+		}
+		if err == nil {
+			_, err = x.q.Remove(d.domain, d.id)
+		}
 		switch {
 		case err == nil:
 			x.count.removed++

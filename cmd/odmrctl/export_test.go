@@ -1,12 +1,15 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"odmr/internal/admin"
 	"odmr/internal/imports"
 	"odmr/internal/mail"
 	"odmr/queue"
@@ -176,6 +179,41 @@ func TestExportRemove(t *testing.T) {
 			}
 		}
 		_ = source.Close()
+	}
+}
+
+// busyTarget is a target in whose time a customer calls.
+type busyTarget struct {
+	target
+	call func()
+}
+
+func (b *busyTarget) sync() error { b.call(); return b.target.sync() }
+
+// What a customer refused while the rest was exported is not removed: its sender is yet to be told.
+func TestExportRefusedMeanwhile(t *testing.T) {
+	data := dataDir(t)
+	store := open(t, data)
+	put(t, store, "Subject: one\r\n", "one.example")
+	put(t, store, "Subject: two\r\n", "one.example")
+	stop := serve(t, data, store)
+	defer stop()
+	q, err := admin.Dial(t.Context(), data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	dir, err := openTarget(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := &exporter{q: q, remove: true, target: &busyTarget{dir, func() { failOne(t, store, "one.example") }}}
+	err = errors.Join(x.run("", &surroundings{stderr: io.Discard, now: time.Now}), dir.close())
+	if want := (exported{written: 2, removed: 1, kept: 1}); err != nil || x.count != want {
+		t.Errorf("%v, %+v, want %+v", err, x.count, want)
+	}
+	if n := store.Counts("one.example"); n.Messages != 1 || n.Untold != 1 {
+		t.Errorf("left: %+v", n)
 	}
 }
 

@@ -72,17 +72,20 @@ func (a *importCommand) Run(c *cli, s *surroundings) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	server, err := admin.Dial(ctx, c.Data)
-	if err != nil {
-		return fmt.Errorf("import needs a running server: %w", err)
+	if err := a.check(domain); err != nil {
+		return err
 	}
-	defer server.Close()
 	source, err := imports.Open(a.Source, imports.Options{Hold: a.Hold})
 	if err != nil {
 		return err
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	server, err := admin.Dial(ctx, c.Data)
+	if err != nil {
+		return errors.Join(fmt.Errorf("import needs a running server: %w", err), source.Close())
+	}
+	defer server.Close()
 	out := bufio.NewWriter(s.stdout)
 	i := &importer{cmd: a, domain: domain, server: server, source: source, out: out, now: s.now}
 	i.progress = newProgress(s, "importing", int64(source.Len()))
@@ -99,6 +102,27 @@ func (a *importCommand) Run(c *cli, s *surroundings) error {
 	}
 	return err
 }
+
+// check says what is wrong with the flags, before anybody is asked: each letter would be left for it.
+func (a *importCommand) check(domain string) error {
+	v := mail.Envelope{SMTPUTF8: true}
+	if a.Sender != nil {
+		v.ReversePath = bare(*a.Sender)
+	}
+	for _, r := range a.Recipient {
+		v.Recipients = append(v.Recipients, mail.Recipient{Address: r})
+		if domain != "" && !inDomain(r, domain) {
+			return usageError(fmt.Sprintf("recipient <%s>: is not in --domain %s", r, domain))
+		}
+	}
+	if err := admin.CheckPaths(&v); err != nil {
+		return usageError(err.Error())
+	}
+	return nil
+}
+
+// bare is an address without the angle brackets around it.
+func bare(address string) string { return strings.TrimSuffix(strings.TrimPrefix(address, "<"), ">") }
 
 // brought counts messages. One that is for several recipients may be both taken and left.
 type brought struct {
@@ -230,7 +254,7 @@ var errPassed = errors.New("it is for no recipient in this domain")
 func (i *importer) address(l *letter) error {
 	v := &l.Envelope
 	if i.cmd.Sender != nil {
-		v.ReversePath, l.Sender = strings.TrimSuffix(strings.TrimPrefix(*i.cmd.Sender, "<"), ">"), true
+		v.ReversePath, l.Sender = bare(*i.cmd.Sender), true
 	}
 	if len(i.cmd.Recipient) > 0 {
 		v.Recipients = nil
@@ -250,16 +274,17 @@ func (i *importer) address(l *letter) error {
 		return nil
 	}
 	all := len(v.Recipients)
-	v.Recipients = slices.DeleteFunc(v.Recipients, func(r mail.Recipient) bool { return !i.inDomain(r.Address) })
+	v.Recipients = slices.DeleteFunc(v.Recipients, func(r mail.Recipient) bool { return !inDomain(r.Address, i.domain) })
 	if l.passed = len(v.Recipients) < all; len(v.Recipients) == 0 {
 		return errPassed
 	}
 	return nil
 }
 
-func (i *importer) inDomain(address string) bool {
-	domain, err := account.ParseDomain(strings.ToLower(address[strings.LastIndexByte(address, '@')+1:]))
-	return err == nil && domain == i.domain
+// inDomain says whether an address is in domain, lower-case A-labels.
+func inDomain(address, domain string) bool {
+	its, err := account.ParseDomain(strings.ToLower(address[strings.LastIndexByte(address, '@')+1:]))
+	return err == nil && its == domain
 }
 
 // complete makes what is handed in of a letter.

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -101,5 +103,34 @@ func TestImportStoodStill(t *testing.T) {
 	}
 	if n := store.Counts("example.org").Messages; n != letters {
 		t.Errorf("%d messages", n)
+	}
+}
+
+// What is wrong with the command line is told without a server.
+func TestImportJudgesFlagsFirst(t *testing.T) {
+	data := dataDir(t)
+	path := filepath.Join(t.TempDir(), "box")
+	if err := os.WriteFile(path, []byte("From x Thu Nov 20 10:00:00 2025\n\nx\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args   []string
+		status int
+		want   string
+	}{
+		{[]string{"--domain", "-x"}, exitUsage, "-x"},
+		{[]string{"--recipient", "tim"}, exitUsage, "recipient <tim>: Bad recipient address syntax"},
+		{[]string{"--recipient", "tim@example.org", "--sender", "a b"}, exitUsage, "sender <a b>"},
+		{[]string{"--recipient", "tim@example.org", "--domain", "example.com"}, exitUsage, "recipient <tim@example.org>: is not in --domain example.com"},
+		{[]string{"--waive", "quotas"}, exitUsage, "quota"},
+		{[]string{"--recipient", "tim@EXAMPLE.org", "--domain", "example.org", "--sender", "<>"}, exitFailed, "import needs a running server"},
+	} {
+		code, out, errs := command(t, data, append(append([]string{"import"}, c.args...), "mbox:"+path)...)
+		if code != c.status || out != "" || !strings.Contains(errs, c.want) {
+			t.Errorf("%q: status %d\n%s%s\nwant %d, %s", c.args, code, out, errs, c.status, c.want)
+		}
+	}
+	if code, _, errs := command(t, data, "import", "maildir:"+path+".not"); code != exitFailed || !strings.Contains(errs, "no such file") {
+		t.Errorf("no source: status %d, %s", code, errs)
 	}
 }

@@ -107,7 +107,7 @@ func (l *Letter) read() (*arrival, error) {
 			return nil, errors.New("stamps: no stamp in hexadecimal")
 		}
 	}
-	if err := checkPaths(v); err != nil {
+	if err := CheckPaths(v); err != nil {
 		return nil, err
 	}
 	for i := range v.Recipients {
@@ -125,8 +125,8 @@ func unhex(dst []byte, text string) bool {
 	return err == nil
 }
 
-// checkPaths asks of paths and parameters what MAIL and RCPT would.
-func checkPaths(v *mail.Envelope) error {
+// CheckPaths asks of paths and parameters what MAIL and RCPT would.
+func CheckPaths(v *mail.Envelope) error {
 	var params codec.Params
 	from := "FROM:<" + v.ReversePath + ">"
 	if v.EnvID != "" {
