@@ -22,6 +22,7 @@ import (
 type tenancy struct {
 	tenure    *tenure
 	atrnAt    session.Time   // when the last ATRN came
+	asked     []string       // its domains, once there is a lease
 	linger    time.Duration  // how long the session stays once all is collected
 	shield    account.Switch // the account's
 	releasing bool           // the lease goes back once nothing is in flight any more
@@ -103,7 +104,7 @@ func (j *acquireJob) policy() *mail.Refusal {
 	}
 	j.small, j.shield = a.Policy.SmallFirst == account.On, a.Policy.Shield
 	j.linger, j.wait = over(a.Policy.Linger, c.Linger), c.ATRNWait
-	if j.tries == 0 && e.intervals.tooSoon(j.account, now(), over(a.Policy.ATRNInterval, c.ATRNInterval)) {
+	if j.tries == 0 && e.intervals.tooSoon(j.account, j.tenure.domains, now(), over(a.Policy.ATRNInterval, c.ATRNInterval)) {
 		e.cfg.Observer.LimitHit(LimitInterval)
 		return c.refuseTooSoon()
 	}
@@ -117,7 +118,7 @@ func (j *acquireJob) queued() bool {
 }
 
 func (j *acquireJob) noMail() *mail.Refusal {
-	j.eng.intervals.note(j.account, now())
+	j.eng.intervals.note(j.account, j.tenure.domains, now())
 	return &mail.Refusal{Code: 453, Text: "You have no mail"}
 }
 
@@ -183,6 +184,7 @@ func (c *conn) acquired(now session.Time, j *acquireJob) {
 	}
 	d.doubt = j.asked != e.rechecks.Load() // what it rests on may have changed on the way here
 	domains := j.tenure.Domains()
+	d.asked = domains
 	d.mine = make(map[string]struct{}, len(domains))
 	for _, name := range domains {
 		d.mine[name] = struct{}{}
@@ -329,7 +331,7 @@ func (c *conn) release(now session.Time) {
 	d.releasing = true
 	if c.state == StateWait { // nothing came in time
 		c.lp.eng.cfg.Observer.ATRN(453)
-		c.lp.eng.intervals.note(c.account, now)
+		c.lp.eng.intervals.note(c.account, d.asked, now)
 	}
 	c.stopWaiting()
 	c.closeDrain()
@@ -371,6 +373,6 @@ func (c *conn) makeWay() {
 // noteCollected remembers an ATRN that brought everything, for the interval until the next.
 func (c *conn) noteCollected() {
 	if m, ok := c.sess.(*session.Reversed); ok && m.Dry() {
-		c.lp.eng.intervals.note(c.account, c.drain.atrnAt)
+		c.lp.eng.intervals.note(c.account, c.drain.asked, c.drain.atrnAt)
 	}
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -38,7 +39,7 @@ const (
 	takeoverTime = 10 * time.Second
 	// maxTakeovers is how often a session tries to take over where others are faster.
 	maxTakeovers = 3
-	// maxIntervals is how many accounts' last ATRN are remembered, in about 10 MB.
+	// maxIntervals is of how many domains the last ATRN is remembered, in about 10 MB.
 	maxIntervals = 1 << 16
 )
 
@@ -77,29 +78,37 @@ func (c *Collecting) refuseTooSoon() *mail.Refusal {
 	return &mail.Refusal{Code: 453, Text: "You have no mail: too soon after the last ATRN"}
 }
 
-// intervals remembers when accounts last collected all that there was. A session that was cut short does not count, nor
-// does one that was refused: a customer whose line is lost comes back at once, and may.
+// intervals remembers when accounts last collected all that there was in a domain. A session that was cut short does not count, nor
+// does one that was refused: a customer whose line is lost comes back at once, and may. Nor does an ATRN that names other domains: who asks
+// for one after the other would never get the second.
 type intervals struct {
 	mu   sync.Mutex
-	last *lru[string, session.Time]
+	last *lru[collected, session.Time]
 }
 
-func (i *intervals) init() { i.last = newLRU[string, session.Time](maxIntervals) }
+type collected struct{ account, domain string }
 
-// note says that an ATRN of that time has been answered by all there was.
-func (i *intervals) note(account string, at session.Time) {
+func (i *intervals) init() { i.last = newLRU[collected, session.Time](maxIntervals) }
+
+// note says that an ATRN of that time for domains has been answered by all there was.
+func (i *intervals) note(account string, domains []string, at session.Time) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	last := i.last.put(account)
-	*last = max(*last, at)
+	for _, d := range domains {
+		last := i.last.put(collected{account, d})
+		*last = max(*last, at)
+	}
 }
 
-func (i *intervals) tooSoon(account string, now session.Time, interval time.Duration) bool {
+// tooSoon says whether all of domains have been collected within the interval.
+func (i *intervals) tooSoon(account string, domains []string, now session.Time, interval time.Duration) bool {
 	if interval <= 0 {
 		return false
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	last := i.last.get(account)
-	return last != nil && now-*last < session.Time(interval)
+	return !slices.ContainsFunc(domains, func(d string) bool {
+		last := i.last.get(collected{account, d})
+		return last == nil || now-*last >= session.Time(interval)
+	})
 }

@@ -548,6 +548,22 @@ func TestATRNInterval(t *testing.T) {
 	}
 }
 
+// Who asks for one domain after the other gets both: the interval of the first is not the second's.
+func TestATRNIntervalOfEachDomain(t *testing.T) {
+	s := newServer(t, withAccount("a", "a.example", "b.example"), collecting(Collecting{ATRNInterval: time.Hour}))
+	s.hold("b.example", "one\r\n")
+	a := &customer{peer: s.login("a")}
+	a.ask("ATRN a.example", "453")
+	a.collect("ATRN b.example")
+	if len(a.got) != 1 {
+		t.Errorf("got %q", a.got)
+	}
+	eventually(t, "the session is over", s.free)
+	s.hold("b.example", "two\r\n")
+	a = &customer{peer: s.login("a")}
+	a.ask("ATRN a.example,b.example", "453 You have no mail: too soon")
+}
+
 // A policy goes before the server's settings.
 func TestOver(t *testing.T) {
 	for _, c := range [][3]time.Duration{{0, 5, 5}, {-1, 5, 0}, {3, 5, 3}, {0, 0, 0}, {3, 0, 3}} {
