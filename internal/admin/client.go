@@ -47,8 +47,11 @@ func Dial(ctx context.Context, data string) (*Client, error) {
 		return nil, fmt.Errorf("%w (%w)", ErrNoServer, err)
 	}
 	conn.Close()
-	return &Client{http: http.Client{Transport: &http.Transport{DialContext: dial}}}, nil
+	return NewClient(&http.Transport{DialContext: dial}), nil
 }
+
+// NewClient handles the queue of the server that requests reach by way of rt.
+func NewClient(rt http.RoundTripper) *Client { return &Client{http: http.Client{Transport: rt}} }
 
 // Close gives up idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }

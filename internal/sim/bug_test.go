@@ -40,12 +40,16 @@ const (
 	BugReportDoubt        // a report that may have been taken is not recorded so
 	BugReportOnReport     // reports that fail are reported
 	BugImpatient          // the sender of reports forgets that it was refused
+	BugCutCounts          // the interval between ATRN counts from sessions that were cut short, too
+	BugImportAgain        // what is imported has no stamp
+	BugImportSeen         // what was asked about is taken for imported
 )
 
 var bugNames = [...]string{"none", "early ack", "settle drops", "settle neighbour", "foreign lease", "forget doubt",
 	"defer accepted", "swap", "wrong body", "truncate", "failed removed", "two reports", "no report", "held bounced",
 	"unsynced", "overtakes", "goes on", "vacation", "no quota", "learns all", "keeps learned", "sender order", "stop forgets", "stale origin",
-	"tells", "report lost", "report again", "report doubt", "report on report", "impatient"}
+	"tells", "report lost", "report again", "report doubt", "report on report", "impatient",
+	"cut counts", "import again", "import seen"}
 
 func (b Bug) String() string { return bugNames[b] }
 
@@ -56,6 +60,8 @@ func (b Bug) weather(s *Sim) {
 		s.restless, s.hectic = true, true
 	case BugVacation:
 		s.restless = true
+	case BugImportAgain, BugImportSeen:
+		s.moving = true
 	case BugLearnsAll, BugKeepsLearned:
 		s.boxes = 1
 	}
@@ -90,21 +96,44 @@ func (b Bug) settling(a *session.Action) {
 }
 
 // wrap puts the bug between the driver and the store.
-func (b Bug) wrap(h *host, s queue.Store) queue.Store { return &buggy{Store: s, bug: b, h: h} }
+func (b Bug) wrap(h *host, s queue.Store) queue.Store { return &buggy{s, b, h, map[queue.Stamp]bool{}} }
 
 // buggy is a store with a bug.
 type buggy struct {
 	queue.Store
-	bug Bug
-	h   *host
+	bug  Bug
+	h    *host
+	seen map[queue.Stamp]bool // that were asked for
 }
 
 func (s *buggy) Begin(size int64) (queue.Incoming, error) {
 	in, err := s.Store.Begin(size)
-	if err != nil || s.bug != BugEarlyAck {
-		return in, err
+	switch {
+	case err != nil:
+		return nil, err
+	case s.bug == BugEarlyAck:
+		return &hasty{in, s.h}, nil
+	case s.bug == BugImportAgain:
+		return stampless{in}, nil
 	}
-	return &hasty{in, s.h}, nil
+	return in, nil
+}
+
+// stampless is a message without stamps.
+type stampless struct{ queue.Incoming }
+
+func (stampless) Once([]queue.Stamp) {}
+
+func (s *buggy) Stamped(stamps []queue.Stamp) ([]bool, error) {
+	there, err := s.Store.Stamped(stamps)
+	if err != nil || s.bug != BugImportSeen {
+		return there, err
+	}
+	for i := range there {
+		there[i] = there[i] || s.seen[stamps[i]]
+		s.seen[stamps[i]] = true
+	}
+	return there, nil
 }
 
 // hasty acknowledges a message and makes it durable later.

@@ -33,6 +33,8 @@ type conn struct {
 	heard      int64 // octets that the reversed machine consumed
 
 	account  string
+	atrnAt   int64 // when it last asked for its mail
+	hurried  bool  // that was too soon
 	exchange account.Exchange
 	in       incoming
 	commits  []*commit // not in line yet, in their order
@@ -130,6 +132,9 @@ func (c *conn) finish() {
 	if m, ok := c.sess.(*session.Reversed); ok {
 		f := m.Refusals()
 		c.h.refusals[c.account] = &f
+		if m.Dry() || c.h.s.bug == BugCutCounts {
+			c.h.note(c.account, c.drain.visit.domains, c.atrnAt)
+		}
 	}
 	c.answers, c.exchange = nil, nil
 	c.in.discard()

@@ -24,6 +24,7 @@ type customer struct {
 	password string
 	open     int  // calls under way
 	dry      bool // the last call in calm weather was answered 453
+	rests    bool // so it was, perhaps for it came too soon
 	calls    int
 	planned  bool // the next call
 }
@@ -38,6 +39,8 @@ type visit struct {
 	alarmed  bool // the shield has fired
 	small    bool // small messages go first
 	reversed bool // the roles were exchanged
+	quit     bool // it ended in good order
+	judged   map[*entry]bool
 	stopped  bool // its customer may not collect any more
 	domains  []string
 	cursor   map[string]int // into the ledger's queues: what was handed out
@@ -63,7 +66,7 @@ func (s *Sim) newVisit(c *conn, q *request) *visit {
 	k := c.line.client.(*call)
 	s.visits++
 	return &visit{n: s.visits, account: q.account, small: q.small, handed: map[*entry]int{}, manner: &k.manner, era: c.era, shielded: c.h.reversed.ShieldRefusals > 0, cursor: map[string]int{},
-		offered: map[*entry]bool{}, furthest: map[string]int{}, refused: map[string]*recipient{}, doubtful: map[*entry]bool{}}
+		offered: map[*entry]bool{}, furthest: map[string]int{}, refused: map[string]*recipient{}, doubtful: map[*entry]bool{}, judged: map[*entry]bool{}}
 }
 
 // next places the customer's next call after a while.
@@ -154,7 +157,9 @@ func (k *call) lost(bool) {
 	k.c.open--
 	wait := k.w.within(k.c.s.pace)
 	if k.c.s.calm {
-		wait = 2 * time.Minute
+		if wait = 2 * time.Minute; k.c.rests {
+			wait += k.c.s.host.policy.atrn
+		}
 	} else if k.w.chance(3) { // at once, while the server may think that this call is alive
 		wait = k.w.within(5 * time.Second)
 	}
@@ -247,7 +252,7 @@ func (k *call) dialogue() bool {
 // refused takes a refusal of the provider's.
 func (k *call) refused(code int) {
 	if k.stage == stageATRN {
-		k.c.dry = code == 453 && k.c.s.calm && k.manner.calm
+		k.c.answered(k, code)
 		if k.manner.trespasses && code != 450 && code != 451 && !slices.Contains(k.c.account.Domains, k.foreign) { // it may be its own by now
 			k.w.fail(RuleForeign, "ATRN for another's domain was answered %d", code)
 		}
@@ -258,6 +263,16 @@ func (k *call) refused(code int) {
 	}
 	k.send("QUIT\r\n")
 	k.stage = stageQuit
+}
+
+// answered takes a refusal of ATRN. In calm weather one that comes when the interval is over says that nothing is left.
+func (c *customer) answered(k *call, code int) {
+	if s := k.line.server.(*conn); s.hurried && code != c.s.host.policy.code {
+		c.w.fail(RuleProtocol, "an ATRN that came too soon was answered %d", code)
+	}
+	no := code == 453 && c.s.calm && k.manner.calm
+	c.dry = no && (c.rests || c.s.host.policy.atrn == 0)
+	c.rests = no
 }
 
 // respond answers the challenge (RFC 2195).

@@ -25,11 +25,13 @@ type Sim struct {
 	calm      bool     // the weather has cleared: nothing fails any more, and customers are good
 	boxes     int      // mailboxes with a lasting name in each domain; other recipients are of one letter only
 	restless  bool     // accounts change
+	moving    bool     // mail is imported
 	hectic    bool     // and do so all the time
 	orphans   []string // domains of nobody at present
 	over      bool     // nobody collects any more
 	mxs       []*mx
 	customers []*customer
+	mover     *mover // nil: nothing is imported
 }
 
 // Result is what came of a simulation.
@@ -57,7 +59,7 @@ func Run(seed uint64, bug Bug, log io.Writer) Result {
 	s := &Sim{w: w, bug: bug, ledger: newLedger(w)}
 	s.pace = []time.Duration{time.Second, time.Minute, 10 * time.Minute}[w.rng.IntN(3)]
 	s.faulty, s.mortal, s.restless = w.chance(2), w.chance(3), w.chance(2)
-	s.boxes = 1 + w.rng.IntN(3)
+	s.boxes, s.moving = 1+w.rng.IntN(3), w.chance(3)
 	bug.weather(s)
 	if err := s.build(); err != nil {
 		w.fail(RuleStore, "%v", err)
@@ -110,6 +112,10 @@ func (s *Sim) build() error {
 	}
 	for _, c := range s.customers {
 		c.next(w.within(s.pace))
+	}
+	if s.moving {
+		s.mover = s.newMover()
+		s.mover.next()
 	}
 	return nil
 }
@@ -170,8 +176,11 @@ func (s *Sim) clear() {
 	s.host.policy.linger, s.host.policy.wait = 0, 0
 	s.host.keeping.Bounce = true
 	s.host.housekeep()
+	if s.mover != nil {
+		s.mover.finish()
+	}
 	for _, c := range s.customers {
-		c.dry, c.calls = false, 0
+		c.dry, c.rests, c.calls = false, false, 0
 		c.next(0)
 	}
 	for w.step() {

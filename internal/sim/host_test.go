@@ -9,6 +9,7 @@ import (
 
 	"odmr/engine/session"
 	"odmr/internal/account"
+	"odmr/internal/admin"
 	"odmr/internal/bounce"
 	"odmr/internal/mail"
 	"odmr/internal/recipients"
@@ -43,22 +44,26 @@ type host struct {
 	waiting []*onItsWay // in the log, and not known to be durable
 	fatal   chan string // the store's last words
 
-	up       bool
-	stopping bool // in order
-	learned  *recipients.Table
-	era      int // counts the lives of the process
-	conns    []*conn
-	jobs     []*job // given to a worker and not done yet
-	serial   int
-	smtp     session.IngressConfig
-	lmtp     session.IngressConfig
-	provider session.ProviderConfig
-	reversed session.ReversedConfig
-	policy   policy
-	keeping  bounce.Policy
-	reporter *bounce.Reporter
-	sending  *sending
-	smart    *smarthost
+	up        bool
+	stopping  bool // in order
+	learned   *recipients.Table
+	era       int // counts the lives of the process
+	conns     []*conn
+	jobs      []*job // given to a worker and not done yet
+	serial    int
+	smtp      session.IngressConfig
+	lmtp      session.IngressConfig
+	provider  session.ProviderConfig
+	reversed  session.ReversedConfig
+	policy    policy
+	keeping   bounce.Policy
+	reporter  *bounce.Reporter
+	sending   *sending
+	smart     *smarthost
+	intake    *admin.Intake
+	importing *run            // the import at hand
+	collected map[place]int64 // when an ATRN last brought all there was
+
 	torn     bool                         // and was
 	tearing  bool                         // the log is torn while the reporter works
 	refusals map[string]*session.Refusals // by account
@@ -142,6 +147,7 @@ func (h *host) start() {
 	h.newSending()
 	h.reporter = h.newReporter()
 	h.learned = newLearned()
+	h.intake, h.collected = h.newIntake(), map[place]int64{}
 	h.up = true
 	h.check()
 	h.w.trace("server starts, era %d, %d messages", h.era, s.Totals().Messages)

@@ -71,7 +71,7 @@ func (c *conn) route(a *session.Action) {
 		return
 	}
 	r := routeResult(a.Domain, true, nil)
-	r.Refusal = h.overQuota(owner, a.Size)
+	r.Refusal = h.overQuota(owner, a.Size, nil)
 	r.Each = h.learned.Any(a.Domain)
 	c.answer(a.Ticket, r)
 }

@@ -44,6 +44,7 @@ type ledger struct {
 	leased  map[string]*visit
 	sent    map[stretch]int64 // where the last letter in line ends on the line that it came on
 	reports map[uint64]*report
+	atrns   map[string][]*asked // by account
 }
 
 // stretch is what one connection brings for one domain.
@@ -54,7 +55,7 @@ type stretch struct {
 
 func newLedger(w *world) *ledger {
 	return &ledger{w: w, queues: map[string][]*entry{}, leased: map[string]*visit{}, sent: map[stretch]int64{}, boxes: map[string]*mailbox{}, movedAt: map[string]int64{},
-		reports: map[uint64]*report{}}
+		reports: map[uint64]*report{}, atrns: map[string][]*asked{}}
 }
 
 // find returns the recipient of that address in a letter from that sender, or nil. Most addresses are of one letter only;
@@ -87,7 +88,7 @@ func (l *ledger) find(from, address string) *recipient {
 func (l *ledger) committed(envelopes []mail.Envelope, unsure bool) {
 	for i := range envelopes {
 		env := &envelopes[i]
-		e := &entry{domain: env.Domain, unsure: unsure, wire: env.WireSize, arrived: env.Arrived}
+		e := &entry{domain: env.Domain, unsure: unsure, wire: env.WireSize, arrived: env.Arrived, queued: l.w.now}
 		for j := range env.Recipients {
 			r := l.find(env.ReversePath, env.Recipients[j].Address)
 			if r == nil || r.domain != env.Domain {

@@ -24,6 +24,8 @@ type letter struct {
 	ends    int64 // where its content ends on that line; 0: the end was never sent
 	refused bool  // the MX was told that it was not taken
 	entries []*entry
+	moved   bool    // it was held elsewhere, and is imported
+	sent    int64   // when that one arrived there
 	about   *letter // it is the report on that one, to a sender whose mail is held here
 	answer  *letter // the report that may come on this one, if it goes to such a sender
 }
@@ -59,13 +61,14 @@ type entry struct {
 	domain          string
 	wire            int64 // octets as stored
 	arrived         int64
-	place           int  // in the queue of the domain, from 1
-	unsure          bool // its commit was torn by a crash: it may be there or not
-	absent          bool // it was not there
-	skipped         bool // a later one was handed out before it
-	settling        bool // an outcome is in the log, and not known to be durable
-	back            bool // an operator released it, so that it is behind its place
-	left, maybeLeft bool // the reporter ended it, perhaps
+	queued          int64 // when it came into line
+	place           int   // in the queue of the domain, from 1
+	unsure          bool  // its commit was torn by a crash: it may be there or not
+	absent          bool  // it was not there
+	skipped         bool  // a later one was handed out before it
+	settling        bool  // an outcome is in the log, and not known to be durable
+	back            bool  // an operator released it, so that it is behind its place
+	left, maybeLeft bool  // the reporter ended it, perhaps
 }
 
 // hand is a message in a customer's hands: it arrived whole, for this recipient.
@@ -78,7 +81,9 @@ type hand struct {
 }
 
 // ended says whether all of it has reached the server.
-func (l *letter) ended() bool { return l.about != nil || l.ends > 0 && l.line.up.passed >= l.ends }
+func (l *letter) ended() bool {
+	return l.about != nil || l.moved || l.ends > 0 && l.line.up.passed >= l.ends
+}
 
 func (l *letter) String() string    { return fmt.Sprintf("L%d", l.n) }
 func (r *recipient) String() string { return fmt.Sprintf("%v.r%d", r.letter, r.i) }

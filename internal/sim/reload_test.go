@@ -8,6 +8,7 @@ import (
 	"odmr/internal/account"
 	"odmr/internal/bounce"
 	"odmr/internal/mail"
+	"odmr/queue"
 )
 
 // directory is the accounts file, which an operator changes while sessions run.
@@ -44,6 +45,9 @@ func (w *world) newAccountPolicy() account.Policy {
 	}
 	if w.chance(6) {
 		p.Linger = []time.Duration{account.Off, time.Minute}[w.rng.IntN(2)]
+	}
+	if w.chance(6) {
+		p.ATRNInterval = []time.Duration{account.Off, 5 * time.Minute}[w.rng.IntN(2)]
 	}
 	if w.chance(5) {
 		p.Bounce = []account.Switch{account.On, account.SwitchedOff}[w.rng.IntN(2)]
@@ -189,19 +193,26 @@ func (h *host) promised(domain string) bounce.Policy {
 	return p
 }
 
-// overQuota refuses a message for which there is no room in what may be held for a, as package engine does.
-func (h *host) overQuota(a *account.Account, size int64) *mail.Refusal {
-	var messages, bytes int64
+// overQuota refuses a message for which there is no room in what may be held for a, as package engine does. ahead is what imports
+// have on their way, which may be there already and be counted twice: then the ledger does not look at it.
+func (h *host) overQuota(a *account.Account, size int64, ahead func(domain string) (queue.Counts, bool)) *mail.Refusal {
+	var messages, bytes, coming int64
 	for _, d := range a.Domains {
 		n := h.store.Counts(d)
 		messages, bytes = messages+n.Messages+n.Failed+n.Held, bytes+n.Bytes+n.Kept
+		if ahead != nil {
+			c, _ := ahead(d)
+			messages, bytes, coming = messages+c.Messages, bytes+c.Bytes, coming+c.Messages
+		}
 	}
 	q := &a.Policy
 	over := q.QuotaMessages > 0 && messages >= q.QuotaMessages || q.QuotaBytes > 0 && bytes+max(size, 1) > q.QuotaBytes
 	if h.s.bug == BugNoQuota {
 		over = false
 	}
-	h.ledger.quota(a, size, over)
+	if coming == 0 {
+		h.ledger.quota(a, size, over)
+	}
 	if !over {
 		return nil
 	}

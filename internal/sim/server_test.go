@@ -133,6 +133,7 @@ func (s *server) command(k *call, line string) {
 	case "NOOP":
 		s.say(k, 250, "2.0.0 ok")
 	case "QUIT":
+		s.visit.quit = true
 		s.say(k, 221, "2.0.0 bye")
 		k.flush()
 		k.lost(false)

@@ -49,6 +49,9 @@ var sights = []string{
 	"a smarthost: fickle", "a smarthost: down", "a smarthost: wrong login", "a smarthost: no relay", "a smarthost: policy", "a smarthost: grey", "a smarthost: no mail ever",
 	"a report deferred", "a report in doubt", "a report refused for good", "a report that expired", "a report that the smarthost cannot take",
 	"a crash while a report goes out", "a torn settlement of a report", "a stop while a report goes out", "mail that failed without a report",
+	"an ATRN that came too soon", "mail that waits for the end of an interval", "an ATRN within the interval of one that did not bring all",
+	"an import whose client was killed", "an import whose answers were lost", "a torn import", "reads failing during an import",
+	"a letter brought in", "a letter that was here already", "a letter that was left",
 	"the shield", "held mail released", "held mail bounced", "expired mail", "a report: failed", "a report while others wait", "a report: delayed", "a report: relayed", "a report to a customer",
 }
 
@@ -113,7 +116,7 @@ func TestSimNotices(t *testing.T) {
 		bug   Bug
 		rules []Rule
 	}{
-		{BugEarlyAck, []Rule{RuleLost}},
+		{BugEarlyAck, []Rule{RuleLost, RuleQuota}},
 		{BugSettleDrops, []Rule{RuleDuplicate, RuleStore}},
 		{BugSettleNeighbor, []Rule{RuleDuplicate, RuleStore, RuleLost}},
 		{BugForeignLease, []Rule{RuleForeign}},
@@ -142,6 +145,9 @@ func TestSimNotices(t *testing.T) {
 		{BugReportDoubt, []Rule{RuleDoubt}},
 		{BugReportOnReport, []Rule{RuleReport}},
 		{BugImpatient, []Rule{RuleRetry}},
+		{BugCutCounts, []Rule{RuleInterval}},
+		{BugImportAgain, []Rule{RuleOnce}},
+		{BugImportSeen, []Rule{RuleOnce}},
 	} {
 		t.Run(c.bug.String(), func(t *testing.T) {
 			t.Parallel()

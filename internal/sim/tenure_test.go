@@ -22,6 +22,8 @@ type policy struct {
 	interval time.Duration // a session that took over keeps its place for so long
 	linger   time.Duration
 	wait     time.Duration
+	atrn     time.Duration // least time between two ATRN that bring all there is
+	code     int           // what those that come too soon are answered
 }
 
 func (w *world) newPolicy() policy {
@@ -30,6 +32,8 @@ func (w *world) newPolicy() policy {
 		interval: []time.Duration{0, 10 * time.Second, 5 * time.Minute}[w.rng.IntN(3)],
 		linger:   []time.Duration{0, 0, 30 * time.Second, time.Hour}[w.rng.IntN(4)],
 		wait:     []time.Duration{0, 0, 20 * time.Second}[w.rng.IntN(3)],
+		atrn:     []time.Duration{0, time.Minute, 10 * time.Minute}[w.rng.IntN(3)],
+		code:     []int{453, 450}[w.rng.IntN(2)],
 	}
 }
 
@@ -50,6 +54,7 @@ type request struct {
 	account *account.Account // as it was when the request was looked at
 	small   bool
 	linger  time.Duration
+	asked   *asked // as the ledger remembers it
 }
 
 func (c *conn) acquire(a *session.Action) {
@@ -62,6 +67,7 @@ func (c *conn) acquire(a *session.Action) {
 		c.w.fail(RuleProtocol, "%v: a lease is asked for twice, or by nobody", c)
 		return
 	}
+	c.atrnAt = c.w.now
 	c.claim(q)
 }
 
@@ -79,6 +85,10 @@ func (c *conn) claim(q *request) {
 	}
 	if r := c.onHold(); r != nil {
 		c.w.meet("ATRN of a customer on vacation")
+		c.refuse(q, r)
+		return
+	}
+	if r := c.tooSoon(q); r != nil {
 		c.refuse(q, r)
 		return
 	}
@@ -101,7 +111,7 @@ func (c *conn) claim(q *request) {
 	}
 	patient := !h.s.calm && (q.linger > 0 || h.policy.wait > 0)
 	if !patient && !slices.ContainsFunc(q.domains, func(d string) bool { return h.store.Counts(d).Messages > 0 }) {
-		c.refuse(q, &mail.Refusal{Code: 453, Text: "You have no mail"})
+		c.refuse(q, c.noMail(q))
 		return
 	}
 	for _, o := range inTheWay {
@@ -125,7 +135,7 @@ func (c *conn) claim(q *request) {
 		}
 		if q.waiting = q.lease.Waiting().Messages; q.waiting == 0 && !patient {
 			q.lease.Release()
-			q.lease, q.refusal = nil, &mail.Refusal{Code: 453, Text: "You have no mail"}
+			q.lease, q.refusal = nil, c.noMail(q)
 		}
 	}
 	c.submit(&job{what: "ATRN", run: run, discard: func() {
@@ -133,6 +143,13 @@ func (c *conn) claim(q *request) {
 			q.lease.Release()
 		}
 	}}, func() { c.acquired(q) })
+}
+
+// noMail is the answer where nothing waits.
+func (c *conn) noMail(q *request) *mail.Refusal {
+	c.h.note(c.account, q.domains, c.w.now)
+	q.asked.dry = true
+	return &mail.Refusal{Code: 453, Text: "You have no mail"}
 }
 
 func (c *conn) refuse(q *request, r *mail.Refusal) {
@@ -188,7 +205,7 @@ func (c *conn) acquired(q *request) {
 		d.took = c.w.now
 	}
 	v := c.h.s.newVisit(c, q)
-	d.visit = v
+	d.visit, q.asked.visit = v, v
 	c.h.ledger.leasedBy(v, q.lease.Domains())
 	c.w.trace("%v has the lease of %v, waiting %d", v, q.lease.Domains(), q.waiting)
 	r := session.Result{Domains: q.lease.Domains(), Waiting: q.waiting}
@@ -259,6 +276,10 @@ func (c *conn) release() {
 		return
 	}
 	c.drain.releasing = true
+	if !c.reversed { // nothing came in time
+		c.h.note(c.account, c.drain.visit.domains, c.w.now)
+		c.h.ledger.waited(c.account, c.drain.visit.domains)
+	}
 	c.closeDrain()
 	c.leaseStep()
 }
@@ -338,7 +359,7 @@ func (l *ledger) decided(env *mail.Envelope, state mail.RecipientState) {
 			}
 			r.state = state
 			e := r.letter.entry(r.domain)
-			e.back, e.unsure = true, false
+			e.back, e.unsure, e.queued = true, false, l.w.now
 		}
 	}
 }
