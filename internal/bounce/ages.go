@@ -12,7 +12,8 @@ import (
 // Mail does not always stand in line by its age. What was imported has the age that it had where it came from, a clock may
 // have been set, and what an operator has released stands in its old place: so behind an entry that may stay another may be over
 // time. All of a domain's entries are looked at, therefore, but hardly ever the same ones twice: of each stretch of the line
-// it is remembered how old its oldest entry is, and it is walked again when the time of that one is over.
+// it is remembered how old its oldest entry is, and it is walked again when the time of that one is over. Delay notices go the same
+// way, by the oldest entry of which no sender was told yet.
 
 const (
 	// stretchMost bounds the entries of a stretch, and so what one step looks at: some milliseconds, and some 60 octets of
@@ -32,6 +33,9 @@ type clock struct {
 	retention time.Duration
 }
 
+// never is when an entry arrived whose time does not come.
+const never = math.MaxInt64
+
 func (c *clock) expires(arrived int64) time.Time {
 	t := time.Unix(0, arrived)
 	if t.Before(c.held) {
@@ -44,7 +48,7 @@ func (c *clock) expires(arrived int64) time.Time {
 type stretch struct {
 	to      uint64    // place, included
 	entries int       // that stayed when it was walked
-	oldest  int64     // when the oldest of these arrived
+	oldest  int64     // when the oldest of these arrived that are concerned
 	walked  time.Time // when
 	stuck   bool      // one is among them whose time is over, and which could not leave then
 }
@@ -100,12 +104,12 @@ func (a *ages) begin(c *clock, there int64, most int) {
 	for i := range a.line {
 		s := &a.line[i]
 		if !c.now.Before(s.due(c)) {
-			a.way = &way{at: i, next: from, to: s.to, new: stretch{oldest: math.MaxInt64}, most: most}
+			a.way = &way{at: i, next: from, to: s.to, new: stretch{oldest: never}, most: most}
 			return
 		}
 		from = s.to + 1
 	}
-	a.way = &way{at: len(a.line), next: a.end + 1, to: math.MaxUint64, new: stretch{oldest: math.MaxInt64}, most: most}
+	a.way = &way{at: len(a.line), next: a.end + 1, to: math.MaxUint64, new: stretch{oldest: never}, most: most}
 	if last := len(a.line) - 1; last >= 0 && a.line[last].entries < most && !a.line[last].stuck {
 		a.way.at, a.way.new = last, a.line[last]
 	}
@@ -163,17 +167,28 @@ type looked struct {
 	over    bool // its time
 }
 
-// line is a domain's entries at one stage.
+// line is a domain's entries at one stage, and what is to become of those whose time is over.
 type line struct {
-	domain string
-	stage  queue.Stage
-	there  int64 // how many there are
-	ages   *ages
+	domain   string
+	stage    queue.Stage
+	there    int64 // how many there are
+	ages     *ages
+	concerns func(*mail.Envelope) bool // whether an entry's time comes at all; nil: it does
+	decide   func(*queue.Reviewed) queue.Decision
+	stays    bool // what was decided about stays, and is not concerned any more
 }
 
-// overdue ends a batch of entries whose time is over, and says whether there may be more to do at once. One step looks at no
+// arrived is when an entry's time began.
+func (l *line) arrived(v *mail.Envelope) int64 {
+	if l.concerns != nil && !l.concerns(v) {
+		return never
+	}
+	return v.Arrived
+}
+
+// overdue deals with a batch of entries whose time is over, and says whether there may be more to do at once. One step looks at no
 // more than stretchMost entries and a batch.
-func (r *Reporter) overdue(l line, p Policy, c *clock) (more bool, err error) {
+func (r *Reporter) overdue(l line, c *clock) (more bool, err error) {
 	a := l.ages
 	a.begin(c, l.there, r.stretch)
 	w := a.way
@@ -189,8 +204,9 @@ func (r *Reporter) overdue(l line, p Policy, c *clock) (more bool, err error) {
 		if k.Seq > w.to {
 			return false
 		}
-		over := !c.now.Before(c.expires(env.Arrived))
-		all = append(all, looked{k.Seq, env.Arrived, over})
+		arrived := l.arrived(env)
+		over := !c.now.Before(c.expires(arrived))
+		all = append(all, looked{k.Seq, arrived, over})
 		if over {
 			seqs = append(seqs, k.Seq)
 		}
@@ -202,7 +218,7 @@ func (r *Reporter) overdue(l line, p Policy, c *clock) (more bool, err error) {
 	}
 	gone, rest := 0, uint64(0)
 	if len(seqs) > 0 {
-		gone, rest, err = r.review(l.domain, l.stage, seqs, func(e *queue.Reviewed) queue.Decision { return r.giveUp(e, p, c.now) })
+		gone, rest, err = r.review(l.domain, l.stage, seqs, l.decide)
 		if err != nil {
 			return false, err
 		}
@@ -217,7 +233,9 @@ func (r *Reporter) overdue(l line, p Policy, c *clock) (more bool, err error) {
 		case !e.over:
 			w.stay(e.arrived)
 		case gone > 0: // whichever they were
-			gone--
+			if gone--; l.stays {
+				w.stay(never)
+			}
 		default:
 			w.stay(e.arrived)
 			w.new.stuck = true

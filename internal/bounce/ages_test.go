@@ -51,6 +51,48 @@ func TestExpiryBehindWhatStays(t *testing.T) {
 	}
 }
 
+// Senders of what waits for too long are told though what stands before it came later; each once, and what was told is not
+// looked at again.
+func TestDelayNoticeBehindWhatIsNotDue(t *testing.T) {
+	for _, stretch := range []int{stretchMost, batch + 2} {
+		w := newWorld(t)
+		w.stretch = stretch
+		w.restart()
+		w.policy["one.example"] = Policy{Retention: 48 * time.Hour, DelayNotice: 4 * time.Hour, Bounce: true}
+		put := func(age time.Duration, n int) {
+			for range n {
+				w.putAged(age, "one.example", "ann@elsewhere.example", "a")
+			}
+		}
+		told := func(want int) {
+			t.Helper()
+			w.work()
+			if got := w.counted["delayed"]; got != want {
+				t.Fatalf("stretches of %d: %d senders told, want %d", stretch, got, want)
+			}
+		}
+		put(0, 1)
+		put(5*time.Hour, 2*batch+1)
+		put(0, 1)
+		put(4*time.Hour-10*time.Minute, 1)
+		told(2*batch + 1)
+		w.clock.Add(15 * time.Minute)
+		told(2*batch + 2)
+		w.looked = 0
+		for range 60 { // less than known, with what has passed
+			w.clock.Add(sweep)
+			w.work()
+		}
+		if most := 2 * int(30*time.Minute/again) * (batch + 4); w.looked > most { // a stretch of no more than a batch is
+			t.Errorf("stretches of %d: %d entries were looked at again, where nothing was due", stretch, w.looked)
+		}
+		w.clock.Add(4 * time.Hour)
+		told(2*batch + 4)
+		w.restart()
+		told(2*batch + 4)
+	}
+}
+
 // Very many that may stay, and as many among and behind them whose time is over: each is looked at about once, and none
 // again while there is nothing to be done; one that comes later costs no more than a part of the line. ODMR_EXPIRED=1000000
 // for the size that was asked for.

@@ -88,8 +88,6 @@ const (
 	// workMost is how long it works at a stretch on domains in which there is nothing to be done: where 1,000 of them had 100
 	// messages each, finding that out took 60 to 85 ms, and there may be ten times as many.
 	workMost = 10 * time.Millisecond
-	// walkMost bounds how many entries are looked at in one go for those whose sender is to be told of a delay.
-	walkMost = 4096
 )
 
 // watch is what the Reporter knows of a domain.
@@ -100,7 +98,7 @@ type watch struct {
 	ages    ages      // of what waits
 	failed  ages      // of what has failed and is kept without a report (Policy.Bounce)
 
-	noticed uint64    // who sent entries up to this place knows of the delay, or is not to be told
+	notices ages      // of what waits and whose sender is yet to be told so
 	held    time.Time // when the domain was last seen on hold: the clock stood still until then; see Holds
 	seen    bool      // in the pass at hand
 }
@@ -342,7 +340,8 @@ func (r *Reporter) settled(d seenDomain, stage queue.Stage, rd *round) bool {
 func (r *Reporter) discard(d seenDomain, p Policy, rd *round) (more bool) {
 	now := r.cfg.Now()
 	c := clock{now: now, retention: p.Retention}
-	more, err := r.overdue(line{d.name, queue.Settled, d.counts.Failed, &d.failed}, p, &c)
+	more, err := r.overdue(line{domain: d.name, stage: queue.Settled, there: d.counts.Failed, ages: &d.failed,
+		decide: func(e *queue.Reviewed) queue.Decision { return r.giveUp(e, p, now) }}, &c)
 	switch {
 	case err != nil:
 		r.complain(err, d.name)
@@ -369,9 +368,10 @@ func (r *Reporter) waiting(d seenDomain) bool {
 		return false
 	}
 	c := clock{now, w.held, p.Retention}
-	did, err := r.overdue(line{d.name, queue.Waiting, d.counts.Messages, &w.ages}, p, &c)
+	did, err := r.overdue(line{domain: d.name, stage: queue.Waiting, there: d.counts.Messages, ages: &w.ages,
+		decide: func(e *queue.Reviewed) queue.Decision { return r.giveUp(e, p, now) }}, &c)
 	if err == nil && !did && p.DelayNotice > 0 {
-		did, err = r.notify(d.name, w, p, now)
+		did, err = r.notify(d, p, now)
 	}
 	if errors.Is(err, queue.ErrBusy) {
 		w.waiting = now.Add(sweep)
@@ -389,43 +389,21 @@ func (r *Reporter) waiting(d seenDomain) bool {
 }
 
 // notify tells the senders of a batch of entries that these still wait.
-func (r *Reporter) notify(domain string, w *watch, p Policy, now time.Time) (did bool, err error) {
-	var seqs []uint64
-	walked, upTo := 0, w.noticed
-	err = r.cfg.Store.Walk(domain, queue.Waiting, w.noticed+1, func(k queue.Key, env *mail.Envelope) bool {
-		if due := w.since(env).Add(p.DelayNotice); now.Before(due) {
-			w.waiting = earlier(w.waiting, due)
-			return false
-		}
-		walked++
-		upTo = k.Seq
-		if !env.DelayNotified && len(delayed(env)) > 0 {
-			seqs = append(seqs, k.Seq)
-		}
-		return len(seqs) < batch && walked < walkMost
-	})
-	told, later := 0, uint64(0) // later: the first whose sender cannot be told now
-	if err == nil && len(seqs) > 0 {
-		told, _, err = r.review(domain, queue.Waiting, seqs, func(e *queue.Reviewed) queue.Decision {
-			d := r.announce(e, w, p, now)
-			if d.Verdict == queue.Keep && later == 0 {
-				later = e.Key.Seq
-			}
-			return d
-		})
-	}
+func (r *Reporter) notify(d seenDomain, p Policy, now time.Time) (did bool, err error) {
+	w := d.watch
+	c := clock{now, w.held, p.DelayNotice}
+	did, err = r.overdue(line{
+		domain: d.name, stage: queue.Waiting, there: d.counts.Messages, ages: &w.notices, stays: true,
+		concerns: func(v *mail.Envelope) bool { return !v.DelayNotified && len(delayed(v)) > 0 },
+		decide:   func(e *queue.Reviewed) queue.Decision { return r.announce(e, w, p, now) },
+	}, &c)
 	if errors.Is(err, queue.ErrFull) { // there is no room for what is not strictly needed: later
 		return false, nil
 	}
-	if err != nil {
-		return false, err
+	if err == nil {
+		w.waiting = w.notices.due(&c, w.waiting)
 	}
-	if later > 0 {
-		w.noticed = later - 1
-		return told > 0, nil
-	}
-	w.noticed = upTo
-	return walked > 0, nil
+	return did, err
 }
 
 // since is when the clock began for an entry.
