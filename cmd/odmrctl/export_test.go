@@ -132,7 +132,7 @@ func TestWaiting(t *testing.T) {
 
 func TestEntryNameIsShortEnough(t *testing.T) {
 	v := mail.Envelope{ID: 1, Domain: strings.Repeat("a.", 120) + "example"}
-	if n := len(entryName(&v)); n > 200 {
+	if n := len(imports.EntryName(&v)); n > 200 {
 		t.Errorf("%d octets", n)
 	}
 }

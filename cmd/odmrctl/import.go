@@ -310,6 +310,9 @@ func (i *importer) complete(l *letter) {
 		for _, r := range rcpts {
 			stamp := l.Stamp(l.digest.Sum, r.Address)
 			p.letter.Stamps = append(p.letter.Stamps, hex.EncodeToString(stamp[:]))
+			if stamp, ok := l.AliasStamp(l.digest.Sum, r.Address); ok {
+				p.letter.Also = append(p.letter.Also, hex.EncodeToString(stamp[:]))
+			}
 		}
 		l.parts = append(l.parts, p)
 	}

@@ -62,20 +62,7 @@ func TestImportStoodStill(t *testing.T) {
 		t.Fatal(err)
 	}
 	intake := &admin.Intake{Store: store, Gate: all{}, Stall: 200 * time.Millisecond}
-	server, err := admin.ServeControl(dir, store, intake)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client, err := admin.Dial(t.Context(), dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		client.Close()
-		if err := errors.Join(server.Shutdown(context.Background()), store.Close()); err != nil {
-			t.Error(err)
-		}
-	}()
+	client := taking(t, dir, store, intake)
 	const letters = 5
 	source := &someLetters{n: letters, still: 3, opened: map[int]int{}}
 	run := func() (string, error) {
@@ -103,6 +90,75 @@ func TestImportStoodStill(t *testing.T) {
 	}
 	if n := store.Counts("example.org").Messages; n != letters {
 		t.Errorf("%d messages", n)
+	}
+}
+
+// taking serves store and intake until the test ends.
+func taking(t *testing.T, dir string, store *pebblestore.Store, intake *admin.Intake) *admin.Client {
+	t.Helper()
+	server, err := admin.ServeControl(dir, store, intake)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := admin.Dial(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		client.Close()
+		if err := errors.Join(server.Shutdown(context.Background()), store.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return client
+}
+
+// What was exported twice, into a Maildir and into a file, comes in once: from whichever first, and though a reader has named
+// the files anew.
+func TestImportOfTwoExports(t *testing.T) {
+	data, dir := dataDir(t), t.TempDir()
+	store := open(t, data)
+	const messages = 4
+	for i, body := range []string{"Subject: x\r\n\r\nFrom here\r\n", "Subject: same\r\n\r\n\r\n\r\n", "Subject: same\r\n\r\n\r\n\r\n", "\r\n"} {
+		put(t, store, body, "example.org")
+		if i == 0 {
+			failOne(t, store, "example.org")
+		}
+	}
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	maildir, mbox := "maildir:"+filepath.Join(dir, "out"), "mbox:"+filepath.Join(dir, "box")
+	for _, target := range []string{maildir, mbox} {
+		if code, _, errs := command(t, data, "export", target); code != exitOK {
+			t.Fatal(errs)
+		}
+	}
+	for _, sources := range [][]string{{maildir, mbox, maildir}, {mbox, maildir, mbox}} {
+		to := dataDir(t)
+		store := open(t, to)
+		taking(t, to, store, &admin.Intake{Store: store, Gate: all{}})
+		for i, source := range sources {
+			want := fmt.Sprintf("%d messages taken (for 7 recipients), 0 here already, 0 left\n", messages)
+			if i > 0 {
+				want = fmt.Sprintf("0 messages taken (for 0 recipients), %d here already, 0 left\n", messages)
+			}
+			if code, out, errs := command(t, to, "import", source); code != exitOK || out != want {
+				t.Errorf("%q: %s: status %d\n%s%s, want %s", sources, source, code, out, errs, want)
+			}
+		}
+		files, err := filepath.Glob(filepath.Join(dir, "out", "new", "*"))
+		if err != nil || len(files) != messages {
+			t.Fatal(files, err)
+		}
+		for _, f := range files {
+			if err := os.Rename(f, f+",S=9"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, out, errs := command(t, to, "import", maildir); out != fmt.Sprintf("0 messages taken (for 0 recipients), %d here already, 0 left\n", messages) {
+			t.Errorf("renamed: %s%s", out, errs)
+		}
 	}
 }
 

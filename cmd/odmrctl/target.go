@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"odmr/internal/admin"
 	"odmr/internal/client"
@@ -46,20 +44,10 @@ func openMaildirTarget(dir string) (*maildirTarget, error) {
 	return m, nil
 }
 
-// entryName is the name of an entry's file, in the form that Maildir asks for. A domain may be longer than a file's name.
-func entryName(v *mail.Envelope) string {
-	domain := v.Domain
-	if len(domain) > 150 {
-		domain = fmt.Sprintf("%x", sha256.Sum256([]byte(domain)))
-	}
-	at := time.Unix(0, v.Arrived)
-	return fmt.Sprintf("%d.M%dQ%s.%s", at.Unix(), at.Nanosecond()/1000, v.ID, domain)
-}
-
-func (m *maildirTarget) has(v *mail.Envelope) bool { return m.there[entryName(v)] }
+func (m *maildirTarget) has(v *mail.Envelope) bool { return m.there[imports.EntryName(v)] }
 
 func (m *maildirTarget) write(v *mail.Envelope, body queue.Body) error {
-	sink, err := m.maildir.Deliver(entryName(v), v)
+	sink, err := m.maildir.Deliver(imports.EntryName(v), v)
 	if err != nil {
 		return err
 	}
@@ -74,7 +62,7 @@ func (m *maildirTarget) write(v *mail.Envelope, body queue.Body) error {
 	if err := sink.Commit(); err != nil {
 		return err
 	}
-	m.there[entryName(v)] = true
+	m.there[imports.EntryName(v)] = true
 	return nil
 }
 

@@ -200,9 +200,10 @@ func readLetter(text []byte) (*arrival, error) {
 type plan struct {
 	answer    Answer
 	envelopes []mail.Envelope // of the recipients that are to be taken, by domain
-	stamps    []queue.Stamp   // theirs
-	behind    []string        // domains into which mail was coming that some recipient is refused for, by a quota
-	coming    []arriving      // what it was counted for, see Intake.admit
+	stamps    []queue.Stamp   // theirs: each has as many
+	each      int
+	behind    []string   // domains into which mail was coming that some recipient is refused for, by a quota
+	coming    []arriving // what it was counted for, see Intake.admit
 }
 
 // ahead is Asked.Ahead for a recipient of the letter: what is coming, and its own for other recipients. It notes in met for which domains
@@ -230,10 +231,14 @@ func (t *Intake) plan(in *arrival, coming map[string]queue.Counts) (*plan, error
 	if err != nil {
 		return nil, err
 	}
-	p := &plan{answer: Answer{Recipients: make([]Verdict, len(there))}}
+	also, err := t.Store.Stamped(in.also)
+	if err != nil {
+		return nil, err
+	}
+	p := &plan{answer: Answer{Recipients: make([]Verdict, len(there))}, each: 1 + min(len(also), 1)}
 	for i := range there {
 		v := &p.answer.Recipients[i]
-		if there[i] || slices.Contains(in.stamps[:i], in.stamps[i]) { // a recipient may be named twice
+		if there[i] || len(also) > 0 && also[i] || slices.Contains(in.stamps[:i], in.stamps[i]) { // a recipient may be named twice
 			v.Verdict = Here
 			continue
 		}
@@ -251,6 +256,9 @@ func (t *Intake) plan(in *arrival, coming map[string]queue.Counts) (*plan, error
 		v.Verdict = Taken
 		p.add(&in.env, domain, rcpt)
 		p.stamps = append(p.stamps, in.stamps[i])
+		if len(also) > 0 {
+			p.stamps = append(p.stamps, in.also[i])
+		}
 	}
 	return p, nil
 }
@@ -468,16 +476,15 @@ func (i *importing) again(p *plan) error {
 	if err != nil {
 		return err
 	}
-	n := 0
 	for r := range p.answer.Recipients {
 		v := &p.answer.Recipients[r]
 		if v.Verdict != Taken {
 			continue
 		}
-		if v.Verdict = Here; !there[n] {
+		if v.Verdict = Here; !slices.Contains(there[:p.each], true) {
 			v.Verdict, v.Reason = Refused, "451 4.3.0 Another import brought in a part of this message at the same moment; run it again"
 		}
-		n++
+		there = there[p.each:]
 	}
 	return nil
 }

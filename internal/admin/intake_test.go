@@ -180,6 +180,57 @@ func TestIntake(t *testing.T) {
 	}
 }
 
+// A letter with two names is here by either of them, also where two imports bring it by different ones at the same moment.
+func TestIntakeTwoNames(t *testing.T) {
+	store, client, _ := taking(t)
+	const content = "x\r\n"
+	named := func(names ...string) Letter {
+		l := letterFor(content, "a@one.example", "b@two.example")
+		all := [][]string{nil, nil}
+		for i, n := range names {
+			for _, r := range l.Recipients {
+				stamp := sha256.Sum256([]byte(n + r.Address))
+				all[i] = append(all[i], hex.EncodeToString(stamp[:]))
+			}
+		}
+		l.Stamps, l.Also = all[0], all[1]
+		return *l
+	}
+	bring := func(l ...Letter) []string {
+		t.Helper()
+		answers := make([]string, len(l))
+		i := client.Import(t.Context(), func(a *Answer) { answers[a.N] = verdicts(a) })
+		for n := range l {
+			if err := i.Send(&l[n], strings.NewReader(content)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := i.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return answers
+	}
+	for _, c := range []struct {
+		letters []Letter
+		want    string
+	}{
+		{[]Letter{named("mbox 1", "common 1")}, "taken, taken"},
+		{[]Letter{named("maildir 1", "common 1")}, "here, here"},
+		{[]Letter{named("common 1")}, "here, here"},
+		{[]Letter{named("mbox 1")}, "here, here"},
+		{[]Letter{named("mbox 2")}, "taken, taken"}, // by an older version
+		{[]Letter{named("mbox 2", "common 2")}, "here, here"},
+		{[]Letter{named("mbox 3", "common 3"), named("maildir 3", "common 3"), named("common 3")}, "taken, taken; here, here; here, here"},
+	} {
+		if got := strings.Join(bring(c.letters...), "; "); got != c.want {
+			t.Errorf("%v: %s, want %s", c.letters, got, c.want)
+		}
+	}
+	if n := store.Totals().Messages; n != 6 {
+		t.Errorf("%d messages, want 6", n)
+	}
+}
+
 // Many letters on one import are answered each by its number; one that is given up has no answer and disturbs no other; two imports of
 // the same at once bring each once.
 func TestIntakeMany(t *testing.T) {
@@ -384,6 +435,8 @@ func TestIntakeRefusesNonsense(t *testing.T) {
 		"no recipients":  letterFor("x\r\n"),
 		"no stamps":      bad(func(l *Letter) { l.Stamps = nil }),
 		"bad stamp":      bad(func(l *Letter) { l.Stamps[0] = "xyz" }),
+		"one name less":  bad(func(l *Letter) { l.Also = make([]string, 2) }),
+		"bad other name": bad(func(l *Letter) { l.Also = []string{"xyz"} }),
 		"bad content":    bad(func(l *Letter) { l.Content = "00" }),
 		"negative size":  bad(func(l *Letter) { l.Size = -1 }),
 		"injected":       bad(func(l *Letter) { l.Sender = "a@x.example> RET=FULL ENVID=<" }),

@@ -18,6 +18,8 @@ type Letter struct {
 	Message
 	// Stamps is a queue.Stamp for each recipient, in hexadecimal: what names this message to this recipient.
 	Stamps []string `json:"stamps"`
+	// Also is a second stamp for each recipient, by another name of the message, or empty: who has either has it.
+	Also []string `json:"also,omitempty"`
 	// Content is the SHA-256 of the content, in hexadecimal.
 	Content string `json:"content"`
 	// Waive names limits that are put aside: quota, size, recipients.
@@ -77,6 +79,7 @@ func (l *Letter) Check() error {
 type arrival struct {
 	env     mail.Envelope // with all recipients; Domain is empty
 	stamps  []queue.Stamp
+	also    []queue.Stamp // nil, or as many
 	content [32]byte
 	waive   []string
 }
@@ -96,14 +99,17 @@ func (l *Letter) read() (*arrival, error) {
 		return nil, fmt.Errorf("%d recipients: there may be 1 to %d", n, mail.MaxRecipients)
 	case len(l.Stamps) != n:
 		return nil, errors.New("there must be a stamp for each recipient")
+	case len(l.Also) != n && len(l.Also) != 0:
+		return nil, errors.New("there must be another stamp for each recipient, or for none")
 	case v.Size < 0:
 		return nil, errors.New("size: is negative")
 	}
 	if !unhex(a.content[:], l.Content) {
 		return nil, errors.New("content: is no SHA-256 in hexadecimal")
 	}
+	a.also = make([]queue.Stamp, len(l.Also))
 	for i := range l.Stamps {
-		if !unhex(a.stamps[i][:], l.Stamps[i]) {
+		if !unhex(a.stamps[i][:], l.Stamps[i]) || len(a.also) > 0 && !unhex(a.also[i][:], l.Also[i]) {
 			return nil, errors.New("stamps: no stamp in hexadecimal")
 		}
 	}

@@ -2,6 +2,7 @@ package imports
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"strconv"
 	"strings"
@@ -35,6 +36,16 @@ const (
 
 // Fields are all that an export writes on top, with lines that end in LF.
 func Fields(v *mail.Envelope) string { return client.EnvelopeFields(v) + Parameters(v) }
+
+// EntryName is the name of an exported entry's file, in the form that Maildir asks for. A domain may be longer than a file's name.
+func EntryName(v *mail.Envelope) string {
+	domain := v.Domain
+	if len(domain) > 150 {
+		domain = fmt.Sprintf("%x", sha256.Sum256([]byte(domain)))
+	}
+	at := time.Unix(0, v.Arrived)
+	return fmt.Sprintf("%d.M%dQ%s.%s", at.Unix(), at.Nanosecond()/1000, v.ID, domain)
+}
 
 // Parameters are the fields that only an import understands.
 func Parameters(v *mail.Envelope) string {

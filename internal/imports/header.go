@@ -64,6 +64,14 @@ func readTop(src io.Reader) (*top, error) {
 	return interpret(head, fields)
 }
 
+// alias is the name that an exported letter has in every kind of source: its file's in a Maildir, from the first version on.
+func (t *top) alias() string {
+	if !t.exported {
+		return ""
+	}
+	return "maildir " + EntryName(&t.envelope)
+}
+
 // interpret makes an envelope of the fields on top.
 func interpret(head []byte, fields map[string][][]byte) (*top, error) {
 	unix := bytes.ReplaceAll(head, []byte("\r\n"), []byte("\n"))

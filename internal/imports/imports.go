@@ -69,6 +69,8 @@ type Letter struct {
 	Body bool
 	// Identity names the letter within all sources of its kind.
 	Identity string
+	// Alias is another name that it may have been brought in by: what an export wrote has one whatever it was written into. Empty: none.
+	Alias string
 	// Open reads the content, as it is in the source but for what is not content. The caller closes it.
 	Open func() (io.ReadCloser, error)
 	// Remove removes the letter from the source; nil where that cannot be done one by one.
@@ -78,8 +80,20 @@ type Letter struct {
 // Stamp names what a letter brings to a recipient, so that it is brought once: by kind and name, by its content, by the recipient.
 // Where the source stands does not matter, so that a copy of it brings nothing anew.
 func (l *Letter) Stamp(content [sha256.Size]byte, recipient string) [sha256.Size]byte {
+	return stamp(l.Identity, content, recipient)
+}
+
+// AliasStamp is the stamp by the letter's other name; ok is false if it has none.
+func (l *Letter) AliasStamp(content [sha256.Size]byte, recipient string) (s [sha256.Size]byte, ok bool) {
+	if l.Alias == "" || l.Alias == l.Identity {
+		return s, false
+	}
+	return stamp(l.Alias, content, recipient), true
+}
+
+func stamp(name string, content [sha256.Size]byte, recipient string) [sha256.Size]byte {
 	h := sha256.New()
-	fmt.Fprintf(h, "odmr import 1\x00%s\x00%x\x00%s", l.Identity, content, recipient)
+	fmt.Fprintf(h, "odmr import 1\x00%s\x00%x\x00%s", name, content, recipient)
 	return [sha256.Size]byte(h.Sum(nil))
 }
 

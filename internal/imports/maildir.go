@@ -88,7 +88,7 @@ func (m *maildir) Load(i int) (*Letter, error) {
 		return nil, err
 	}
 	id, _, _ := strings.Cut(m.names[i][4:], ":")
-	l := &Letter{Envelope: t.envelope, Sender: t.sender, Identity: "maildir " + id, Body: t.exported}
+	l := &Letter{Envelope: t.envelope, Sender: t.sender, Identity: "maildir " + id, Alias: t.alias(), Body: t.exported}
 	if !t.exported {
 		if l.Envelope.Arrived = time.Unix(nameTime(m.names[i]), 0).UnixNano(); l.Envelope.Arrived == 0 {
 			l.Envelope.Arrived = info.ModTime().UnixNano()

@@ -191,7 +191,7 @@ func (m *mbox) Load(i int) (*Letter, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &Letter{Envelope: t.envelope, Sender: t.sender, Identity: fmt.Sprintf("mbox %x %d", l.sum, l.like), Body: t.exported}
+	out := &Letter{Envelope: t.envelope, Sender: t.sender, Identity: fmt.Sprintf("mbox %x %d", l.sum, l.like), Alias: t.alias(), Body: t.exported}
 	if !t.exported {
 		out.Envelope.Arrived = l.arrived
 	}
