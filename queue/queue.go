@@ -177,6 +177,10 @@ type Lease interface {
 	// as the store can see ahead within reason; but never before one of the same reverse-path, so that each
 	// sender's order stays. It is called before Next, if at all. It does not block.
 	SmallFirst(octets int64)
+	// PassOver has Next pass over messages whose body cannot be read for now, rather than say so: fn is told of each, within
+	// Next, and a later lease may find it again. It is for queues in which the order does not matter. It is called before Next, if
+	// at all. It does not block; fn must not call the store.
+	PassOver(fn func(id mail.ID, err error))
 	// Next appends deliveries to dst: messages that this lease has not handed out before, in
 	// order within each domain, with their first body segment loaded. Nothing appended means
 	// that the queue is dry for now; mail that arrives later is found by a later call. It blocks.

@@ -25,7 +25,7 @@ func (m *Metrics) newReports() reportMetrics {
 		made: of("reports_total", "Reports to senders that came into being, by what they tell of.", "kind", "failed", "expired", "delayed", "relayed"),
 		discarded: of("messages_discarded_total", "Messages that failed or expired and left the queue without a report: it was not asked for, there is no sender (a report on a report), or bounces are off.",
 			"reason", "unasked", "no-sender", "bounce-off"),
-		sent:        of("reports_out_total", "Reports handed to the smarthost, by its answer.", "outcome", "sent", "deferred", "refused"),
+		sent:        of("reports_out_total", "Reports handed to the smarthost, by its answer.", "outcome", "sent", "deferred", "refused", "unreadable"),
 		unreachable: m.counter("smarthost_failures_total", "Connections to the smarthost that failed, at its greeting, TLS or login too."),
 		denied:      m.counter("smarthost_denials_total", "Times that the smarthost refused this server as such: a wrong or missing login, MAIL refused. Nothing is sent meanwhile, and nothing dropped."),
 	}

@@ -7,6 +7,7 @@
 // looks after failed mail, with a line in the log: there are no reports on reports. While the smarthost cannot be reached,
 // refuses this server as such (a login is wrong or missing, relaying denied, MAIL refused), or refuses or drops many in a row for now,
 // the whole queue waits, longer each time until a report is taken, and nothing is dropped. What was put off comes after all else.
+// A message that cannot be read is passed over, and looked at again in the next pass.
 //
 // It is an SMTP client (RFC 5321) with STARTTLS (RFC 3207) and AUTH (RFC 4954), by go-smtp. A password never goes over
 // a connection in clear text, but to this machine itself. It must never send a message without a null reverse-path.
@@ -34,7 +35,7 @@ type Store interface {
 
 // Observer is told what happens, for metrics. It must not block.
 type Observer interface {
-	// Sent says that the smarthost answered about a message: sent, deferred, refused.
+	// Sent says that the smarthost answered about a message: sent, deferred, refused; or that it was not sent, for it cannot be read: unreadable.
 	Sent(outcome string)
 	// Unreachable says that a connection to the smarthost, or its greeting, TLS or login, failed.
 	Unreachable()
@@ -65,14 +66,15 @@ const (
 
 // Sender is described in the package's comment.
 type Sender struct {
-	cfg   Config
-	wake  chan struct{}
-	fails int                  // in a row
-	until time.Time            // nothing is tried before
-	later map[string]postponed // by address; at most maxPostponed
-	taken time.Time            // when the smarthost last took a report
-	after uint64               // the place in line at which the last round through what is new was given up; 0: it came to the end
-	took  bool                 // it has taken one in the pass at hand, which is not queued any more
+	cfg    Config
+	wake   chan struct{}
+	fails  int                  // in a row
+	until  time.Time            // nothing is tried before
+	later  map[string]postponed // by address; at most maxPostponed
+	taken  time.Time            // when the smarthost last took a report
+	after  uint64               // the place in line at which the last round through what is new was given up; 0: it came to the end
+	unread unread               // in the pass at hand
+	took   bool                 // it has taken one in the pass at hand, which is not queued any more
 }
 
 // New makes a Sender.
@@ -125,8 +127,9 @@ func (s *Sender) Pass(ctx context.Context) {
 	if s.cfg.Now().Before(s.until) || ctx.Err() != nil || s.cfg.Store.Counts(mail.OutboundDomain).Messages == 0 {
 		return
 	}
-	s.took = false
+	s.took, s.unread = false, unread{}
 	err := s.drain(ctx)
+	s.tellUnread()
 	if err == nil {
 		s.fails, s.until = 0, time.Time{}
 		return
@@ -191,12 +194,10 @@ func (r *round) run(ctx context.Context) error {
 		return err
 	}
 	defer lease.Release()
+	lease.PassOver(r.passOver)
 	for ctx.Err() == nil {
-		ds, err := lease.Next(nil, queue.Limit{Messages: portionMessages, Bytes: portionBytes})
-		if err != nil {
-			return closeAll(ds, err)
-		}
-		if len(ds) == 0 {
+		ds, failed := lease.Next(nil, queue.Limit{Messages: portionMessages, Bytes: portionBytes})
+		if failed == nil && len(ds) == 0 {
 			r.gave(0)
 			return nil
 		}
@@ -215,6 +216,9 @@ func (r *round) run(ctx context.Context) error {
 			if err != nil || ctx.Err() != nil {
 				return closeAll(ds[i+1:], err)
 			}
+		}
+		if failed != nil { // what it brought before is sent
+			return failed
 		}
 	}
 	return nil
@@ -238,6 +242,10 @@ func (r *round) try(ctx context.Context, lease queue.Lease, d *queue.Delivery) (
 		}
 	}
 	deferred, err := s.send(r.c, lease, d)
+	if bad := (*unreadError)(nil); errors.As(err, &bad) {
+		r.passOver(bad.id, bad.err)
+		return true, nil
+	}
 	if r.streak++; !deferred {
 		r.streak = 0
 	}
@@ -274,11 +282,11 @@ func closeAll(ds []queue.Delivery, err error) error {
 func (s *Sender) send(c *connection, lease queue.Lease, d *queue.Delivery) (deferred bool, err error) {
 	env := &d.Envelope
 	content, err := read(d.Body, env.Stuffed)
-	if err != nil {
-		return false, fmt.Errorf("reading report %v: %w", env.ID, err)
+	if err == nil && env.ReversePath != "" {
+		err = errors.New("it has a sender: it is no report")
 	}
-	if env.ReversePath != "" {
-		return false, fmt.Errorf("message %v has a sender: it is no report, and is not sent", env.ID)
+	if err != nil {
+		return false, &unreadError{env.ID, err}
 	}
 	var failure error
 	st := queue.Settlement{Key: d.Key, Outcomes: make([]mail.Outcome, len(env.Recipients))}

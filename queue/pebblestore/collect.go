@@ -278,6 +278,10 @@ func (c *collector) take(g *ledger, f *found, b *body, open bool) error {
 		case damaged(err):
 			c.passOver(g, f, err)
 			return nil
+		case err != nil && c.lease.unread != nil:
+			c.lease.unread(f.env.ID, err)
+			c.leave(g, f)
+			return nil
 		case err != nil:
 			return err
 		case b.size != f.env.WireSize:
@@ -308,6 +312,11 @@ func (c *collector) take(g *ledger, f *found, b *body, open bool) error {
 
 func (c *collector) passOver(g *ledger, f *found, err error) {
 	c.lease.store.opts.Events.Corruption(fmt.Errorf("pebblestore: entry %s/%d stays in the queue: %w", g.domain.name, f.seq, err))
+	c.leave(g, f)
+}
+
+// leave has an entry stay in the queue, which a later lease may find.
+func (c *collector) leave(g *ledger, f *found) {
 	if f.peek.size >= 0 { // else it was not counted
 		c.handed.Messages++
 		c.handed.Bytes += f.peek.size

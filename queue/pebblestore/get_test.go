@@ -2,8 +2,15 @@ package pebblestore
 
 import (
 	"errors"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"odmr/internal/mail"
 	"odmr/queue"
 	"odmr/queue/conformance"
 	"odmr/queue/pebblestore/crashfs"
@@ -67,5 +74,69 @@ func TestDiskFailsToReadBodies(t *testing.T) {
 	l.Release()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A lease that passes over what cannot be read hands out the rest, in order, and leaves those to a later one; they are not
+// taken for damaged.
+func TestPassOver(t *testing.T) {
+	mem := vfs.NewMem()
+	opts := testOptions(t, mem)
+	s := mustOpen(t, "queue", opts)
+	sizes := []int{100, 9000, 50, 20_000, 100}
+	var ids []mail.ID
+	for _, size := range sizes {
+		ids = append(ids, putTest(t, s, size, "a.example"))
+	}
+	if err := errors.Join(s.db.Flush(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	var broken atomic.Bool
+	opts.FS = errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if broken.Load() && op.Kind == errorfs.OpFileReadAt && strings.HasSuffix(op.Path, ".blob") { // where the larger bodies stand
+			return errorfs.ErrInjected
+		}
+		return nil
+	}))
+	opts.CacheSize = 1
+	s = mustOpen(t, "queue", opts)
+	drain := func(passOver bool) (got, unread []mail.ID, err error) {
+		l, err := s.Acquire([]string{"a.example"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Release()
+		if passOver {
+			l.PassOver(func(id mail.ID, err error) {
+				if !errors.Is(err, errorfs.ErrInjected) {
+					t.Error(err)
+				}
+				unread = append(unread, id)
+			})
+		}
+		for {
+			ds, err := l.Next(nil, queue.Limit{Messages: 2, Bytes: 1 << 20})
+			for _, d := range ds {
+				got = append(got, d.Envelope.ID)
+				d.Body.Close()
+			}
+			if err != nil || len(ds) == 0 {
+				return got, unread, err
+			}
+		}
+	}
+	for range 2 {
+		broken.Store(true)
+		if got, _, err := drain(false); !errors.Is(err, errorfs.ErrInjected) || len(got) != 1 {
+			t.Fatalf("without passing over: %v, %v", got, err)
+		}
+		got, unread, err := drain(true)
+		if err != nil || !slices.Equal(got, []mail.ID{ids[0], ids[2], ids[4]}) || !slices.Equal(unread, []mail.ID{ids[1], ids[3]}) {
+			t.Errorf("got %v, passed over %v, %v; of %v", got, unread, err, ids)
+		}
+		broken.Store(false)
+		if got, unread, err := drain(true); err != nil || !slices.Equal(got, ids) || len(unread) > 0 {
+			t.Errorf("when it can be read: got %v, passed over %v, %v; of %v", got, unread, err, ids)
+		}
 	}
 }

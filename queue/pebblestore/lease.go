@@ -18,8 +18,9 @@ type lease struct {
 	ledgers  []*ledger
 	turn     int // ledger from which Next goes on
 	released bool
-	small    int64  // Next: up to so many octets a message may overtake larger ones; 0: none may
-	notify   func() // see Notify. It belongs to Store.mu.
+	small    int64                       // Next: up to so many octets a message may overtake larger ones; 0: none may
+	unread   func(id mail.ID, err error) // see PassOver; nil: Next says what cannot be read
+	notify   func()                      // see Notify. It belongs to Store.mu.
 
 	mu sync.Mutex // short: for out and left of the ledgers. Taken before Store.mu
 }
@@ -216,6 +217,9 @@ func (l *lease) Release() {
 
 // maxOvertaken bounds ledger.overtaken, and so the senders that are remembered: 140 KiB a domain at the most.
 const maxOvertaken = 512
+
+// PassOver implements queue.Lease.
+func (l *lease) PassOver(fn func(id mail.ID, err error)) { l.unread = fn }
 
 // SmallFirst implements queue.Lease. What earlier sessions left is looked at once more, in order: it may be large.
 func (l *lease) SmallFirst(octets int64) {
