@@ -354,12 +354,15 @@ func (c *conn) work(now session.Time) (gated bool) {
 
 // nextAnswer gives the machine the oldest result.
 func (c *conn) nextAnswer(now session.Time) {
-	a := c.answers[c.answered]
-	c.answers[c.answered] = answer{}
+	a := &c.answers[c.answered]
+	ticket := a.ticket
+	c.lp.result = a.result
+	*a = answer{}
 	if c.answered++; c.answered == len(c.answers) {
 		c.answers, c.answered = c.answers[:0], 0
 	}
-	c.sess.Done(now, a.ticket, &a.result, &c.lp.out)
+	c.sess.Done(now, ticket, &c.lp.result, &c.lp.out)
+	c.lp.result = session.Result{}
 }
 
 // receive gives the machine what came in. It reports whether anything came of it.

@@ -25,6 +25,7 @@ type loop struct {
 	lastID   uint64
 	unasked  []uint64       // connections that the directory is still to be asked for
 	out      session.Output // of the machine being called; empty between calls
+	result   session.Result // of the action that it is told of; empty between calls
 	stuck    holders        // hold bodies that they cannot write now
 	idle     holders        // hold bodies otherwise, longest without movement first
 	commits  lane           // one worker, so that a session's messages are put in line in the order in which they came

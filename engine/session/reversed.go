@@ -188,7 +188,8 @@ type Reversed struct {
 	seq      uint64
 	lastText string
 	scratch  []byte
-	outcomes []mail.Outcome // slab
+	outcomes []mail.Outcome // slab: what is left of it
+	slab     int            // its size when it was made
 	freeMsg  *reversedMsg
 	freeTx   *reversedTx
 }

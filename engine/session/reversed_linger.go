@@ -33,7 +33,7 @@ func (r *Reversed) rest() {
 	if cap(r.settles.list) > few {
 		r.settles = reversedSettles{}
 	}
-	r.fetches, r.outcomes, r.scratch, r.lastText = nil, nil, nil, ""
+	r.fetches, r.outcomes, r.slab, r.scratch, r.lastText = nil, nil, 0, nil, ""
 	r.freeMsg, r.freeTx = nil, nil
 }
 

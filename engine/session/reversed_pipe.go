@@ -265,14 +265,18 @@ func (r *Reversed) newMsg(it *Item) *reversedMsg {
 	return m
 }
 
-// newOutcomes cuts n outcomes off a slab; the driver keeps them, so they are never used again.
+// outcomesSlab is how many outcomes stand in one piece of memory at the most.
+const outcomesSlab = 32
+
+// newOutcomes cuts n outcomes off a slab; the driver keeps them, so they are never used again. Slabs grow, for a
+// session that gets its mail one by one (see rest) needs no more than that.
 func (r *Reversed) newOutcomes(n int) []mail.Outcome {
-	const slab = 32
 	if n > len(r.outcomes) {
-		if n > slab/2 {
+		if n > outcomesSlab/2 {
 			return make([]mail.Outcome, n)
 		}
-		r.outcomes = make([]mail.Outcome, slab)
+		r.slab = min(max(2*r.slab, n), outcomesSlab)
+		r.outcomes = make([]mail.Outcome, r.slab)
 	}
 	o := r.outcomes[:n:n]
 	r.outcomes = r.outcomes[n:]

@@ -299,3 +299,28 @@ func BenchmarkReversed(b *testing.B) {
 	run("pipelined", pipelined)
 	run("chunked", newSteadyReversed("250-mx\r\n250-CHUNKING\r\n250 PIPELINING\r\n", steadyChunked))
 }
+
+// A session that gets its mail one by one, resting in between, takes no memory for outcomes of more; a busy one takes
+// them off large slabs.
+func TestReversedOutcomesSlab(t *testing.T) {
+	r := new(Reversed)
+	for range 3 {
+		if o := r.newOutcomes(1); len(o) != 1 || len(r.outcomes) != 0 {
+			t.Fatalf("%d outcomes, %d more were made", len(o), len(r.outcomes))
+		}
+		r.rest()
+	}
+	slabs := 0
+	for range 1000 {
+		if len(r.outcomes) == 0 {
+			slabs++
+		}
+		r.newOutcomes(1)
+	}
+	if slabs > 5+1000/outcomesSlab+1 || r.slab != outcomesSlab {
+		t.Errorf("%d slabs for 1000 outcomes, the last of %d", slabs, r.slab)
+	}
+	if o := r.newOutcomes(100); len(o) != 100 || cap(o) != 100 {
+		t.Errorf("%d outcomes, room for %d", len(o), cap(o))
+	}
+}

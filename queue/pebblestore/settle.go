@@ -3,6 +3,7 @@ package pebblestore
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -180,7 +181,7 @@ func (s *Store) settle(b *pebble.Batch, w *settling, t *queue.Settlement) error 
 	if w.plain(t) {
 		w.verdict = verdictRemove // nearly always, and without a look at the entry
 	} else {
-		rec, closer, err := s.get(key)
+		rec, closer, err := s.get(slices.Clone(key)) // so that buf need not leave the stack
 		if err != nil {
 			return fmt.Errorf("entry %s/%d: %w", t.Key.Domain, t.Key.Seq, err)
 		}
