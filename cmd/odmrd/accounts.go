@@ -126,7 +126,12 @@ func (s *server) owner(domain string) (*account.Account, error) {
 // reloadAccounts reads the accounts file again, or forgets what was looked up.
 func (s *server) reloadAccounts() {
 	if s.accounts != nil {
-		s.accountsRead(s.accounts.Reload())
+		err := s.accounts.Reload(time.Now)
+		if errors.Is(err, account.ErrUnsettled) {
+			s.log.Info().Str("file", s.accounts.Path()).Msg("the accounts file is just being written; the old accounts stay in effect until it is left alone, then it is read")
+			return
+		}
+		s.accountsRead(err)
 		return
 	}
 	s.keys.Forget()

@@ -29,7 +29,7 @@ var ErrLocked = errors.New("account: accounts file is locked by another program"
 
 // Load reads the accounts file at path, for looking at it.
 func Load(path string) (*Document, error) {
-	data, _, err := readFile(path)
+	data, _, err := readFile(path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func Edit(path string, change func(*Document) error) error {
 	}
 	defer dir.Close() // which unlocks
 
-	old, _, err := readFile(target)
+	old, _, err := readFile(target, nil)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -1,6 +1,7 @@
 package account
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -21,19 +22,26 @@ type File struct {
 	path  string
 	table atomic.Pointer[Table]
 
-	mu   sync.Mutex // serialises Reload; guards what follows
-	seen identity   // the version of the file that was last read, broken or not
+	mu    sync.Mutex // serialises Reload; guards what follows
+	seen  identity   // the version of the file that was last read, broken or not
+	owed  bool       // a Reload was put off: Watch reads the file, changed or not
+	again chan struct{}
 }
+
+// ErrUnsettled says that the file is being written in place, or was a moment ago, and was not read: half a file may be without fault, and
+// those whose accounts are in the other half would be nobody's customers.
+var ErrUnsettled = errors.New("accounts file is just being written")
 
 var (
 	_ Directory  = (*File)(nil)
 	_ Identifier = (*File)(nil)
 )
 
-// OpenFile reads the accounts file at path. A file that is missing or broken is an error.
+// OpenFile reads the accounts file at path. A file that is missing or broken is an error. There are no accounts yet that could stay in
+// effect, so one that is being written is read all the same; what is written later Watch sees.
 func OpenFile(path string) (*File, error) {
-	f := &File{path: path}
-	if err := f.Reload(); err != nil {
+	f := &File{path: path, again: make(chan struct{}, 1)}
+	if err := f.reload(nil); err != nil {
 		return nil, err
 	}
 	return f, nil
@@ -68,18 +76,30 @@ func (f *File) Authorize(account string, wanted []string) ([]string, error) {
 	return f.Table().Authorize(account, wanted)
 }
 
-// Reload reads the file again, changed or not. On error (line and reason of each problem) the
-// old table stays in effect.
-func (f *File) Reload() error {
+// Reload reads the file again, changed or not. On error (line and reason of each problem) the old table stays in effect. It never
+// waits: a file that is just being written is ErrUnsettled, and Watch reads it, and reports that, by the rule for changes. now is the clock
+// that files' times are by.
+func (f *File) Reload(now func() time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.reload()
+	err := f.reload(now)
+	if err == ErrUnsettled {
+		f.owed = true
+		select {
+		case f.again <- struct{}{}:
+		default:
+		}
+	}
+	return err
 }
 
-// reload needs mu.
-func (f *File) reload() error {
-	data, id, err := readFile(f.path)
-	f.seen = id
+// reload needs mu. By a clock of nil the file is read whoever is writing it.
+func (f *File) reload(now func() time.Time) error {
+	data, id, err := readFile(f.path, now)
+	if err == ErrUnsettled {
+		return err
+	}
+	f.seen, f.owed = id, false
 	if err != nil {
 		return err
 	}
@@ -107,8 +127,15 @@ func identify(info fs.FileInfo) identity {
 	return id
 }
 
-// readFile returns the file's content and version.
-func readFile(path string) ([]byte, identity, error) {
+// young says whether that version was written just now. A time to come is that of another clock, and says nothing.
+func (id *identity) young(now time.Time) bool {
+	age := now.Sub(id.modified)
+	return age >= 0 && age < settle
+}
+
+// readFile returns the file's content and version, or ErrUnsettled if it was written to just before or meanwhile, by the clock now if
+// there is one.
+func readFile(path string, now func() time.Time) ([]byte, identity, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, identity{}, fmt.Errorf("accounts file: %w", err)
@@ -125,9 +152,16 @@ func readFile(path string) ([]byte, identity, error) {
 	if info.Size() > maxFile {
 		return nil, id, fmt.Errorf("accounts file %s is larger than %d MiB", path, maxFile>>20)
 	}
+	if now != nil && id.young(now()) {
+		return nil, id, ErrUnsettled
+	}
 	data, err := io.ReadAll(io.LimitReader(file, maxFile))
 	if err != nil {
 		return nil, id, fmt.Errorf("accounts file: %w", err)
+	}
+	// It was old enough, so that whatever was written since has another time.
+	if info, err = file.Stat(); now != nil && (err != nil || identify(info) != id) {
+		return nil, id, ErrUnsettled
 	}
 	return data, id, nil
 }

@@ -190,6 +190,9 @@ func TestOpenFileWithoutFile(t *testing.T) {
 	}
 }
 
+// later is a clock by which no file was written just now.
+func later() time.Time { return time.Now().Add(time.Hour) }
+
 func TestReloadKeepsOldTable(t *testing.T) {
 	path := writeFile(t, goodFile)
 	f, err := OpenFile(path)
@@ -202,15 +205,15 @@ func TestReloadKeepsOldTable(t *testing.T) {
 	if ok, _ := f.Collectable("example.com"); !ok {
 		t.Error("the table changed without a Reload")
 	}
-	if err := f.Reload(); err != nil || f.Table().Domains() != 1 {
+	if err := f.Reload(later); err != nil || f.Table().Domains() != 1 {
 		t.Errorf("%d domains, %v", f.Table().Domains(), err)
 	}
 	os.WriteFile(path, []byte("account tim\n domain example.org\naccount x\n"), 0o600)
-	if err := f.Reload(); err == nil || !strings.HasSuffix(err.Error(), `:3: account "x" has no domain`) {
+	if err := f.Reload(later); err == nil || !strings.HasSuffix(err.Error(), `:3: account "x" has no domain`) {
 		t.Errorf("broken file: %v", err)
 	}
 	os.Remove(path)
-	if err := f.Reload(); !errors.Is(err, fs.ErrNotExist) {
+	if err := f.Reload(later); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("missing file: %v", err)
 	}
 	if ok, _ := f.Collectable("example.org"); !ok {
@@ -333,6 +336,66 @@ func TestWatchWaitsForTheWholeFile(t *testing.T) {
 	await(t, changes, func(c Change) bool { return c.Err == nil && c.Accounts == 1 })
 }
 
+// TestReloadWaitsForTheWholeFile: neither does Reload read half a file. It says so and does not wait; Watch reads the file when it is whole, and reports that even if
+// nothing has changed.
+func TestReloadWaitsForTheWholeFile(t *testing.T) {
+	const one, both = "account a\n domain a.example\n", "account a\n domain a.example\naccount b\n domain b.example\n"
+	path := writeFile(t, both)
+	f, err := OpenFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := time.Unix(1e9, 0)
+	half := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, written, written); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var clock atomic.Int64 // since the file was written to
+	at := func() time.Time { return written.Add(time.Duration(clock.Load())) }
+	half(one)
+	clock.Store(int64(settle - 1))
+	if err := f.Reload(at); err != ErrUnsettled || f.Table().Domains() != 2 {
+		t.Errorf("half a file: %v, %d domains", err, f.Table().Domains())
+	}
+	half(both)
+	changes := startWatchAt(t, f, time.Hour, at)
+	clock.Store(int64(settle))
+	await(t, changes, func(c Change) bool { return c.Err == nil && c.Accounts == 2 })
+	if err := f.Reload(at); err != nil {
+		t.Errorf("a whole file: %v", err)
+	}
+	clock.Store(int64(settle - 1))
+	if err := f.Reload(at); err != ErrUnsettled {
+		t.Errorf("a file that was just written, and read: %v", err)
+	}
+	clock.Store(int64(settle))
+	await(t, changes, func(c Change) bool { return c.Err == nil && c.Accounts == 2 })
+}
+
+// TestReloadDuringAWrite: a write that begins while the file is being looked at is noticed.
+func TestReloadDuringAWrite(t *testing.T) {
+	path := writeFile(t, goodFile)
+	f, err := OpenFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := f.Table()
+	err = f.Reload(func() time.Time { // asked between opening the file and reading it
+		if err := os.Truncate(path, 0); err != nil {
+			t.Error(err)
+		}
+		return later()
+	})
+	if err != ErrUnsettled || f.Table() != before {
+		t.Errorf("%v; %d accounts are left", err, len(f.Table().Accounts()))
+	}
+}
+
 // One that is written to without end is read all the same.
 func TestWatchOfARestlessFile(t *testing.T) {
 	path := writeFile(t, goodFile)
@@ -397,7 +460,7 @@ func TestReadersDuringReload(t *testing.T) {
 			return d.Replace(&Account{Name: "a", Domains: []string{fmt.Sprintf("a%d.example", i), fmt.Sprintf("b%d.example", i)}})
 		})
 		if err == nil {
-			err = f.Reload()
+			err = f.Reload(later)
 		}
 		if err != nil {
 			t.Error(err)
@@ -424,7 +487,7 @@ func TestLoad100000Accounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	start, cpu := time.Now(), processorTime(t)
-	if err := f.Reload(); err != nil { // hot: the file is in the page cache, as with every reload of a server that runs
+	if err := f.Reload(later); err != nil { // hot: the file is in the page cache, as with every reload of a server that runs
 		t.Fatal(err)
 	}
 	t.Logf("%d accounts with %d domains, %d MiB, loaded in %v, processor time %v", len(f.Table().Accounts()), f.Table().Domains(), b.Len()>>20,
@@ -434,7 +497,7 @@ func TestLoad100000Accounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("one account removed in %v", time.Since(start))
-	if err := f.Reload(); err != nil || len(f.Table().Accounts()) != 99_999 || f.Table().Domains() != 199_998 {
+	if err := f.Reload(later); err != nil || len(f.Table().Accounts()) != 99_999 || f.Table().Domains() != 199_998 {
 		t.Errorf("%d accounts, %v", len(f.Table().Accounts()), err)
 	}
 }

@@ -14,8 +14,7 @@ const (
 	// that send none (NFS), and symbolic links whose target changes elsewhere.
 	PollInterval = 15 * time.Second
 	// settle is how long after the first sign of a change the file is read, and how long it must not have been written to by
-	// then: an editor that writes in place has finished, and several events make one reading. Half a file may be without fault,
-	// and those whose accounts are in the other half would be nobody's customers.
+	// then: an editor that writes in place has finished, and several events make one reading.
 	settle = 100 * time.Millisecond
 	// restless is how long a file that is written to again and again is waited for.
 	restless = 10 * time.Second
@@ -28,7 +27,7 @@ type Change struct {
 	Domains  int   // in effect now
 }
 
-// Watch re-reads the file whenever it has changed, until ctx ends, and calls report after each
+// Watch re-reads the file whenever it has changed or a Reload was put off, until ctx ends, and calls report after each
 // time, on the goroutine of the caller. now is the clock that files' times are by. A broken version is reported once. If the file system
 // cannot be watched, polling alone goes on.
 func (f *File) Watch(ctx context.Context, now func() time.Time, report func(Change)) {
@@ -68,34 +67,29 @@ func (f *File) watch(ctx context.Context, poll time.Duration, now func() time.Ti
 			}
 		case <-ticker.C:
 			soon()
+		case <-f.again:
+			soon()
 		case <-due.C:
 			waiting = false
-			if at := now(); f.young(at) {
+			at, clock := now(), now
+			if !restlessSince.IsZero() && at.Sub(restlessSince) >= restless {
+				clock = nil
+			}
+			changed, err := f.refresh(clock)
+			if err == ErrUnsettled {
 				if restlessSince.IsZero() {
 					restlessSince = at
 				}
-				if at.Sub(restlessSince) < restless {
-					soon()
-					continue
-				}
+				soon()
+				continue
 			}
 			restlessSince = time.Time{}
-			if changed, err := f.refresh(); changed {
+			if changed {
 				t := f.Table()
 				report(Change{Err: err, Accounts: len(t.accounts), Domains: len(t.domains)})
 			}
 		}
 	}
-}
-
-// young says whether the file was written to just now. A time to come is that of another clock, and says nothing.
-func (f *File) young(now time.Time) bool {
-	info, err := os.Stat(f.path)
-	if err != nil {
-		return false
-	}
-	age := now.Sub(info.ModTime())
-	return age >= 0 && age < settle
 }
 
 // notify watches the directory, because a rename over the file ends a watch on the file itself.
@@ -112,16 +106,16 @@ func (f *File) notify() (events <-chan fsnotify.Event, faults <-chan error, stop
 	return w.Events, w.Errors, func() { w.Close() }
 }
 
-// refresh reads the file if it is another version than the one last read.
-func (f *File) refresh() (changed bool, err error) {
+// refresh reads the file if it is another version than the one last read, or a Reload is owed.
+func (f *File) refresh(now func() time.Time) (changed bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var id identity // zero if there is no file
 	if info, err := os.Stat(f.path); err == nil {
 		id = identify(info)
 	}
-	if id == f.seen {
+	if id == f.seen && !f.owed {
 		return false, nil
 	}
-	return true, f.reload()
+	return true, f.reload(now)
 }
