@@ -94,7 +94,7 @@ func New(cfg Config) (*Engine, error) {
 	e.sparse = e.log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
 	e.newSession = e.newMachine
 	e.tls = tlsConfig(&e.cfg.TLS)
-	e.shakes.max, e.shakes.cpu = maxHandshakes, make(chan struct{}, processors.Count())
+	e.shakes.max, e.shakes.free = maxHandshakes, processors.Count()
 	e.machines()
 	lookups := lookupLane
 	if !cfg.Directory.NonBlocking() {
@@ -104,7 +104,7 @@ func New(cfg Config) (*Engine, error) {
 	e.reads.init(e, "read", cfg.Workers)
 	e.lookups.init(e, "lookup", lookups)
 	e.passwords.init(e, "password", max(1, processors.Count()/passwordPart))
-	e.passwords.fair = new(shares)
+	e.passwords.fair = new(shares[task])
 	e.addresses.init(&cfg.Limits)
 	e.accounts.limit = cfg.Limits.SessionsPerAccount
 	e.lockouts.init(&cfg.Limits)

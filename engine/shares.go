@@ -2,17 +2,17 @@ package engine
 
 import "net/netip"
 
-// shares is a queue of tasks in which networks take turns, within a network its addresses, and the tasks of one address go in
+// shares is a queue, of tasks or whatever else waits, in which networks take turns, within a network its addresses, and the tasks of one address go in
 // the order in which they came. So whoever brings one task waits for as many as there are networks that have some, however many those
 // have brought. It holds only what waits: it is as large as its tasks are many.
-type shares struct{ root share }
+type shares[T any] struct{ root share[T] }
 
 // share is what one key has of the part above it: tasks, or parts of its own that take turns.
-type share struct {
+type share[T any] struct {
 	key   addressKey
-	tasks []task
-	parts map[addressKey]*share // those that have tasks
-	turns []*share              // the same, the next first
+	tasks []T
+	parts map[addressKey]*share[T] // those that have tasks
+	turns []*share[T]              // the same, the next first
 }
 
 // fairJob is a job that goes through a lane with shares.
@@ -40,17 +40,17 @@ func networkOf(addr netip.Addr) addressKey {
 	return addressKey(p.Addr().As16())
 }
 
-func (s *shares) push(addr netip.Addr, t task) {
+func (s *shares[T]) push(addr netip.Addr, t T) {
 	s.root.part(networkOf(addr)).part(keyOf(addr)).add(t)
 }
 
 // part returns the part with that key, which the caller adds to at once.
-func (s *share) part(key addressKey) *share {
+func (s *share[T]) part(key addressKey) *share[T] {
 	p := s.parts[key]
 	if p == nil {
-		p = &share{key: key}
+		p = &share[T]{key: key}
 		if s.parts == nil {
-			s.parts = make(map[addressKey]*share)
+			s.parts = make(map[addressKey]*share[T])
 		}
 		s.parts[key] = p
 		s.turns = append(s.turns, p)
@@ -58,22 +58,23 @@ func (s *share) part(key addressKey) *share {
 	return p
 }
 
-func (s *share) add(t task) { s.tasks = append(s.tasks, t) }
+func (s *share[T]) add(t T) { s.tasks = append(s.tasks, t) }
 
-func (s *share) empty() bool { return len(s.tasks)+len(s.turns) == 0 }
+func (s *share[T]) empty() bool { return len(s.tasks)+len(s.turns) == 0 }
 
 // pop takes the task whose turn it is.
-func (s *shares) pop() (task, bool) {
+func (s *shares[T]) pop() (t T, ok bool) {
 	if s.root.empty() {
-		return task{}, false
+		return t, false
 	}
 	return s.root.pop(), true
 }
 
-func (s *share) pop() task {
+func (s *share[T]) pop() T {
 	if len(s.turns) == 0 {
+		var none T
 		t := s.tasks[0]
-		s.tasks[0] = task{}
+		s.tasks[0] = none
 		s.tasks = s.tasks[1:]
 		return t
 	}

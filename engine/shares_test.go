@@ -14,7 +14,7 @@ import (
 
 // TestShares: turns of networks, within them of addresses, and within those in the order of coming; and nothing is left behind.
 func TestShares(t *testing.T) {
-	var s shares
+	var s shares[task]
 	conn, whose := uint64(0), map[uint64]string{}
 	push := func(addr string, n int) {
 		for i := range n {
@@ -113,7 +113,7 @@ func (s *server) waitingForArithmetic() int {
 	return countTasks(&l.fair.root)
 }
 
-func countTasks(s *share) int {
+func countTasks[T any](s *share[T]) int {
 	n := len(s.tasks)
 	for _, p := range s.parts {
 		n += countTasks(p)

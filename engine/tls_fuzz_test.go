@@ -26,7 +26,7 @@ func FuzzTLSHandshake(f *testing.F) {
 		if whole, ok := helloArrived(in); !whole || !ok {
 			return // never comes to a handshake
 		}
-		pool := &handshakes{max: 2, cpu: make(chan struct{}, 1)}
+		pool := &handshakes{max: 2, free: 1}
 		w := &wire{pipe: pipe{pool: pool, posted: true}} // nobody is waiting for its posts
 		w.fed.L = &w.mu
 		j := &shakeJob{wire: w, tc: tls.Server(w, server)}
@@ -62,8 +62,8 @@ func FuzzTLSHandshake(f *testing.F) {
 		if j.reason == nil {
 			t.Error("a handshake without a client")
 		}
-		if pool.count() != 0 || len(pool.cpu) != 0 {
-			t.Errorf("%d handshakes, %d places are taken", pool.count(), len(pool.cpu))
+		if pool.count() != 0 || pool.free != 1 || len(pool.crowd) != 0 {
+			t.Errorf("%d handshakes, %d places are free", pool.count(), pool.free)
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -15,7 +16,7 @@ import (
 
 const (
 	// maxHandshakes is how many handshakes may be under way. Each costs a goroutine that mostly waits for its
-	// client; one more ends the oldest, so that clients that stall cannot keep others out: an honest one
+	// client; one more ends the oldest of those who have most, so that clients that stall cannot keep others out: an honest one
 	// needs two exchanges and is done before so many have come after it.
 	maxHandshakes = 1024
 	// maxShakeInput is how many octets may wait for a handshake's goroutine.
@@ -30,30 +31,107 @@ const (
 )
 
 // handshakes is the pool on which handshakes run: a goroutine each, of which only as many as there are
-// CPUs compute at once. A goroutine that waits for its client computes nothing and holds no place.
+// CPUs compute at once. For that networks take turns, and addresses within them, as for passwords. A goroutine that waits for its
+// client computes nothing and holds no place.
 type handshakes struct {
-	mu   sync.Mutex
-	live list.List // of *wire, oldest first
-	max  int
-	cpu  chan struct{} // a place to compute
+	mu    sync.Mutex
+	live  list.List // of *wire, oldest first
+	max   int
+	crowd map[addressKey]*headcount // what of live is each network's
+	free  int                       // places to compute that nobody has
+	line  shares[chan struct{}]     // who waits for one: closed when it is his
 }
 
-// begin enters w, and ends the oldest handshake if there are too many.
+// headcount is how many handshakes of a network, or of one address in it, are under way.
+type headcount struct {
+	live  int
+	parts map[addressKey]*headcount // of a network: its addresses
+}
+
+// begin enters w, and ends a handshake if there are too many: the oldest of a network, and in it of an address, that has at least as many
+// as are one's share. A flood ends its own.
 func (h *handshakes) begin(w *wire) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.live.Len() >= h.max {
-		oldest := h.live.Front()
-		h.live.Remove(oldest)
-		oldest.Value.(*wire).kill(errCrowded)
+		at := h.live.Front()
+		for !h.crowded(at.Value.(*wire)) {
+			at = at.Next()
+		}
+		ended := at.Value.(*wire)
+		h.remove(ended)
+		ended.kill(errCrowded)
 	}
+	if h.crowd == nil {
+		h.crowd = make(map[addressKey]*headcount)
+	}
+	network := oneMore(h.crowd, networkOf(w.from))
+	if network.parts == nil {
+		network.parts = make(map[addressKey]*headcount)
+	}
+	w.network, w.address = network, oneMore(network.parts, keyOf(w.from))
 	w.place = h.live.PushBack(w)
+}
+
+func oneMore(of map[addressKey]*headcount, key addressKey) *headcount {
+	c := of[key]
+	if c == nil {
+		c = new(headcount)
+		of[key] = c
+	}
+	c.live++
+	return c
+}
+
+// crowded reports whether w's network has the average of all networks or more, and its address that of the network's. Of each there is one
+// that has.
+func (h *handshakes) crowded(w *wire) bool {
+	return w.network.live*len(h.crowd) >= h.live.Len() && w.address.live*len(w.network.parts) >= w.network.live
+}
+
+// remove takes w out, once; mu is held.
+func (h *handshakes) remove(w *wire) {
+	if w.network == nil {
+		return
+	}
+	h.live.Remove(w.place)
+	if w.address.live--; w.address.live == 0 {
+		delete(w.network.parts, keyOf(w.from))
+	}
+	if w.network.live--; w.network.live == 0 {
+		delete(h.crowd, networkOf(w.from))
+	}
+	w.network, w.address = nil, nil
 }
 
 func (h *handshakes) end(w *wire) {
 	h.mu.Lock()
-	h.live.Remove(w.place) // does nothing if it was removed before
+	h.remove(w)
 	h.mu.Unlock()
+}
+
+// compute waits for a place to compute, computed gives it to who is next.
+func (h *handshakes) compute(from netip.Addr) {
+	h.mu.Lock()
+	if h.free > 0 {
+		h.free--
+		h.mu.Unlock()
+		return
+	}
+	turn := make(chan struct{})
+	h.line.push(from, turn)
+	h.mu.Unlock()
+	<-turn
+}
+
+func (h *handshakes) computed() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if turn, ok := h.line.pop(); ok {
+		close(turn)
+	} else {
+		h.free++
+	}
 }
 
 // pipe is a wire during the handshake: the goroutine reads what the loop feeds, and the loop fetches what
@@ -68,9 +146,13 @@ type pipe struct {
 	err    error // the handshake is to end
 	holds  bool  // a place to compute; of the goroutine only
 	pool   *handshakes
-	place  *list.Element // in pool.live
-	home   *loop
-	conn   uint64
+	from   netip.Addr // the client's
+
+	network, address *headcount    // of pool, that it counts for; nil: for none any more
+	place            *list.Element // in pool.live
+
+	home *loop
+	conn uint64
 }
 
 // wait is Read during the handshake.
@@ -121,12 +203,12 @@ func (p *pipe) post() {
 }
 
 // enter waits for a place to compute, leave gives it up.
-func (p *pipe) enter() { p.pool.cpu <- struct{}{}; p.holds = true }
+func (p *pipe) enter() { p.pool.compute(p.from); p.holds = true }
 
 func (p *pipe) leave() {
 	if p.holds {
 		p.holds = false
-		<-p.pool.cpu
+		p.pool.computed()
 	}
 }
 
@@ -253,7 +335,7 @@ func (c *conn) shake() {
 		}
 		e := c.lp.eng
 		s.phase = tlsShaking
-		s.wire = &wire{pipe: pipe{pool: &e.shakes, home: c.lp, conn: c.id}}
+		s.wire = &wire{pipe: pipe{pool: &e.shakes, from: c.remote.Addr(), home: c.lp, conn: c.id}}
 		s.wire.fed.L = &s.wire.mu
 		s.tc = tls.Server(s.wire, e.tls)
 		e.handshake(c, &shakeJob{wire: s.wire, tc: s.tc, cas: e.cfg.TLS.ClientCAs})

@@ -49,7 +49,7 @@ type lane struct {
 	mu    sync.Mutex
 	queue []task
 	head  int
-	fair  *shares // in place of queue, for fairJobs; nil: first come, first served
+	fair  *shares[task] // in place of queue, for fairJobs; nil: first come, first served
 	busy  int
 
 	labels context.Context // what profiles call its workers
