@@ -29,7 +29,7 @@ type tenancy struct {
 	expects   uint32         // ticket of ActAwait; 0: none
 	blocked   *acquireJob    // waits for others to make way
 	forfeit   uint64         // id of a tenure that was asked for before it had come here
-	doubt     bool           // the directory is to be asked again, once the session has turned
+	doubt     bool           // the directory is to be asked again, once the session has turned or waits
 	again     session.Action // an ActAcquire that came before the last lease was back
 }
 
@@ -54,12 +54,9 @@ type acquireJob struct {
 func (j *acquireJob) run() {
 	j.blocked, j.asked = false, j.eng.rechecks.Load()
 	e, t := j.eng, j.tenure
-	domains, err := e.cfg.Directory.Authorize(j.account, j.wanted)
-	if err != nil {
-		j.refusal = account.AccessRefusal(err)
+	if j.authorize(e.cfg.Directory.Authorize); j.refusal != nil {
 		return
 	}
-	t.domains = domains
 	if j.refusal = j.policy(); j.refusal != nil {
 		return
 	}
@@ -68,15 +65,11 @@ func (j *acquireJob) run() {
 		j.refusal = j.noMail()
 		return
 	}
-	switch e.tenures.claim(t, &e.cfg.Collecting, now()) {
-	case claimRefused:
-		j.refusal = acquireRefusal(queue.ErrBusy)
-		return
-	case claimWaits:
-		j.blocked = true
+	if !j.claim() {
 		return
 	}
-	if t.Lease, err = e.cfg.Store.Acquire(domains); err != nil {
+	var err error
+	if t.Lease, err = e.cfg.Store.Acquire(t.domains); err != nil {
 		t.Lease = nil
 		t.Release()
 		j.refusal = acquireRefusal(err)
@@ -90,6 +83,40 @@ func (j *acquireJob) run() {
 		t.Lease = nil
 		j.refusal = j.noMail()
 	}
+}
+
+// authorize asks by ask what the account may collect of what it wants.
+func (j *acquireJob) authorize(ask func(account string, wanted []string) ([]string, error)) {
+	domains, err := ask(j.account, j.wanted)
+	if err != nil {
+		j.refusal = account.AccessRefusal(err)
+		return
+	}
+	j.tenure.domains = domains
+}
+
+// claim claims what the account may collect, and reports whether it has it. The directory may have answered from memory, and so what was
+// true a moment ago: before another account's session is ended by that, it is asked anew.
+func (j *acquireJob) claim() bool {
+	e, t := j.eng, j.tenure
+	t.anew = false
+	got := e.tenures.claim(t, &e.cfg.Collecting, now())
+	if got == claimForeign {
+		ask := e.cfg.Directory.Authorize
+		if r, ok := e.cfg.Directory.(account.Renewer); ok {
+			ask = r.AuthorizeAnew
+		}
+		if j.authorize(ask); j.refusal != nil {
+			return false
+		}
+		t.anew = true
+		got = e.tenures.claim(t, &e.cfg.Collecting, now())
+	}
+	j.blocked = got == claimWaits
+	if got == claimRefused {
+		j.refusal = acquireRefusal(queue.ErrBusy)
+	}
+	return got == claimGranted
 }
 
 // policy looks up what holds for the account, and refuses what comes too soon.
@@ -253,6 +280,9 @@ func (c *conn) await(a *session.Action) {
 		c.setState(StateLinger)
 	} else {
 		c.setState(StateWait)
+		if d.doubt { // it may be long until the turn, and others want the domains
+			c.lp.inbox.post(event{kind: evDoubt, conn: c.id})
+		}
 	}
 	if d.joined { // takes no part in the prefetch memory meanwhile
 		d.joined = false

@@ -2,6 +2,8 @@ package engine
 
 import (
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -160,5 +162,118 @@ func TestRecheckInTurns(t *testing.T) {
 		if len(lp.unasked) > 2*sessions {
 			t.Errorf("%d wait, of %d sessions", len(lp.unasked), sessions)
 		}
+	}
+}
+
+// moves gives the domains of one account to another; there still is such an account.
+func (d *testDirectory) moves(from, to string) {
+	d.take(from, to)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.accounts[from] = []string{"left.example"}
+}
+
+// changing is a directory in which something happens behind the first answer to ATRN of one account.
+type changing struct {
+	*testDirectory
+	of   string
+	once sync.Once
+	then func()
+}
+
+func (c *changing) Authorize(name string, wanted []string) ([]string, error) {
+	domains, err := c.testDirectory.Authorize(name, wanted)
+	if name == c.of {
+		c.once.Do(c.then)
+	}
+	return domains, err
+}
+
+// TestDoubtfulATRNThatWaits: an ATRN that waits for mail, and whose rights changed while it was on its way, is asked for at once, not when
+// mail comes or the time is over.
+func TestDoubtfulATRNThatWaits(t *testing.T) {
+	for _, blocking := range []bool{false, true} {
+		s := newServer(t, withAccount("a", "a.example"), collecting(Collecting{ATRNWait: mail.MaxATRNWait, OnBusy: BusyRefuse}), func(s *server, c *Config) {
+			c.Directory = &changing{testDirectory: s.dir, of: "a", then: func() { s.dir.moves("a", "b"); s.Recheck(0, 1) }}
+		})
+		s.dir.blocking.Store(blocking)
+		s.login("a").ask("ATRN", "450")
+		eventually(t, "the lease is back", s.free)
+	}
+}
+
+// remembering is a directory that answers from memory what was true once.
+type remembering struct {
+	*testDirectory
+	old  atomic.Pointer[testDirectory] // nil: the same
+	down atomic.Bool                   // nobody can be asked anew
+	n    atomic.Int64                  // how often that was done
+}
+
+func (r *remembering) Authorize(name string, wanted []string) ([]string, error) {
+	if old := r.old.Load(); old != nil {
+		return old.Authorize(name, wanted)
+	}
+	return r.testDirectory.Authorize(name, wanted)
+}
+
+func (r *remembering) AuthorizeAnew(name string, wanted []string) ([]string, error) {
+	r.n.Add(1)
+	if r.down.Load() {
+		return nil, account.ErrUnavailable
+	}
+	return r.testDirectory.Authorize(name, wanted)
+}
+
+// TestFormerOwnerEndsNobody: whose domain it was ends the session of whose it is only if the directory says so anew, not by what is
+// remembered; and who ends a session of its own account costs no such question.
+func TestFormerOwnerEndsNobody(t *testing.T) {
+	for want, c := range map[string]Collecting{"450": {Linger: time.Hour}, "451": {Linger: time.Hour, OnBusy: BusyRefuse}} {
+		memory := &remembering{}
+		s := newServer(t, withAccount("a", "a.example"), withAccount("b", "b.example"), collecting(c), func(s *server, c *Config) {
+			memory.testDirectory = s.dir
+			c.Directory = memory
+		})
+		s.dir.blocking.Store(true)
+		former := s.login("a")
+		s.dir.moves("a", "b")
+		owner := s.turned("b", "ATRN a.example")
+		s.state(StateLinger, 1)
+		memory.old.Store(&testDirectory{accounts: map[string][]string{"a": {"a.example"}, "b": {"a.example", "b.example"}}})
+		memory.down.Store(want == "451")
+		former.ask("ATRN a.example", want)
+		if n := memory.n.Load(); n != 1 {
+			t.Errorf("asked anew %d times", n)
+		}
+		s.hold("a.example", "for the owner\r\n")
+		for len(owner.got) < 1 || owner.got[0].body == "" {
+			owner.command()
+		}
+		s.state(StateLinger, 1)
+		if want == "450" {
+			s.turned("b", "ATRN a.example")
+		}
+		if n := memory.n.Load(); n != 1 {
+			t.Errorf("asked anew %d times, the last for a session of one's own", n)
+		}
+	}
+}
+
+// TestFormerOwnerIsLate: where answers are not from memory, the former owner's may have been on its way when the domain moved.
+func TestFormerOwnerIsLate(t *testing.T) {
+	var owner *customer
+	var s *server
+	s = newServer(t, withAccount("a", "a.example"), withAccount("b", "b.example"), collecting(Collecting{Linger: time.Hour}), func(s *server, c *Config) {
+		c.Directory = &changing{testDirectory: s.dir, of: "a", then: func() {
+			s.dir.moves("a", "b")
+			owner = s.turned("b", "ATRN a.example")
+			s.state(StateLinger, 1)
+		}}
+	})
+	s.login("a").ask("ATRN a.example", "450")
+	s.state(StateLinger, 1)
+	s.hold("a.example", "for the owner\r\n")
+	for len(owner.got) < 1 || owner.got[0].body == "" {
+		owner.command()
 	}
 }

@@ -19,6 +19,7 @@ type tenure struct {
 	conn        uint64
 	account     string
 	domains     []string
+	anew        bool // the directory was asked anew, not just its memory
 
 	// The rest belongs to tenures.mu.
 	id       uint64 // set when it was claimed; never used again
@@ -67,10 +68,11 @@ const (
 	claimGranted claimed = iota // t is in force
 	claimWaits                  // the tenures in the way are being ended: claim again when told by evFreed
 	claimRefused                // some domain stays with the session that has it
+	claimForeign                // some domain is with another account: the directory is to be asked anew, and then claim again
 )
 
 // claim makes t hold all of its domains, or none. Whoever calls it has been authorised for each of them, as had those
-// who hold them: that alone is what lets one session end another.
+// who hold them: that alone is what lets one session end another. Another account's it ends only if the directory was asked anew.
 //
 // A session that has made others make way keeps its place for c.TakeoverInterval, or two of them could fight for ever.
 func (r *tenures) claim(t *tenure, c *Collecting, now session.Time) claimed {
@@ -83,11 +85,14 @@ func (r *tenures) claim(t *tenure, c *Collecting, now session.Time) claimed {
 		}
 	}
 	for _, h := range inTheWay {
+		if h.account != t.account && !t.anew {
+			return claimForeign
+		}
 		if h.ending {
 			continue
 		}
 		if h.account != t.account {
-			continue // whose domain it was: it is t's now, or t would not have come this far
+			continue // whose domain it was: it is t's now
 		}
 		if c.OnBusy == BusyRefuse || h.took != 0 && now-h.took < session.Time(c.TakeoverInterval) {
 			return claimRefused

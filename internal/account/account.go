@@ -126,6 +126,12 @@ type Identifier interface {
 // account has failed with what it gave, which may be an old secret. It does not block.
 type Doubter interface{ Doubt(account string) }
 
+// Renewer is a Directory that answers from memory what may have changed since. AuthorizeAnew is Authorize without memory; while nobody can
+// be asked it is ErrUnavailable.
+type Renewer interface {
+	AuthorizeAnew(account string, wanted []string) ([]string, error)
+}
+
 // Lister is a Directory that has the lists of recipients apart from its accounts, whose Recipients are empty. Both lists are like
 // Account.Recipients, and nil where the directory cannot answer: mail is never refused for that.
 type Lister interface {

@@ -131,6 +131,7 @@ var (
 	_ account.Directory  = (*Directory)(nil)
 	_ account.Identifier = (*Directory)(nil)
 	_ account.Doubter    = (*Directory)(nil)
+	_ account.Renewer    = (*Directory)(nil)
 	_ account.Lister     = (*Directory)(nil)
 )
 
@@ -221,14 +222,18 @@ func (d *Directory) account(name string, age time.Duration) (*account.Account, e
 	if account.CheckName(name) != nil {
 		return nil, account.ErrUnknown
 	}
-	e, err := d.accounts.ask(name, age, func(ctx context.Context) (entry[*account.Account], error) {
-		a, err := d.fetch(ctx, name)
-		return entry[*account.Account]{value: a, found: a != nil}, err
-	})
+	e, err := d.accounts.ask(name, age, d.fetching(name))
 	if err == nil && !e.found {
 		err = account.ErrUnknown
 	}
 	return e.value, err
+}
+
+func (d *Directory) fetching(name string) func(context.Context) (entry[*account.Account], error) {
+	return func(ctx context.Context) (entry[*account.Account], error) {
+		a, err := d.fetch(ctx, name)
+		return entry[*account.Account]{value: a, found: a != nil}, err
+	}
 }
 
 // fetch asks for an account, and whether its domains are its own. There being none is no error.
@@ -290,6 +295,23 @@ func (d *Directory) authorize(name string, wanted []string, age time.Duration) (
 		return nil, err
 	}
 	return a.Authorize(wanted, d.Collectable)
+}
+
+// AuthorizeAnew implements account.Renewer.
+func (d *Directory) AuthorizeAnew(name string, wanted []string) ([]string, error) {
+	if account.CheckName(name) != nil {
+		return nil, account.ErrUnknown
+	}
+	e, err := d.accounts.anew(name, d.fetching(name))
+	switch {
+	case err != nil:
+		d.cfg.Observer.Answered(Unanswered)
+		return nil, err
+	case !e.found:
+		return nil, account.ErrUnknown
+	}
+	d.cfg.Observer.Answered(Fetched)
+	return e.value.Authorize(wanted, d.Collectable)
 }
 
 // Doubt implements account.Doubter: the next question for the account is asked anew unless its answer is younger than

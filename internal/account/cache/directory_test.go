@@ -572,6 +572,47 @@ func TestDomainMoves(t *testing.T) {
 	}
 }
 
+// TestAuthorizeAnew: nothing that is remembered counts, neither what is young nor what would serve while the Source is down, nor what somebody
+// asked for before.
+func TestAuthorizeAnew(t *testing.T) {
+	f := newFixture(t, tim())
+	f.lookup("tim", "tim")
+	f.shop.set(&account.Account{Name: "tim", Domains: []string{"b.example"}})
+	f.shop.set(&account.Account{Name: "eve", Domains: []string{"a.example"}})
+	if domains, err := f.Authorize("tim", []string{"a.example"}); err != nil {
+		t.Fatal("not what is remembered:", domains, err)
+	}
+	if domains, err := f.AuthorizeAnew("tim", []string{"a.example"}); !errors.Is(err, account.ErrNoAccess) {
+		t.Error(domains, err)
+	}
+	f.asked("account tim", 2)
+	if domains, err := f.AuthorizeAnew("eve", nil); err != nil || !slices.Equal(domains, []string{"a.example"}) {
+		t.Error(domains, err)
+	}
+	for _, name := range []string{"nobody", "no name"} {
+		if _, err := f.AuthorizeAnew(name, nil); !errors.Is(err, account.ErrUnknown) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// A question that is on its way was asked before.
+	release := f.shop.hang()
+	f.clock.Add(time.Hour)
+	var wg sync.WaitGroup
+	wg.Go(func() { _, _ = f.Authorize("tim", nil) })
+	f.wait("the first to ask", func() bool { return f.shop.times("account tim") == 3 })
+	wg.Go(func() { _, _ = f.AuthorizeAnew("tim", nil) })
+	f.wait("the second to do so, too", func() bool { return f.shop.times("account tim") == 4 })
+	release()
+	wg.Wait()
+	f.shop.fail(errors.New("connection refused"))
+	if domains, err := f.AuthorizeAnew("tim", nil); !errors.Is(err, account.ErrUnavailable) {
+		t.Error(domains, err)
+	}
+	if _, err := f.Authorize("tim", nil); err != nil {
+		t.Error("what is remembered does not serve:", err)
+	}
+}
+
 func TestRefusalsRestOnYoungAnswers(t *testing.T) {
 	f := newFixture(t, tim())
 	f.lookup("tim", "tim")

@@ -156,6 +156,17 @@ func (s *shelf[V]) current(key string, age time.Duration, fetch func(context.Con
 	return fetched, nil
 }
 
+// anew asks the Source whatever is remembered, and joins none who asked before.
+func (s *shelf[V]) anew(key string, fetch func(context.Context) (entry[V], error)) (entry[V], error) {
+	s.d.flights.Forget(s.flight(s.d.generation.Load(), key))
+	return s.fly(key, fetch)
+}
+
+// flight is what questions that are the same have in common.
+func (s *shelf[V]) flight(generation uint64, key string) string {
+	return s.kind + "\x00" + strconv.FormatUint(generation, 10) + "\x00" + key
+}
+
 // fly asks the Source.
 func (s *shelf[V]) fly(key string, fetch func(context.Context) (entry[V], error)) (entry[V], error) {
 	d := s.d
@@ -164,7 +175,7 @@ func (s *shelf[V]) fly(key string, fetch func(context.Context) (entry[V], error)
 	}
 	defer d.waiting.Add(-1)
 	generation := d.generation.Load()
-	flight := s.kind + "\x00" + strconv.FormatUint(generation, 10) + "\x00" + key
+	flight := s.flight(generation, key)
 	v, err, _ := d.flights.Do(flight, func() (any, error) {
 		var e entry[V]
 		err := d.query(func(ctx context.Context) (err error) {
