@@ -223,6 +223,53 @@ func TestLimitLockout(t *testing.T) {
 	}
 }
 
+// TestLockoutBehindOneAddress: who shares an address with a customer and guesses at its account, by whatever name, locks himself and not the
+// customer's client, which calls itself what it did when it logged in before. Who finds out that name has no more guesses than others.
+func TestLockoutBehindOneAddress(t *testing.T) {
+	const failures = 4
+	tim, err := (&account.Account{Name: "tim", Domains: []string{"a.example", "b.example"}}).WithPassword("password")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newServer(t, withLimits(Limits{AuthFailures: failures, AuthLockout: time.Hour}), withAccounts(tim))
+	try := func(hello, name, password string) string {
+		p := s.dialFrom("127.0.0.1", ODMR)
+		defer p.Close()
+		p.expect("220")
+		if hello != "" {
+			p.ask("EHLO "+hello, "250")
+		}
+		return p.login(name, password)[:4]
+	}
+	if got := try("gw.customer.example", "tim", "password"); got != "235 " {
+		t.Fatal(got)
+	}
+	for _, name := range []string{"tim", "a.example", "b.example", "nobody"} {
+		for range failures + 1 {
+			try("evil.example", name, "guess")
+			try("", name, "guess")
+		}
+	}
+	for range 3 {
+		if got := try("gw.customer.example", "tim", "password"); got != "235 " {
+			t.Errorf("the customer behind the same address: %q", got)
+		}
+	}
+	for _, hello := range []string{"evil.example", "other.example", ""} {
+		if got := try(hello, "tim", "password"); got != "421 " {
+			t.Errorf("the right password by another name, locked: %q", got)
+		}
+	}
+	for i := range failures {
+		if got := try("gw.customer.example", "tim", "guess"); got != "535 " {
+			t.Errorf("guess %d by the customer's name: %q", i+1, got)
+		}
+	}
+	if got := try("gw.customer.example", "tim", "password"); got != "421 " {
+		t.Errorf("behind %d guesses by the customer's name: %q", failures, got)
+	}
+}
+
 // TestLockoutOfAllNames: an account with many names has no more failures than one with one, from one address. Nobody is told: neither
 // that the names are of one account, nor that there is one.
 func TestLockoutOfAllNames(t *testing.T) {

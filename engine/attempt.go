@@ -13,11 +13,14 @@ import (
 type attempt struct {
 	locks  *lockouts // nil: this client is exempt
 	addr   addressKey
-	key    pairKey
-	named  bool     // the peer has named an account, so that key is set
+	hello  string   // what the peer calls itself in EHLO
+	pair   pairKey  // the address and the name
+	key    pairKey  // what that counts under
+	named  bool     // the peer has named an account, so that both are set
 	login  string   // that name, cut off, for the log
-	whole  pairKey  // the address and the account that the name was found to be of
-	known  bool     // so that whole is set
+	found  pairKey  // the address and the account that the name was found to be of
+	whole  pairKey  // what that counts under
+	known  bool     // so that both are set
 	unseen bool     // the proof did not count
 	step   *authJob // the latest that went to a worker
 }
@@ -29,6 +32,9 @@ const maxLoggedLogin = 64
 func (c *conn) newAttempt() (*attempt, account.Peer) {
 	e := c.lp.eng
 	t := &attempt{addr: keyOf(c.remote.Addr())}
+	if p, ok := c.sess.(*session.Provider); ok {
+		t.hello = p.PeerName()
+	}
 	if !e.exempt(c.role, c.remote.Addr()) {
 		t.locks = &e.lockouts
 	}
@@ -43,8 +49,10 @@ func (t *attempt) guard(name string) error {
 	if t.locks == nil {
 		return nil
 	}
-	t.key, t.named = t.locks.key(t.addr, name), true
-	if t.locks.locked(now(), t.key) {
+	at := now()
+	t.pair, t.named = t.locks.key(t.addr, name), true
+	t.key = t.locks.counts(at, t.pair, t.hello)
+	if t.locks.locked(at, t.key) {
 		return account.ErrGuarded
 	}
 	return nil
@@ -56,8 +64,10 @@ func (t *attempt) barred(name string) bool {
 		return false
 	}
 	// The same work for a name that is none.
-	t.whole, t.known = t.locks.wholeKey(t.addr, name), name != ""
-	t.unseen = t.locks.locked(now(), t.whole) && t.known
+	at := now()
+	t.found, t.known = t.locks.wholeKey(t.addr, name), name != ""
+	t.whole = t.locks.counts(at, t.found, t.hello)
+	t.unseen = t.locks.locked(at, t.whole) && t.known
 	return t.unseen
 }
 
@@ -79,12 +89,12 @@ func (t *attempt) failed(now session.Time, r *mail.Refusal) session.Time {
 	return t.locks.failed(now, t.key)
 }
 
-func (t *attempt) succeeded() {
+func (t *attempt) succeeded(now session.Time) {
 	if t != nil && t.named {
-		t.locks.succeeded(t.key)
+		t.locks.succeeded(now, t.key, t.pair, t.hello)
 	}
 	if t != nil && t.known {
-		t.locks.succeeded(t.whole)
+		t.locks.succeeded(now, t.whole, t.found, t.hello)
 	}
 }
 

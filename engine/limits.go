@@ -62,6 +62,10 @@ const (
 	// maxPairs is how many pairs of address and name or account with failed logins are remembered, in about 20 MB. Who
 	// wants a lock forgotten before its time needs half as many failures at least, at three in a connection.
 	maxPairs = 1 << 17
+	// maxClients is how many clients are remembered that have logged in, by address, name and EHLO, in about 8 MB, and clientTime for how
+	// long: customers come once a day, some not at the weekend.
+	maxClients = 1 << 16
+	clientTime = session.Time(7 * 24 * time.Hour)
 )
 
 // Limit names a limit that was hit, for metrics.
@@ -243,14 +247,22 @@ func (a *accounts) leave(name string) {
 // lockouts remembers failed logins by address and account: by each of its names, since a stranger is not to learn whether there is
 // such an account, and by what the names are found to be of, which he does not learn either. Who tries from elsewhere is not concerned: the
 // owner of an account cannot be locked out of it by strangers.
+//
+// Behind one address there may be many (carrier-grade NAT), and one of them could lock a neighbour out. Nothing but the proof tells them apart for sure,
+// and it cannot be what decides whether the proof counts. But a neighbour does not see what the customer's client calls itself in EHLO: who gives the
+// name by which the account has logged in from that address lately has a count of his own. So a neighbour locks himself, unless he finds out that name, which
+// replies do not tell him before he has it; and whoever guesses passwords has as many guesses for each such name as for all others together. A larger
+// allowance for the address as a whole would help against no one who means it: he has used it up in a second.
 type lockouts struct {
 	failures  int
 	lockout   session.Time
 	delay     session.Time
 	seed      maphash.Seed
 	wholeSeed maphash.Seed
+	helloSeed maphash.Seed
 	mu        sync.Mutex
 	pairs     *lru[pairKey, pair]
+	clients   *lru[pairKey, session.Time] // when each last logged in
 }
 
 // pairKey is an address and an account; of the latter a hash that nobody can foresee, so that a name of any
@@ -268,8 +280,8 @@ type pair struct {
 
 func (l *lockouts) init(cfg *Limits) {
 	l.failures, l.lockout, l.delay = cfg.AuthFailures, session.Time(cfg.AuthLockout), session.Time(cfg.AuthDelay)
-	l.seed, l.wholeSeed = maphash.MakeSeed(), maphash.MakeSeed()
-	l.pairs = newLRU[pairKey, pair](maxPairs)
+	l.seed, l.wholeSeed, l.helloSeed = maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed()
+	l.pairs, l.clients = newLRU[pairKey, pair](maxPairs), newLRU[pairKey, session.Time](maxClients)
 }
 
 func (l *lockouts) key(addr addressKey, name string) pairKey {
@@ -279,6 +291,23 @@ func (l *lockouts) key(addr addressKey, name string) pairKey {
 // wholeKey is the key of an account with all its names. Of no name is it the key, whatever peers call themselves.
 func (l *lockouts) wholeKey(addr addressKey, account string) pairKey {
 	return pairKey{addr, maphash.String(l.wholeSeed, account)}
+}
+
+// client is the key of the one behind the pair's address who calls himself hello.
+func (l *lockouts) client(pair pairKey, hello string) pairKey {
+	return pairKey{pair.addr, pair.name ^ maphash.String(l.helloSeed, hello)}
+}
+
+// counts returns the key that logins of the pair count under whose client calls itself hello, "" if it says nothing: its own if the pair has
+// lately logged in so.
+func (l *lockouts) counts(now session.Time, pair pairKey, hello string) pairKey {
+	own := l.client(pair, hello)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if at := l.clients.get(own); hello == "" || at == nil || now-*at > clientTime {
+		return pair
+	}
+	return own
 }
 
 // locked reports whether logins of the pair are refused now, whatever the password.
@@ -306,9 +335,12 @@ func (l *lockouts) failed(now session.Time, key pairKey) session.Time {
 	return delay
 }
 
-// succeeded forgets the failures of the pair.
-func (l *lockouts) succeeded(key pairKey) {
+// succeeded forgets the failures that count under key, and remembers the pair's client, if it has said hello.
+func (l *lockouts) succeeded(now session.Time, key, pair pairKey, hello string) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.pairs.remove(key)
-	l.mu.Unlock()
+	if hello != "" {
+		*l.clients.put(l.client(pair, hello)) = now
+	}
 }

@@ -108,9 +108,10 @@ func TestLimitTablesAreBounded(t *testing.T) {
 		addr := keyOf(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
 		a.enter(second, addr)
 		l.failed(second, l.key(addr, "tim"))
+		l.succeeded(second, l.key(addr, "ann"), l.key(addr, "ann"), "gw.example")
 	}
-	if a.rates.len() != maxBuckets || l.pairs.len() != maxPairs {
-		t.Errorf("%d rates, %d pairs", a.rates.len(), l.pairs.len())
+	if a.rates.len() != maxBuckets || l.pairs.len() != maxPairs || l.clients.len() != maxClients {
+		t.Errorf("%d rates, %d pairs, %d clients", a.rates.len(), l.pairs.len(), l.clients.len())
 	}
 }
 
@@ -209,7 +210,7 @@ func TestLockout(t *testing.T) {
 		t.Errorf("after the lock: %s", time.Duration(d))
 	}
 	l.failed(now+second, tim)
-	l.succeeded(tim)
+	l.succeeded(now, tim, tim, "")
 	if l.pairs.len() != 0 {
 		t.Error("a success forgets nothing")
 	}
@@ -219,6 +220,44 @@ func TestLockout(t *testing.T) {
 		if d := l.failed(now, tim); d != second || l.locked(now, tim) {
 			t.Fatalf("failures far apart: %s, locked %v", time.Duration(d), l.locked(now, tim))
 		}
+	}
+}
+
+// TestClientsCountApart: a client by whose name the pair has logged in counts for itself, for a while; failures make no such name, nor does
+// another pair.
+func TestClientsCountApart(t *testing.T) {
+	l := newLockouts(4, 15*time.Minute, time.Second)
+	now := 1_000_000 * second
+	tim := l.key(key("192.0.2.1"), "tim")
+	l.failed(now, l.counts(now, tim, "gw.example"))
+	if l.counts(now, tim, "gw.example") != tim {
+		t.Error("a failure has made a client known")
+	}
+	l.succeeded(now, tim, tim, "")
+	l.succeeded(now, tim, tim, "gw.example")
+	own := l.counts(now, tim, "gw.example")
+	if own == tim {
+		t.Fatal("a login has not")
+	}
+	for hello, pair := range map[string]pairKey{"": tim, "other.example": tim, "gw.example": l.key(key("192.0.2.1"), "ann"), "GW.example": l.key(key("192.0.2.2"), "tim")} {
+		if l.counts(now, pair, hello) != pair {
+			t.Errorf("%q counts apart without a login", hello)
+		}
+	}
+	for range 4 {
+		l.failed(now, tim)
+	}
+	if !l.locked(now, tim) || l.locked(now, own) {
+		t.Error("the neighbour is not locked, or the customer is")
+	}
+	for range 4 {
+		l.failed(now, own)
+	}
+	if !l.locked(now, own) {
+		t.Error("guesses by that name have no end")
+	}
+	if now += clientTime; l.counts(now, tim, "gw.example") != own || l.counts(now+1, tim, "gw.example") != tim {
+		t.Error("remembered for another time than clientTime")
 	}
 }
 
@@ -260,7 +299,7 @@ func TestManyWrongPasswords(t *testing.T) {
 		}
 		if i%1000 == 0 { // it mistypes now and then
 			l.failed(now, own)
-			l.succeeded(own)
+			l.succeeded(now, own, own, "")
 		}
 		now += second / 1000
 	}

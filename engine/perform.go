@@ -176,7 +176,7 @@ func (c *conn) authenticated(now session.Time, j *authJob) {
 	}
 	r := session.Result{Challenge: j.challenge, AuthDone: j.done}
 	if j.done {
-		c.attempt.succeeded()
+		c.attempt.succeeded(now)
 		c.exchange, c.attempt = nil, nil
 		if refusal := c.join(j.exchange.Account()); refusal != nil {
 			c.lp.eng.cfg.Observer.Auth(refusal.Code)
