@@ -262,8 +262,7 @@ func TestFormerOwnerEndsNobody(t *testing.T) {
 // TestFormerOwnerIsLate: where answers are not from memory, the former owner's may have been on its way when the domain moved.
 func TestFormerOwnerIsLate(t *testing.T) {
 	var owner *customer
-	var s *server
-	s = newServer(t, withAccount("a", "a.example"), withAccount("b", "b.example"), collecting(Collecting{Linger: time.Hour}), func(s *server, c *Config) {
+	s := newServer(t, withAccount("a", "a.example"), withAccount("b", "b.example"), collecting(Collecting{Linger: time.Hour}), func(s *server, c *Config) {
 		c.Directory = &changing{testDirectory: s.dir, of: "a", then: func() {
 			s.dir.moves("a", "b")
 			owner = s.turned("b", "ATRN a.example")
