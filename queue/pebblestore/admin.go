@@ -80,12 +80,9 @@ func (s *Store) List(domain string, fn func(queue.Entry) bool) error {
 
 // list walks over the deliverable, the failed and the held entries of a domain at once, by age.
 func (s *Store) list(c census, fn func(queue.Entry) bool) (more bool, err error) {
-	var its [len(entrySpaces)]*pebble.Iterator
+	var its [len(entrySpaces)]*passage
 	for i, space := range entrySpaces {
-		it, err := s.db.NewIter(&pebble.IterOptions{
-			LowerBound: appendEntryKey(nil, space, c.name, 0),
-			UpperBound: appendEntryKey(nil, space, c.name, c.durable+1),
-		})
+		it, err := s.passReporting(appendEntryKey(nil, space, c.name, 0), appendEntryKey(nil, space, c.name, c.durable+1))
 		if err != nil {
 			return false, err
 		}
@@ -94,7 +91,7 @@ func (s *Store) list(c census, fn func(queue.Entry) bool) (more bool, err error)
 		its[i] = it
 	}
 	for {
-		var at *pebble.Iterator
+		var at *passage
 		var least uint64
 		for i, space := range entrySpaces {
 			it := its[i]
@@ -111,11 +108,14 @@ func (s *Store) list(c census, fn func(queue.Entry) bool) (more bool, err error)
 		if at == nil {
 			return true, nil
 		}
+		var env mail.Envelope
 		rec, err := at.ValueAndErr()
-		if err != nil {
+		if err == nil {
+			env, _, err = decodeEntry(c.name, rec)
+		}
+		if err != nil && !damaged(err) {
 			return false, err
 		}
-		env, _, err := decodeEntry(c.name, rec)
 		if err != nil {
 			s.opts.Events.Corruption(fmt.Errorf("pebblestore: entry %s/%d: %w", c.name, least, err))
 		} else if !fn(queue.Entry{Envelope: env, Leased: c.leased}) {
@@ -153,7 +153,7 @@ func (s *Store) locate(id mail.ID) (whereabouts, error) {
 	if !errors.Is(err, pebble.ErrNotFound) {
 		return whereabouts{}, err
 	}
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceEntry}, UpperBound: []byte{spaceHeld + 1}})
+	it, err := s.passReporting([]byte{spaceEntry}, []byte{spaceHeld + 1})
 	if err != nil {
 		return whereabouts{}, err
 	}
@@ -177,13 +177,16 @@ func (s *Store) locate(id mail.ID) (whereabouts, error) {
 }
 
 // scanFor returns the place of the entry of message id, looking at span, or 0.
-func scanFor(it *pebble.Iterator, space byte, domain string, id mail.ID, span [2]uint64) uint64 {
+func scanFor(it *passage, space byte, domain string, id mail.ID, span [2]uint64) uint64 {
 	for ok := it.SeekGE(appendEntryKey(nil, space, domain, span[0])); ok; ok = it.Next() {
 		name, seq, good := parseEntryKey(it.Key(), space)
 		if !good || string(name) != domain || seq > span[1] {
 			return 0
 		}
 		rec, err := it.ValueAndErr()
+		if damaged(err) {
+			continue
+		}
 		if err != nil {
 			return 0 // the iterator remembers it
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -29,6 +30,8 @@ import (
 //  9. beside an entry of which a sender is yet to be told something, while it waits or is held, stands a mark, and
 //     beside no other;
 //  10. every stamp has its time.
+//
+// What cannot be read is a violation, too, and what stands behind it is looked at all the same.
 func (s *Store) Check(ctx context.Context, progress func(done, total int64), report func(queue.Violation)) (queue.Checked, error) {
 	if err := s.enter(); err != nil {
 		return queue.Checked{}, err
@@ -68,6 +71,8 @@ type checker struct {
 	counted     map[string]*queue.Counts
 	unread      map[string]int64 // entries that cannot be decoded; Open does not count them
 	named       int64            // entries that a body record names
+	blind       bool             // something could not be read, so that what is counted does not say much
+	said        map[string]bool  // of what this was reported
 }
 
 // freeze takes a snapshot of disk and memory at one moment.
@@ -76,7 +81,7 @@ func (s *Store) freeze() *checker {
 	defer s.frozen.Unlock()
 	c := &checker{
 		store: s, snap: s.db.NewSnapshot(), known: s.census(),
-		incoming: make(map[mail.ID]struct{}), counted: make(map[string]*queue.Counts), unread: make(map[string]int64),
+		incoming: make(map[mail.ID]struct{}), counted: make(map[string]*queue.Counts), unread: make(map[string]int64), said: make(map[string]bool),
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -95,7 +100,7 @@ func (c *checker) violation(domain string, id mail.ID, format string, args ...an
 
 // each calls fn for every pair from lower to upper.
 func (c *checker) each(lower, upper []byte, fn func(k, v []byte) error) error {
-	it, err := c.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	it, err := c.pass(lower, upper)
 	if err != nil {
 		return err
 	}
@@ -105,6 +110,9 @@ func (c *checker) each(lower, upper []byte, fn func(k, v []byte) error) error {
 			return c.ctx.Err()
 		}
 		v, err := it.ValueAndErr()
+		if c.lost("the value of %q", it.Key(), err) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -113,6 +121,26 @@ func (c *checker) each(lower, upper []byte, fn func(k, v []byte) error) error {
 		}
 	}
 	return it.Error()
+}
+
+// pass walks over the keys from lower to upper, also behind what cannot be read.
+func (c *checker) pass(lower, upper []byte) (*passage, error) {
+	return c.store.gaps.pass(c.snap, lower, upper, func(from, to []byte, err error) {
+		c.lost("what stands behind %q", from, fmt.Errorf("up to %q: %w", to, err))
+	})
+}
+
+// lost says whether err is that something is not there any more that should be, and reports it once.
+func (c *checker) lost(what string, key []byte, err error) bool {
+	if err == nil || errors.Is(err, pebble.ErrNotFound) || !damaged(err) {
+		return false
+	}
+	c.blind = true
+	if what = fmt.Sprintf(what, key); !c.said[what] {
+		c.said[what] = true
+		c.violation("", 0, "%s cannot be read: %v", what, err)
+	}
+	return true
 }
 
 func (c *checker) meta() error {
@@ -220,13 +248,27 @@ func (c *checker) entry(space byte, domain string, seq uint64, v []byte) {
 		c.violation(domain, env.ID, "entry %d: stands in space %c, which is not that of its recipients' states", seq, space)
 	}
 	for _, other := range entrySpaces[:slices.Index(entrySpaces[:], space)] {
-		if ok, err := c.has(appendEntryKey(nil, other, domain, seq)); err != nil || ok {
+		key := appendEntryKey(nil, other, domain, seq)
+		if ok, err := c.has(key); (err != nil || ok) && !c.lost("entry %q", key, err) {
 			c.violation(domain, env.ID, "entry %d: in space %c and in %c at once (%v)", seq, other, space, err)
 		}
 	}
 }
 
-func (c *checker) has(key []byte) (bool, error) { return has(c.snap, key) }
+func (c *checker) has(key []byte) (bool, error) {
+	if _, ok := c.store.gaps.find(key); ok {
+		return false, errGap
+	}
+	return has(c.snap, key)
+}
+
+// get is Get of the snapshot, but for what is known not to be readable.
+func (c *checker) get(key []byte) ([]byte, io.Closer, error) {
+	if _, ok := c.store.gaps.find(key); ok {
+		return nil, nil, errGap
+	}
+	return c.snap.Get(key)
+}
 
 // bodies is invariants 4 and 5, seen from the body record.
 func (c *checker) bodies() error {
@@ -265,8 +307,12 @@ func (c *checker) bodies() error {
 // namedEntry looks at the entry that body id names as r.
 func (c *checker) namedEntry(id mail.ID, head *bodyHead, r ref) (found int64, err error) {
 	for _, space := range entrySpaces {
-		v, closer, err := c.snap.Get(appendEntryKey(nil, space, r.domain, r.seq))
+		v, closer, err := c.get(appendEntryKey(nil, space, r.domain, r.seq))
 		if errors.Is(err, pebble.ErrNotFound) {
+			continue
+		}
+		if c.lost("entry %q", appendEntryKey(nil, space, r.domain, r.seq), err) {
+			found++
 			continue
 		}
 		if err != nil {
@@ -304,8 +350,12 @@ func (c *checker) owns() error {
 		}
 		entries := 0
 		for _, space := range entrySpaces {
-			rec, closer, err := c.snap.Get(appendEntryKey(nil, space, domain, seq))
+			rec, closer, err := c.get(appendEntryKey(nil, space, domain, seq))
 			if errors.Is(err, pebble.ErrNotFound) {
+				continue
+			}
+			if c.lost("entry %q", appendEntryKey(nil, space, domain, seq), err) {
+				entries++
 				continue
 			}
 			if err != nil {
@@ -360,7 +410,7 @@ func (c *checker) pieces(id mail.ID, head *bodyHead) error {
 
 // chunks is invariant 6. It looks at one piece of each message.
 func (c *checker) chunks() error {
-	it, err := c.snap.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceChunk}, UpperBound: []byte{spaceChunk + 1}})
+	it, err := c.pass([]byte{spaceChunk}, []byte{spaceChunk + 1})
 	if err != nil {
 		return err
 	}
@@ -376,6 +426,9 @@ func (c *checker) chunks() error {
 			continue
 		}
 		there, err := c.has(appendBodyKey(nil, id))
+		if c.lost("body %q", appendBodyKey(nil, id), err) {
+			there, err = true, nil
+		}
 		if err != nil {
 			return err
 		}
@@ -396,9 +449,12 @@ func (c *checker) marks() error {
 			return nil
 		}
 		for _, space := range spacesOf(queue.Partial) {
-			rec, closer, err := c.snap.Get(appendEntryKey(nil, space, string(domain), seq))
+			rec, closer, err := c.get(appendEntryKey(nil, space, string(domain), seq))
 			if errors.Is(err, pebble.ErrNotFound) {
 				continue
+			}
+			if c.lost("entry %q", appendEntryKey(nil, space, string(domain), seq), err) {
+				return nil
 			}
 			if err != nil {
 				return err
@@ -434,7 +490,7 @@ func (c *checker) memory() error {
 		if got == nil {
 			got = new(queue.Counts)
 		}
-		if *got != k.counts && c.unread[k.name] == 0 {
+		if *got != k.counts && c.unread[k.name] == 0 && !c.blind {
 			c.violation(k.name, 0, "counts in memory are %+v, on disk %+v", k.counts, *got)
 		}
 		delete(c.counted, k.name)
@@ -447,7 +503,7 @@ func (c *checker) memory() error {
 		c.checked.Domains++
 	}
 	for name, got := range c.counted {
-		if c.unread[name] == 0 {
+		if c.unread[name] == 0 && !c.blind {
 			c.violation(name, 0, "not in memory: %+v on disk", *got)
 		}
 		c.checked.Domains++
@@ -495,15 +551,22 @@ func (c *checker) stray(space byte, k, v []byte) error {
 	}
 	id := p.id
 	if p.stands == beside {
-		if there, err := c.has(appendEntryKey(nil, spaceOwn, string(domain), seq)); err != nil || there {
+		key := appendEntryKey(nil, spaceOwn, string(domain), seq)
+		if there, err := c.has(key); err != nil || there {
+			if c.lost("own body %q", key, err) {
+				return nil
+			}
 			return err
 		}
 		c.violation(string(domain), id, "entry %d has no body", seq)
 		return nil
 	}
-	rec, closer, err := c.snap.Get(appendBodyKey(nil, id))
+	rec, closer, err := c.get(appendBodyKey(nil, id))
 	if errors.Is(err, pebble.ErrNotFound) {
 		c.violation(string(domain), id, "entry %d has no body", seq)
+		return nil
+	}
+	if c.lost("body %q", appendBodyKey(nil, id), err) {
 		return nil
 	}
 	if err != nil {

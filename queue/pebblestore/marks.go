@@ -56,7 +56,7 @@ func (s *Store) remark(entries []placed, marks []int64) {
 
 // countMarks takes the counts of marks.
 func (s *Store) countMarks() error {
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceUntold}, UpperBound: []byte{spaceUntold + 1}})
+	it, err := s.passReporting([]byte{spaceUntold}, []byte{spaceUntold + 1})
 	if err != nil {
 		return err
 	}

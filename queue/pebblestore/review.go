@@ -53,9 +53,7 @@ func (s *Store) Walk(domain string, stage queue.Stage, from uint64, fn func(queu
 	if stage == queue.Partial {
 		space = spaceUntold
 	}
-	it, err := s.db.NewIter(&pebble.IterOptions{
-		LowerBound: appendEntryKey(nil, space, domain, from), UpperBound: appendEntryKey(nil, space, domain, durable+1),
-	})
+	it, err := s.passReporting(appendEntryKey(nil, space, domain, from), appendEntryKey(nil, space, domain, durable+1))
 	if err != nil {
 		return fmt.Errorf("pebblestore: walk %s: %w", domain, err)
 	}
@@ -63,7 +61,7 @@ func (s *Store) Walk(domain string, stage queue.Stage, from uint64, fn func(queu
 	for ok := it.First(); ok; ok = it.Next() {
 		_, seq, _ := parseEntryKey(it.Key(), space)
 		env, there, err := s.walked(it, stage, ref{domain, seq})
-		if err != nil && !errors.Is(err, errRecord) {
+		if err != nil && !damaged(err) {
 			return fmt.Errorf("pebblestore: walk %s: %w", domain, err)
 		}
 		if err == nil && !there {
@@ -81,7 +79,7 @@ func (s *Store) Walk(domain string, stage queue.Stage, from uint64, fn func(queu
 }
 
 // walked reads the entry that it has come to.
-func (s *Store) walked(it *pebble.Iterator, stage queue.Stage, r ref) (env mail.Envelope, there bool, err error) {
+func (s *Store) walked(it *passage, stage queue.Stage, r ref) (env mail.Envelope, there bool, err error) {
 	if stage != queue.Partial {
 		rec, err := it.ValueAndErr()
 		if err == nil {

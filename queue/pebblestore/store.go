@@ -44,6 +44,7 @@ type Store struct {
 	db   *pebble.DB
 	sync *pebble.WriteOptions
 
+	gaps  gaps
 	seq   sequence
 	pins  pins
 	space space
@@ -244,7 +245,7 @@ func (s *Store) readNumber(key []byte) (uint64, error) {
 // count takes the counts of all domains from the entries in space. A record that cannot be read
 // is reported and not counted: a lease will pass over it.
 func (s *Store) count(space byte) error {
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{space}, UpperBound: []byte{space + 1}})
+	it, err := s.passReporting([]byte{space}, []byte{space + 1})
 	if err != nil {
 		return err
 	}
@@ -256,7 +257,14 @@ func (s *Store) count(space byte) error {
 			s.opts.Events.Corruption(fmt.Errorf("pebblestore: bad key %x", it.Key()))
 			continue
 		}
-		p, err := peekEntry(it.Value())
+		var p entryPeek
+		rec, err := it.ValueAndErr()
+		if err == nil {
+			p, err = peekEntry(rec)
+		}
+		if err != nil && !damaged(err) {
+			return err
+		}
 		if err != nil {
 			s.opts.Events.Corruption(fmt.Errorf("pebblestore: entry %s/%d: %w", name, seq, err))
 			continue
@@ -295,7 +303,7 @@ func (s *Store) tally(d *domain, space byte, n, size int64) {
 // sweep deletes the pieces of messages that have no body record: a crash came before
 // their commit. Nothing else can be left over, as all the rest, own bodies included, is written in one batch.
 func (s *Store) sweep() error {
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceChunk}, UpperBound: []byte{spaceChunk + 1}})
+	it, err := s.passReporting([]byte{spaceChunk}, []byte{spaceChunk + 1})
 	if err != nil {
 		return err
 	}
@@ -316,6 +324,8 @@ func (s *Store) sweep() error {
 			if err := s.deleteChunks(id); err != nil {
 				return err
 			}
+		case damaged(err): // nobody knows whether they are needed
+			s.opts.Events.Corruption(fmt.Errorf("pebblestore: body of %v: %w", id, err))
 		default:
 			return err
 		}
