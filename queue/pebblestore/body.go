@@ -146,7 +146,7 @@ func (b *body) load() (pin, error) {
 	if b.chunks == 0 {
 		return b.reload()
 	}
-	v, closer, err := b.store.get(appendChunkKey(make([]byte, 0, chunkKeyLen), b.id, b.next))
+	p, err := b.store.piece(appendChunkKey(make([]byte, 0, chunkKeyLen), b.id, b.next))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return pin{}, fmt.Errorf("piece %d of message %v: %w", b.next, b.id, queue.ErrNotFound)
 	}
@@ -154,13 +154,12 @@ func (b *body) load() (pin, error) {
 		return pin{}, fmt.Errorf("pebblestore: piece %d of message %v: %w", b.next, b.id, err)
 	}
 	last := b.next == b.chunks-1
-	if n := int64(len(v)); n == 0 || n > b.left || last && n != b.left || b.sought && !last && n != mail.ChunkSize {
-		closer.Close()
+	if n := int64(len(p.data)); n == 0 || n > b.left || last && n != b.left || b.sought && !last && n != mail.ChunkSize {
+		p.Release()
 		return pin{}, fmt.Errorf("pebblestore: piece %d of message %v: %w: %d octets where %d are left", b.next, b.id, errRecord, n, b.left)
 	}
-	b.left -= int64(len(v))
+	b.left -= int64(len(p.data))
 	b.next++
-	p := b.store.lend(v, closer)
 	p.data, b.skip = p.data[b.skip:], 0
 	return p, nil
 }

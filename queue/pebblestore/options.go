@@ -27,7 +27,7 @@ type Options struct {
 
 	// MemTableSize is the size of one memtable in octets. Mail that is collected before a memtable
 	// is full never costs more than the log. Up to three may exist at a time, and MaxPinned more, so that
-	// with the block cache they bound the store's memory: 784 MiB with the defaults, at the worst. As
+	// with the block cache and 16 MiB of buffers (see blobs) they bound the store's memory: 800 MiB with the defaults, at the worst. As
 	// many files of the log as memtables and one more are kept for use again. Default 128 MiB.
 	MemTableSize int64
 	// CacheSize is the block cache in octets. Default 16 MiB.
@@ -63,6 +63,7 @@ type Options struct {
 	noSync bool // test only: commits do not wait for the disk. The crash test must fail with it
 	manual bool // test only: Pebble compacts nothing by itself
 	still  bool // see Still
+	young  bool // test only: blob files are rewritten whatever their age
 	poison bool // test only: segments are copies that are overwritten when released
 }
 
@@ -200,7 +201,7 @@ const separatedFrom = 1024
 //	under their ids, 256 KiB and a crumb                     206 us      2.01
 //	in one piece, without a look at the record (taken)       104 us      2.01
 //
-// What is left is reading (half of it), the checksum, and clearing the memory.
+// What was left was reading (half of it), the checksum, and clearing the memory: see blobs.
 // The block cache, once it has its size (see blockCache; without that it holds nothing whatever its size). Processor time in Next and Settle of
 // 5,000 messages of 256 KiB, and of 60,000 of 4 KiB, in two rounds of turns on a busy machine:
 //
@@ -240,6 +241,10 @@ func (s *Store) engineOptions() *pebble.Options {
 		FlushDelayDeleteRange:       10 * time.Second,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, o.Compactions },
 	}
+	rewriteAge := time.Minute
+	if o.young {
+		rewriteAge = 0
+	}
 	if o.still {
 		p.FlushDelayDeleteRange = 0
 	}
@@ -255,7 +260,7 @@ func (s *Store) engineOptions() *pebble.Options {
 			Enabled:               true,
 			MinimumSize:           separatedFrom,
 			MaxBlobReferenceDepth: 10,
-			RewriteMinimumAge:     time.Minute,
+			RewriteMinimumAge:     rewriteAge,
 			TargetGarbageRatio:    0.3,
 		}
 	}
@@ -273,6 +278,7 @@ func (s *Store) listener() *pebble.EventListener {
 		DiskSlow:        func(info pebble.DiskSlowInfo) { ev.DiskSlow(info.Path, info.Duration) },
 		WriteStallBegin: func(info pebble.WriteStallBeginInfo) { ev.StallBegan(info.Reason) },
 		WriteStallEnd:   func() { ev.StallEnded() },
+		BlobFileDeleted: func(info pebble.BlobFileDeleteInfo) { s.blobs.deleted(uint64(info.FileNum)) },
 		// A flush begins right after the memtable was rotated: segments read from here on pin another one.
 		FlushBegin: func(pebble.FlushInfo) { s.pins.nextGeneration() },
 	}

@@ -17,7 +17,7 @@ type pins struct {
 	max    int
 	copied atomic.Int64
 
-	slabbed atomic.Int64 // segments lent out that are in slabs
+	slabbed atomic.Int64 // segments lent out that are in slabs or in buffers of blobs
 
 	mu         sync.Mutex
 	generation uint64
@@ -72,7 +72,8 @@ type pin struct {
 	data       []byte
 	generation uint64
 	copied     bool
-	slab       *slab // data is in it; nil: in the engine's memory or copied
+	slab       *slab  // data is in it
+	buf        []byte // data is in it, see blobs; neither: in the engine's memory or copied
 }
 
 // lend makes a segment's memory of data, which is valid until closer is closed. A flush between the
@@ -109,16 +110,29 @@ func (p *pin) Release() {
 		p.slab = nil
 		return
 	}
+	if p.buf != nil {
+		s.pins.slabbed.Add(-1)
+		if s.opts.poison {
+			poison(p.buf)
+		}
+		s.blobs.put(p.buf)
+		p.buf = nil
+		return
+	}
 	if p.copied {
 		if s.opts.poison {
-			for i := range p.data {
-				p.data[i] = poisonOctet
-			}
+			poison(p.data)
 		}
 		return
 	}
 	p.closer.Close()
 	s.pins.give(p.generation)
+}
+
+func poison(b []byte) {
+	for i := range b {
+		b[i] = poisonOctet
+	}
 }
 
 func (p *pin) segment() queue.Segment { return queue.Segment{Data: p.data, Released: p} }

@@ -47,6 +47,7 @@ type Store struct {
 	gaps  gaps
 	seq   sequence
 	pins  pins
+	blobs blobs
 	space space
 
 	// life is held for reading by every call in progress, and for writing by Close.
@@ -144,6 +145,7 @@ func Open(dir string, opts Options) (*Store, error) {
 	if s.fs == nil {
 		s.fs = vfs.Default
 	}
+	s.blobs.init(s.fs, dir)
 	if err := s.openEngine(); err != nil {
 		return nil, fmt.Errorf("pebblestore: open %s: %w", dir, err)
 	}
@@ -374,6 +376,7 @@ func (s *Store) Close() error {
 	close(s.syncing) // nothing is submitted any more: that would be a call in progress
 	<-s.synced
 	s.janitor.stop()
+	s.blobs.close()
 	// A clean end needs no bound ahead: the next start goes on from here.
 	err := s.db.Set(keySequence, appendNumber(nil, s.seq.last.Load()), pebble.Sync)
 	lent := s.pins.lent()
