@@ -56,7 +56,7 @@ type ReversedTimeouts struct {
 // Defaults of ReversedConfig.
 const (
 	ReversedPrefetchMessages = 256
-	ReversedPrefetchBytes    = 1 << 20
+	ReversedPrefetchBytes    = 2 << 20
 	ReversedPrefetches       = 1
 	ReversedWindowMessages   = 256
 	ReversedWindowBytes      = 4 << 20
