@@ -187,11 +187,22 @@ var _ cache.Observer = (*directoryEvents)(nil)
 func (e *directoryEvents) Answered(o cache.Origin) { e.metrics.DirectoryAnswered(o.String()) }
 
 func (e *directoryEvents) Queried(took time.Duration, err error) {
-	e.metrics.DirectoryQueried(took, err)
+	why := ""
+	switch {
+	case errors.Is(err, cache.ErrRefused):
+		why = "refused"
+	case err != nil:
+		why = "down"
+	}
+	e.metrics.DirectoryQueried(took, why)
 }
 
 func (e *directoryEvents) Down(err error) {
-	e.metrics.DirectoryDown()
+	if errors.Is(err, cache.ErrRefused) {
+		e.metrics.DirectoryRefuses()
+	} else {
+		e.metrics.DirectoryDown()
+	}
 	e.ready.Set(condDirectory, "accounts cannot be looked up, only those remembered are served: "+err.Error())
 	e.log.Error().Err(err).Msg("accounts cannot be looked up; logins and mail for what is not remembered are put off")
 }

@@ -29,7 +29,7 @@ import (
 
 // Source is where accounts are looked up. It is safe for concurrent use. Every call ends soon after its context does. An error that
 // is neither account.ErrUnknown nor account.ErrRecord (this one question cannot be answered) means that the
-// Source is down. No error holds a secret.
+// Source is down, and ErrRefused that somebody has to mend something first. No error holds a secret.
 type Source interface {
 	// Account returns the account of that name.
 	Account(ctx context.Context, name string) (*account.Account, error)
@@ -71,7 +71,7 @@ func (o Origin) String() string { return originNames[o] }
 // Observer is told what happens. Calls come from many goroutines; it must not block.
 type Observer interface {
 	Answered(o Origin)
-	// Queried says that a question to the Source took so long; err, that the Source is down for it.
+	// Queried says that a question to the Source took so long; err, that the Source is down for it, or refuses us (ErrRefused).
 	Queried(took time.Duration, err error)
 	// Down says that the Source does not answer, and why; it comes again while the reason changes. Up takes it back.
 	Down(err error)

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"net"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,7 +17,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
-	_ "modernc.org/sqlite" // the driver "sqlite"
 
 	"odmr/internal/trust"
 )
@@ -27,9 +25,9 @@ import (
 type dialect struct {
 	open        func(Config) (*sql.DB, error)
 	placeholder func(n int) string
-	// oneQuestion reports whether an error is about the values of one question.
-	oneQuestion func(error) bool
-	lifetime    time.Duration // of a connection; 0: for ever
+	// means is account.ErrRecord of an error about the values of one question, cache.ErrRefused of one about us; nil: the database is down.
+	means    func(error) error
+	lifetime time.Duration // of a connection; 0: for ever
 }
 
 // dialects are the databases, by the scheme of their URL.
@@ -38,36 +36,25 @@ var dialects = map[string]*dialect{
 	"postgresql": &postgres,
 	"mysql":      &mariadb,
 	"mariadb":    &mariadb,
-	"sqlite":     &sqlite,
+	"sqlite":     &sqliteFile,
 }
 
 var postgres = dialect{
 	open:        openPostgres,
 	placeholder: func(n int) string { return "$" + strconv.Itoa(n) },
-	oneQuestion: func(err error) bool {
-		var e *pgconn.PgError
-		if !errors.As(err, &e) || len(e.Code) != 5 {
-			return false
-		}
-		// Classes of SQLSTATE: cardinality, data, and what a function of the operator's raises.
-		return slices.Contains([]string{"21", "22", "P0"}, e.Code[:2])
-	},
+	means:       postgresMeans,
 }
 
 var mariadb = dialect{
 	open:        openMySQL,
 	placeholder: func(int) string { return "?" },
-	oneQuestion: func(err error) bool {
-		var e *mysql.MySQLError
-		// Subquery with several rows; collations and character sets that do not go together; values out of range; SIGNAL.
-		return errors.As(err, &e) && slices.Contains([]uint16{1242, 1264, 1267, 1271, 1292, 1300, 1366, 1644, 3854, 3988}, e.Number)
-	},
+	means:       mariadbMeans,
 }
 
-var sqlite = dialect{
+var sqliteFile = dialect{
 	open:        openSQLite,
 	placeholder: func(int) string { return "?" },
-	oneQuestion: func(error) bool { return false },
+	means:       sqliteMeans,
 	lifetime:    time.Minute, // a file that was replaced is noticed
 }
 

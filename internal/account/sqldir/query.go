@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"odmr/internal/account"
+	"odmr/internal/account/cache"
 )
 
 // listSizes are how many placeholders a list gets: few texts of a query, so that the server can keep them prepared. What is left
@@ -134,7 +135,7 @@ func (s *Source) rows(ctx context.Context, q *query, values []string) (*answer, 
 		return nil, s.failed(q, err)
 	}
 	if q.columns > 0 && len(a.columns) != q.columns {
-		return nil, fmt.Errorf("query of %s: %d columns instead of %d", q.what, len(a.columns), q.columns)
+		return nil, fmt.Errorf("%w: query of %s: %d columns instead of %d", cache.ErrRefused, q.what, len(a.columns), q.columns)
 	}
 	fields := make([]sql.NullString, len(a.columns))
 	into := make([]any, len(fields))
@@ -160,14 +161,6 @@ func (s *Source) rows(ctx context.Context, q *query, values []string) (*answer, 
 	return a, nil
 }
 
-// failed says whether err is about this one question, or means that the database is down.
-func (s *Source) failed(q *query, err error) error {
-	if s.dialect.oneQuestion(err) {
-		return fmt.Errorf("%w: query of %s: %w", account.ErrRecord, q.what, err)
-	}
-	return fmt.Errorf("query of %s: %w", q.what, err)
-}
-
 // accountColumns are what the columns of an account's query mean.
 var accountColumns = map[string]func(r *account.Record, value string){
 	"name":     func(r *account.Record, value string) { r.Name = value },
@@ -191,12 +184,12 @@ func (a *answer) checkAccount() error {
 	for _, c := range a.columns {
 		c = strings.ToLower(c)
 		if accountColumns[c] == nil {
-			return fmt.Errorf("query of account: column %q is none of name, secrets, password, settings", c)
+			return fmt.Errorf("%w: query of account: column %q is none of name, secrets, password, settings", cache.ErrRefused, c)
 		}
 		seen[c] = true
 	}
 	if !seen["name"] || !seen["secrets"] && !seen["password"] {
-		return errors.New("query of account: there must be columns name, and secrets or password")
+		return fmt.Errorf("%w: query of account: there must be columns name, and secrets or password", cache.ErrRefused)
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"odmr/internal/account"
+	"odmr/internal/account/cache"
 )
 
 func TestCompile(t *testing.T) {
@@ -35,7 +36,7 @@ func TestCompile(t *testing.T) {
 		{"'it''s' = :name", "name", []string{"x"}, "'it''s' = $1", "'it''s' = ?", 1},
 		{"a[1:2] = :name", "name", []string{"x"}, "a[1:2] = $1", "", 1},
 	} {
-		for d, want := range map[*dialect]string{&postgres: c.postgres, &sqlite: c.sqlite} {
+		for d, want := range map[*dialect]string{&postgres: c.postgres, &sqliteFile: c.sqlite} {
 			q, err := compile(c.text, c.param, d)
 			if err != nil {
 				if want != "" && !strings.Contains(c.text, "[1:2]") {
@@ -303,19 +304,61 @@ func TestURLs(t *testing.T) {
 	}
 }
 
-// An error that a value can bring about must not make the database count as down.
-func TestErrorsOfOneQuestion(t *testing.T) {
+// TestMeaningsOfErrors: an error that a value can bring about must not make the database count as down, and one about us is told from both.
+func TestMeaningsOfErrors(t *testing.T) {
 	for _, c := range []struct {
 		d    *dialect
 		err  error
-		want bool
+		want error
 	}{
-		{&postgres, &pgconn.PgError{Code: "22021"}, true}, {&postgres, &pgconn.PgError{Code: "P0001"}, true},
-		{&postgres, &pgconn.PgError{Code: "57P01"}, false}, {&postgres, &pgconn.PgError{Code: "42P01"}, false}, {&postgres, context.DeadlineExceeded, false},
-		{&mariadb, &mysql.MySQLError{Number: 1267}, true}, {&mariadb, &mysql.MySQLError{Number: 1146}, false}, {&mariadb, mysql.ErrInvalidConn, false},
+		{&postgres, &pgconn.PgError{Code: "22021"}, account.ErrRecord}, {&postgres, &pgconn.PgError{Code: "P0001"}, account.ErrRecord},
+		{&postgres, &pgconn.PgError{Code: "28P01"}, cache.ErrRefused}, {&postgres, &pgconn.PgError{Code: "3D000"}, cache.ErrRefused},
+		{&postgres, &pgconn.PgError{Code: "42501"}, cache.ErrRefused}, {&postgres, &pgconn.PgError{Code: "42P01"}, cache.ErrRefused},
+		{&postgres, &pgconn.PgError{Code: "57P01"}, nil}, {&postgres, &pgconn.PgError{Code: "53300"}, nil}, {&postgres, &pgconn.PgError{Code: "40001"}, nil},
+		{&postgres, &pgconn.PgError{Code: "28"}, nil}, {&postgres, context.DeadlineExceeded, nil},
+		{&mariadb, &mysql.MySQLError{Number: 1267}, account.ErrRecord}, {&mariadb, &mysql.MySQLError{Number: 1045}, cache.ErrRefused},
+		{&mariadb, &mysql.MySQLError{Number: 1142}, cache.ErrRefused}, {&mariadb, &mysql.MySQLError{Number: 1146}, cache.ErrRefused},
+		{&mariadb, &mysql.MySQLError{Number: 1040}, nil}, {&mariadb, &mysql.MySQLError{Number: 1213}, nil},
+		{&mariadb, mysql.ErrInvalidConn, nil}, {&mariadb, mysql.ErrOldPassword, cache.ErrRefused},
 	} {
-		if got := c.d.oneQuestion(fmt.Errorf("x: %w", c.err)); got != c.want {
-			t.Errorf("%v: %v", c.err, got)
+		s := &Source{dialect: c.d}
+		got := s.failed(&query{what: "account"}, fmt.Errorf("x: %w", c.err))
+		for _, kind := range []error{account.ErrRecord, cache.ErrRefused} {
+			if errors.Is(got, kind) != (kind == c.want) {
+				t.Errorf("%v: %v", c.err, got)
+			}
 		}
+		if !errors.Is(got, c.err) {
+			t.Errorf("%v is lost in %v", c.err, got)
+		}
+	}
+}
+
+// TestSQLiteRefusals: a table that there is not, and a file that is none of SQLite's, are mended by somebody; a file that is missing may be
+// on its way.
+func TestSQLiteRefusals(t *testing.T) {
+	b := newBook(t)
+	s := b.open(Defaults)
+	if err := s.Check(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.exec("DROP TABLE odmr_domains")
+	if err := s.Check(t.Context()); !errors.Is(err, cache.ErrRefused) {
+		t.Errorf("no such table: %v", err)
+	}
+	one := Defaults
+	one.Domains = "SELECT name, name FROM odmr_accounts WHERE name = :name"
+	if err := b.open(one).Check(t.Context()); !errors.Is(err, cache.ErrRefused) {
+		t.Errorf("a column too many: %v", err)
+	}
+	b.path = filepath.Join(t.TempDir(), "other")
+	if err := b.open(Defaults).Check(t.Context()); err == nil || errors.Is(err, cache.ErrRefused) {
+		t.Errorf("no file: %v", err)
+	}
+	if err := os.WriteFile(b.path, []byte(strings.Repeat("no database\n", 1000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.open(Defaults).Check(t.Context()); !errors.Is(err, cache.ErrRefused) {
+		t.Errorf("another file: %v", err)
 	}
 }
