@@ -12,7 +12,8 @@ import (
 
 // A web browser of somebody who may reach this server is told by strangers' pages what to ask here. Two things keep what is shown
 // from them: a page whose name was made to mean our address (DNS rebinding) gives itself away by that name in Host, and whatever else a
-// page asks is marked by the browser (Fetch Metadata, Origin) and unreadable to it unless we say otherwise, which we never do.
+// page asks is marked by the browser (Fetch Metadata, Origin) and unreadable to it unless we say otherwise, which we never do. What is so marked is
+// refused, too: it would tell by its size and time, and cost work. Only a link that somebody follows is not, for it shows him what he asked for.
 
 // maxHostText is how much of a Host that is refused is told back, in octets.
 const maxHostText = 100
@@ -46,13 +47,17 @@ func (h hosts) ours(host string) bool {
 	return h[plainName(name)]
 }
 
-// guarded refuses what is asked under a name that is not ours.
+// guarded refuses what is asked under a name that is not ours, or by a page of another site.
 func (h hosts) guarded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cross-Origin-Resource-Policy", "same-origin")
 		w.Header().Set("X-Frame-Options", "DENY")
 		if h.ours(r.Host) {
+			if err := sameSite(r); err != nil && !followed(r) {
+				http.Error(w, "Refused: "+err.Error()+".", http.StatusForbidden)
+				return
+			}
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -63,6 +68,11 @@ func (h hosts) guarded(next http.Handler) http.Handler {
 }
 
 var errCrossSite = errors.New("asked by a page of another site")
+
+// followed reports whether a link was followed, and what comes is shown in a window, not to the page that has the link.
+func followed(r *http.Request) bool {
+	return r.Header.Get("Sec-Fetch-Mode") == "navigate" && r.Header.Get("Sec-Fetch-Dest") == "document"
+}
 
 // sameSite returns an error for what another site's page has a browser ask for. Programs send neither field.
 func sameSite(r *http.Request) error {

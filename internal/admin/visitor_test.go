@@ -72,30 +72,43 @@ func TestWithoutHost(t *testing.T) {
 	}
 }
 
-func TestProfilesAreNotForOtherSites(t *testing.T) {
+// TestNothingIsForOtherSites: what another site's page asks for is refused whatever it is. A link to what costs little may be followed from anywhere.
+func TestNothingIsForOtherSites(t *testing.T) {
 	s := pages(t)
 	own := "http://" + s.Addrs()[0]
 	for _, c := range []struct {
 		fields []string
 		want   int
+		cheap  int // of what is no profile, if it differs
 	}{
-		{nil, 200},
-		{[]string{"Sec-Fetch-Site", "none"}, 200},
-		{[]string{"Sec-Fetch-Site", "same-origin"}, 200},
-		{[]string{"Sec-Fetch-Site", "same-origin", "Origin", own}, 200},
-		{[]string{"Origin", own}, 200},
-		{[]string{"Sec-Fetch-Site", "cross-site"}, 403},
-		{[]string{"Sec-Fetch-Site", "same-site"}, 403}, // another port of this machine
-		{[]string{"Sec-Fetch-Site", "cross-site", "Origin", own}, 403},
-		{[]string{"Sec-Fetch-Site", "something-new"}, 403},
-		{[]string{"Origin", "http://evil.example"}, 403},
-		{[]string{"Origin", "null"}, 403},
-		{[]string{"Origin", "http://127.0.0.1:1"}, 403},
-		{[]string{"Origin", "::"}, 403},
+		{fields: nil, want: 200},
+		{fields: []string{"Sec-Fetch-Site", "none"}, want: 200},
+		{fields: []string{"Sec-Fetch-Site", "same-origin"}, want: 200},
+		{fields: []string{"Sec-Fetch-Site", "same-origin", "Origin", own}, want: 200},
+		{fields: []string{"Origin", own}, want: 200},
+		{fields: []string{"Sec-Fetch-Site", "cross-site"}, want: 403},
+		{fields: []string{"Sec-Fetch-Site", "same-site"}, want: 403}, // another port of this machine
+		{fields: []string{"Sec-Fetch-Site", "cross-site", "Origin", own}, want: 403},
+		{fields: []string{"Sec-Fetch-Site", "something-new"}, want: 403},
+		{fields: []string{"Origin", "http://evil.example"}, want: 403},
+		{fields: []string{"Origin", "null"}, want: 403},
+		{fields: []string{"Origin", "http://127.0.0.1:1"}, want: 403},
+		{fields: []string{"Origin", "::"}, want: 403},
+		{fields: []string{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "document"}, want: 403, cheap: 200},
+		{fields: []string{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "iframe"}, want: 403},
+		{fields: []string{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "no-cors", "Sec-Fetch-Dest", "document"}, want: 403},
 	} {
-		for _, path := range []string{"/debug/pprof/", "/debug/pprof/cmdline", "/debug/pprof/allocs"} {
-			if code, _, _ := ask(t, s, path, c.fields...); code != c.want {
-				t.Errorf("%s with %v: %d, want %d", path, c.fields, code, c.want)
+		for _, path := range []string{"/debug/pprof/", "/debug/pprof/cmdline", "/debug/pprof/allocs", "/", "/metrics", "/healthz", "/readyz"} {
+			want := c.want
+			if c.cheap != 0 && !strings.HasPrefix(path, "/debug/") {
+				want = c.cheap
+			}
+			code, header, body := ask(t, s, path, c.fields...)
+			if code != want || code == 403 && strings.Contains(body, "some_total") {
+				t.Errorf("%s with %v: %d, want %d: %q", path, c.fields, code, want, body)
+			}
+			if header.Get("Access-Control-Allow-Origin") != "" || header.Get("Cross-Origin-Resource-Policy") != "same-origin" || header.Get("X-Frame-Options") != "DENY" {
+				t.Errorf("%s with %v: %v", path, c.fields, header)
 			}
 		}
 	}
