@@ -142,7 +142,10 @@ func (c *collector) search(it *pebble.Iterator, g *ledger) (dry bool, err error)
 		}
 		c.run = append(c.run, f)
 	}
-	return true, it.Error()
+	if err = it.Error(); err != nil && len(c.run) > 0 { // what was found before goes out; the next search says it
+		return false, nil
+	}
+	return true, err
 }
 
 // read takes an entry's record apart.

@@ -102,7 +102,9 @@ func (p *passage) at(valid bool) bool {
 			if to, err = p.behind(from); err != nil { // another error: it stays at this one
 				return false
 			}
-			p.gaps.add(from, to)
+			if !bytes.Equal(to, append(from[:len(from):len(from)], 0)) {
+				p.gaps.add(from, to)
+			}
 		}
 		p.lost(from, to, broken)
 		if bytes.Compare(to, p.upper) >= 0 {
