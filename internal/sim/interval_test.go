@@ -48,6 +48,7 @@ func (c *conn) tooSoon(q *request) *mail.Refusal {
 	h := c.h
 	c.hurried = false
 	if q.tries > 0 {
+		q.asked.domains = q.domains // it may have got others meanwhile
 		return nil
 	}
 	interval := int64(h.interval(q.account))
