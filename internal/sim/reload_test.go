@@ -247,12 +247,12 @@ func (l *ledger) quota(a *account.Account, size int64, over bool) {
 
 // kept says whether the store has the entry: something is to be delivered, decided or reported.
 func (e *entry) kept() bool {
-	return slices.ContainsFunc(e.recipients(), func(r *recipient) bool { return r.state != mail.Delivered && !r.bounced })
+	return slices.ContainsFunc(e.recipients(), func(r *recipient) bool { return r.state != mail.Delivered && (!r.bounced || r.told) })
 }
 
 // uncertain says whether the entry may be gone, or never have been there.
 func (e *entry) uncertain() bool {
-	return e.unsure || e.settling || e.maybeLeft || slices.ContainsFunc(e.recipients(), func(r *recipient) bool { return r.unsure })
+	return e.unsure || e.settling || e.maybeLeft || slices.ContainsFunc(e.recipients(), func(r *recipient) bool { return r.unsure || r.told })
 }
 
 // domainsOf are the domains of that account now.
