@@ -115,7 +115,7 @@ func (e *Engine) admit(l *listener, tc *net.TCPConn) error {
 	if !a.opened {
 		e.sessions.Add(-1)
 		if a.counted {
-			e.addresses.leave(keyOf(a.remote.Addr()))
+			e.leave(a.remote.Addr())
 		}
 		if err == nil {
 			err = errors.New("the connection could not be registered")
@@ -141,12 +141,22 @@ func (e *Engine) enter(now session.Time, role Role, addr netip.Addr) (limit Limi
 		limit = LimitNetwork // RFC 2645 8
 	case !e.exempt(role, addr):
 		limit = e.addresses.enter(now, keyOf(addr))
+		if limit == LimitNone && !e.networks.enter(addr, scarce(e.sessions.Load(), int64(e.cfg.MaxSessions))) {
+			e.addresses.leave(keyOf(addr))
+			limit = LimitNetworkSessions
+		}
 		counted = limit == LimitNone
 	}
 	if limit != LimitNone {
 		e.cfg.Observer.LimitHit(limit)
 	}
 	return limit, counted
+}
+
+// leave takes back what enter counted.
+func (e *Engine) leave(addr netip.Addr) {
+	e.addresses.leave(keyOf(addr))
+	e.networks.leave(addr)
 }
 
 // exempt reports whether limits by address do not count for a client.

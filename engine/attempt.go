@@ -147,6 +147,6 @@ func (c *conn) leaveLimits() {
 	}
 	if c.counted {
 		c.counted = false
-		e.addresses.leave(keyOf(c.remote.Addr()))
+		e.leave(c.remote.Addr())
 	}
 }

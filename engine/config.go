@@ -109,7 +109,7 @@ type Config struct {
 	Collecting     Collecting
 	Trusted        []netip.Prefix // clients that may hand in mail
 	MaxMessageSize int64          // octets of content; 0: DefaultMaxMessageSize
-	MaxSessions    int            // connections at once; 0: DefaultMaxSessions, or fewer where descriptors are short
+	MaxSessions    int            // connections at once, the last eighth for networks with less than their share; 0: DefaultMaxSessions, or fewer where descriptors are short
 	Workers        int            // goroutines reading from the store at once; 0: DefaultWorkers
 	PrefetchMemory int64          // octets of body held ready for customers, over all sessions; 0: DefaultPrefetchMemory
 	IngestMemory   int64          // octets of body on their way in, over all sessions; 0: DefaultIngestMemory

@@ -64,6 +64,7 @@ type Engine struct {
 	writes, reads, lookups, passwords lane
 
 	addresses addresses
+	networks  networks
 	accounts  accounts
 	lockouts  lockouts
 	intervals intervals

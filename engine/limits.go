@@ -86,10 +86,11 @@ const (
 	LimitLogins                // session.ProviderMaxAuthErrors
 	LimitLoginTime             // Timeouts.Login
 	LimitTooSlow               // LeastRate
+	LimitNetworkSessions       // what is left of Config.MaxSessions is for other networks
 	NumLimits                  // not a limit: how many there are
 )
 
-var limitNames = [NumLimits]string{"none", "network", "rate", "address_sessions", "account_sessions", "lockout", "atrn_interval", "quota", "proxy", "errors", "login_commands", "failed_logins", "login_time", "too_slow"}
+var limitNames = [NumLimits]string{"none", "network", "rate", "address_sessions", "account_sessions", "lockout", "atrn_interval", "quota", "proxy", "errors", "login_commands", "failed_logins", "login_time", "too_slow", "network_sessions"}
 
 func (l Limit) String() string {
 	if l < NumLimits {
@@ -120,6 +121,7 @@ var limitTexts = [NumLimits]struct{ code, text string }{
 	LimitNetwork:         {"554 5.7.1", "This service is not open to your network"},
 	LimitRate:            {"421 4.7.0", "Too many connections from your address, try again later"},
 	LimitAddressSessions: {"421 4.7.0", "Too many sessions from your address, try again later"},
+	LimitNetworkSessions: {"421 4.7.0", "Too many sessions from your network, try again later"},
 }
 
 // limitReplies makes the lines once, so that a refusal costs no more than sending it.
