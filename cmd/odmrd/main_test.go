@@ -490,6 +490,24 @@ func TestAccountsAreReadAgain(t *testing.T) {
 	if code, body := d.get("/metrics"); code != 200 || !strings.Contains(body, "\nodmr_account_domains 2\n") {
 		t.Error("metrics do not show two domains")
 	}
+
+	// Half of it, without fault, and somebody is still writing.
+	half, _, _ := strings.Cut(string(good), "account two")
+	if err := os.WriteFile(d.accounts, []byte(half), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.waitFor("a reload that finds the file being written", func() bool {
+		now := time.Now()
+		if err := os.Chtimes(d.accounts, now, now); err != nil {
+			t.Error(err)
+		}
+		d.signal(syscall.SIGHUP)
+		return strings.Contains(d.log(), "the accounts file is just being written")
+	})
+	if err := os.WriteFile(d.accounts, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.waitFor("the whole file to be in effect", func() bool { return knows("two.example") })
 	d.stop()
 }
 

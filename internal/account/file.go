@@ -136,7 +136,7 @@ func (id *identity) young(now time.Time) bool {
 // readFile returns the file's content and version, or ErrUnsettled if it was written to just before or meanwhile, by the clock now if
 // there is one.
 func readFile(path string, now func() time.Time) ([]byte, identity, error) {
-	file, err := os.Open(path)
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe without a writer would be waited for
 	if err != nil {
 		return nil, identity{}, fmt.Errorf("accounts file: %w", err)
 	}

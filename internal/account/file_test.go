@@ -377,6 +377,17 @@ func TestReloadWaitsForTheWholeFile(t *testing.T) {
 	await(t, changes, func(c Change) bool { return c.Err == nil && c.Accounts == 2 })
 }
 
+// TestPipeIsNotWaitedFor: a name that leads to a pipe is an error, not a server that stands still.
+func TestPipeIsNotWaitedFor(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenFile(path); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+		t.Error(err)
+	}
+}
+
 // TestReloadDuringAWrite: a write that begins while the file is being looked at is noticed.
 func TestReloadDuringAWrite(t *testing.T) {
 	path := writeFile(t, goodFile)
