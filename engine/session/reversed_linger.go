@@ -129,8 +129,10 @@ func (r *Reversed) putAside(out *Output) {
 	}
 }
 
-// release gives the lease back. Nothing is fetched or settled afterwards.
+// release gives the lease back. Nothing is fetched or settled afterwards, so what the shield still keeps back is decided as if the
+// line were gone: judge does not where a settlement has failed.
 func (r *Reversed) release(out *Output) {
+	r.abandonBack(out)
 	r.released, r.awaited = true, 0
 	out.Acts = append(out.Acts, Action{Kind: ActRelease, At: len(out.Reply)})
 }
