@@ -12,7 +12,7 @@
 // A thread of its own for the log, under the usual policy and with slices of 100 us, so that it takes the processor when the disk is done, was not taken:
 // 12,565 / 11,654 / 11,061 messages a second in lock-step, against 13,499 / 12,069 / 12,346 without; one more for what tells sessions of it: 11,281 / 11,099 / 11,151.
 //
-// Tried on top of both, five runs each in turns on a busier machine (means): nothing else 12,160 at 79 us, three threads on two processors
+// Tried on top of both and of workers that stay (see loop in engine), five runs each in turns on a busier machine (means): nothing else 12,160 at 79 us, three threads on two processors
 // 11,220 at 91 us, slices of 0.2 ms 11,460 at 86 us, slices of 10 ms 12,440 at 79 us, a heap that grows to five times what is live
 // between collections 12,400 at 78 us: none of it was taken.
 //

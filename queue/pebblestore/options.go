@@ -219,7 +219,7 @@ const separatedFrom = 1024
 // Files of the log that are laid out and cleared beforehand halve a lone fdatasync here (30 kB a time: 225, 232, 172 us
 // appended, 134, 104, 101 us over zeros) but made no difference to the whole server, 9,440 and 9,330 messages a second in lock-step
 // without, 9,646 and 9,535 with them, as processors are what is short then. Pebble reuses its files after the third anyway. With the threads
-// under SCHED_BATCH, three rounds each, means: neither 11,340 messages a second at 82 us, 2 MiB of zeros written ahead 11,670 at 83 us, 150 us between
+// under SCHED_BATCH and workers that stay (see loop in engine), three rounds each, means: neither 11,340 messages a second at 82 us, 2 MiB of zeros written ahead 11,670 at 83 us, 150 us between
 // syncs 11,290 at 82 us.
 // Flushes that rest three times as long as they work (1 ms at a time, unless another memtable is full) were not taken: with 6,000 messages a second in and out
 // (odmrbench mixed), four rounds in turns, the p99 of a 250 was 17, 32, 17 and 18 ms without, 27, 21, 17 and 13 ms with them.
