@@ -119,7 +119,7 @@ func TestWhoseHandshakeEnds(t *testing.T) {
 	h := &handshakes{max: 6}
 	var all []*wire
 	begin := func(from string) {
-		w := &wire{pipe: pipe{from: netip.MustParseAddr(from)}}
+		w := &wire{pipe: pipe{pool: h, from: netip.MustParseAddr(from)}}
 		all = append(all, w)
 		h.begin(w)
 	}
@@ -151,5 +151,51 @@ func TestWhoseHandshakeEnds(t *testing.T) {
 	}
 	if h.count() != 0 || len(h.crowd) != 0 {
 		t.Errorf("left behind: %d, %v", h.count(), h.crowd)
+	}
+}
+
+// TestEndedHandshakeLeavesTheLine: one that is ended while it waits for a place waits no longer, and neither gets one nor gives one back; the
+// next one does.
+func TestEndedHandshakeLeavesTheLine(t *testing.T) {
+	h := &handshakes{max: 2, free: 1}
+	wait := func(from string) (*wire, chan struct{}) {
+		w, entered := &wire{pipe: pipe{pool: h, from: netip.MustParseAddr(from)}}, make(chan struct{})
+		h.begin(w)
+		go func() { w.enter(); close(entered) }()
+		return w, entered
+	}
+	in := func(entered chan struct{}) func() bool {
+		return func() bool {
+			select {
+			case <-entered:
+				return true
+			default:
+				return false
+			}
+		}
+	}
+	waiting := func(n int) func() bool {
+		return func() bool { h.mu.Lock(); defer h.mu.Unlock(); return countTasks(&h.line.root) == n }
+	}
+	first, entered := wait("203.0.113.1")
+	eventually(t, "the first has a place", in(entered))
+	late := &wire{pipe: pipe{pool: h, from: netip.MustParseAddr("192.0.2.2")}}
+	h.begin(late)
+	flood, left := wait("192.0.2.1") // which ends the first, whose goroutine computes
+	eventually(t, "it waits", waiting(1))
+	next, come := wait("198.51.100.1") // which ends late
+	eventually(t, "the next waits", waiting(2))
+	late.enter()
+	flood.kill(errSlow)
+	eventually(t, "who was ended has left", in(left))
+	if flood.holds || late.holds || !waiting(1)() || len(h.line.root.turns) != 1 {
+		t.Errorf("places %v %v, %d in line", flood.holds, late.holds, countTasks(&h.line.root))
+	}
+	flood.leave()
+	first.leave()
+	eventually(t, "the next has the place", in(come))
+	next.leave()
+	if h.free != 1 || len(h.line.root.parts) != 0 {
+		t.Errorf("%d places are free, %d networks left behind", h.free, len(h.line.root.parts))
 	}
 }

@@ -1,6 +1,9 @@
 package engine
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // shares is a queue, of tasks or whatever else waits, in which networks take turns, within a network its addresses, and the tasks of one address go in
 // the order in which they came. So whoever brings one task waits for as many as there are networks that have some, however many those
@@ -68,6 +71,27 @@ func (s *shares[T]) pop() (t T, ok bool) {
 		return t, false
 	}
 	return s.root.pop(), true
+}
+
+// drop takes out those tasks of addr that is says.
+func (s *shares[T]) drop(addr netip.Addr, is func(T) bool) {
+	network := s.root.parts[networkOf(addr)]
+	if network == nil {
+		return
+	}
+	if address := network.parts[keyOf(addr)]; address != nil {
+		address.tasks = slices.DeleteFunc(address.tasks, is)
+		network.tidy(address)
+		s.root.tidy(network)
+	}
+}
+
+// tidy takes out p if it is empty.
+func (s *share[T]) tidy(p *share[T]) {
+	if p.empty() {
+		delete(s.parts, p.key)
+		s.turns = slices.DeleteFunc(s.turns, func(t *share[T]) bool { return t == p })
+	}
 }
 
 func (s *share[T]) pop() T {

@@ -39,7 +39,7 @@ type handshakes struct {
 	max   int
 	crowd map[addressKey]*headcount // what of live is each network's
 	free  int                       // places to compute that nobody has
-	line  shares[chan struct{}]     // who waits for one: closed when it is his
+	line  shares[*pipe]             // who waits for one
 }
 
 // headcount is how many handshakes of a network, or of one address in it, are under way.
@@ -51,16 +51,21 @@ type headcount struct {
 // begin enters w, and ends a handshake if there are too many: the oldest of a network, and in it of an address, that has at least as many
 // as are one's share. A flood ends its own.
 func (h *handshakes) begin(w *wire) {
+	var ended *wire
 	h.mu.Lock()
-	defer h.mu.Unlock()
+	defer func() {
+		h.mu.Unlock()
+		if ended != nil {
+			ended.kill(errCrowded)
+		}
+	}()
 	if h.live.Len() >= h.max {
 		at := h.live.Front()
 		for !h.crowded(at.Value.(*wire)) {
 			at = at.Next()
 		}
-		ended := at.Value.(*wire)
+		ended = at.Value.(*wire)
 		h.remove(ended)
-		ended.kill(errCrowded)
 	}
 	if h.crowd == nil {
 		h.crowd = make(map[addressKey]*headcount)
@@ -110,27 +115,47 @@ func (h *handshakes) end(w *wire) {
 	h.mu.Unlock()
 }
 
-// compute waits for a place to compute, computed gives it to who is next.
-func (h *handshakes) compute(from netip.Addr) {
+// compute waits for a place to compute, computed gives it to who is next. Who is to end gets none, and waits no longer: he computes nothing.
+func (h *handshakes) compute(p *pipe) {
 	h.mu.Lock()
-	if h.free > 0 {
+	switch {
+	case p.quits:
+	case h.free > 0:
 		h.free--
+		p.holds = true
+	default:
+		turn := make(chan struct{})
+		p.turn = turn
+		h.line.push(p.from, p)
 		h.mu.Unlock()
+		<-turn
 		return
 	}
-	turn := make(chan struct{})
-	h.line.push(from, turn)
 	h.mu.Unlock()
-	<-turn
 }
 
-func (h *handshakes) computed() {
+func (h *handshakes) computed(p *pipe) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if turn, ok := h.line.pop(); ok {
-		close(turn)
+	p.holds = false
+	if next, ok := h.line.pop(); ok {
+		next.holds = true
+		close(next.turn)
+		next.turn = nil
 	} else {
 		h.free++
+	}
+}
+
+// quit takes p, which is to end, out of the line: else those that a flood leaves behind would wait there, each with its goroutine.
+func (h *handshakes) quit(p *pipe) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p.quits = true
+	if p.turn != nil {
+		h.line.drop(p.from, func(other *pipe) bool { return other == p })
+		close(p.turn)
+		p.turn = nil
 	}
 }
 
@@ -144,9 +169,12 @@ type pipe struct {
 	full   bool  // the loop has more input than it could feed
 	posted bool  // evShake is on its way
 	err    error // the handshake is to end
-	holds  bool  // a place to compute; of the goroutine only
+	holds  bool  // a place to compute; of the goroutine, and of who gives it while it waits
 	pool   *handshakes
 	from   netip.Addr // the client's
+
+	turn  chan struct{} // closed when it waits in pool.line no more; nil: it does not; pool.mu
+	quits bool          // it is to end; pool.mu
 
 	network, address *headcount    // of pool, that it counts for; nil: for none any more
 	place            *list.Element // in pool.live
@@ -203,12 +231,11 @@ func (p *pipe) post() {
 }
 
 // enter waits for a place to compute, leave gives it up.
-func (p *pipe) enter() { p.pool.compute(p.from); p.holds = true }
+func (p *pipe) enter() { p.pool.compute(p) }
 
 func (p *pipe) leave() {
 	if p.holds {
-		p.holds = false
-		p.pool.computed()
+		p.pool.computed(p)
 	}
 }
 
@@ -220,6 +247,7 @@ func (p *pipe) kill(err error) {
 	}
 	p.fed.Signal()
 	p.mu.Unlock()
+	p.pool.quit(p)
 }
 
 // feed takes octets from the loop and returns how many.

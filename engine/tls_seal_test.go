@@ -78,7 +78,7 @@ func tunnelWith(t testing.TB, server *tls.Config, ca *certtest.Authority, lp *lo
 	f := &tube{}
 	cn := &conn{lp: lp, gc: f}
 	cn.out.lp = lp
-	sec := &secure{c: cn, phase: tlsUp, wire: &wire{}, tc: s}
+	sec := &secure{c: cn, phase: tlsUp, wire: &wire{pipe: pipe{pool: new(handshakes)}}, tc: s}
 	sec.queue.lp, sec.wire.s = lp, sec
 	cn.tls, cn.out.tls = sec, sec
 	ours.Conn, theirs.Conn = sec.wire, far{t: f}
