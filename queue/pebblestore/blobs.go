@@ -61,6 +61,7 @@ type blobs struct {
 	mu    sync.Mutex // short: never held over I/O
 	files map[uint64]*blobFile
 	order []uint64                                  // of files, the one opened last at the end
+	gone  uint64                                    // files that Pebble has deleted so far
 	free  [largestBlock/bufferStep + 1 + 1][][]byte // by size in steps
 	idle  int                                       // octets in free
 }
@@ -167,6 +168,7 @@ func (b *blobs) open(number uint64) *blobFile {
 	if f != nil {
 		f.users++
 	}
+	gone := b.gone
 	b.mu.Unlock()
 	if f != nil {
 		return f
@@ -174,7 +176,7 @@ func (b *blobs) open(number uint64) *blobFile {
 	f = openBlob(b.fs, b.fs.PathJoin(b.dir, fmt.Sprintf("%06d.blob", number)))
 	f.users = 1
 	b.mu.Lock()
-	if b.files[number] != nil { // others were faster: this one is for the caller alone
+	if b.files[number] != nil || b.gone != gone { // others were faster, or it may have been deleted since: this one is for the caller alone
 		f.dropped = true
 		b.mu.Unlock()
 		return f
@@ -217,6 +219,7 @@ func (b *blobs) drop(number uint64) *blobFile {
 // deleted notes that Pebble has deleted a file: who keeps it open keeps its space.
 func (b *blobs) deleted(number uint64) {
 	b.mu.Lock()
+	b.gone++
 	f := b.drop(number)
 	b.mu.Unlock()
 	f.close()

@@ -272,3 +272,31 @@ func TestBlobsAreRefused(t *testing.T) {
 		t.Errorf("%d files are left", len(b.files))
 	}
 }
+
+// A file that Pebble deletes while it is being opened is kept open by who reads it, and by nobody else: its space would never be given back.
+func TestBlobDeletedWhileOpened(t *testing.T) {
+	mem := vfs.NewMem()
+	var b blobs
+	b.init(deletingFS{mem, func() { b.deleted(7) }}, "")
+	f := b.open(7)
+	b.leave(f)
+	if len(b.files) != 0 || len(b.order) != 0 || !f.dropped {
+		t.Errorf("%d files are kept open", len(b.files))
+	}
+	b.fs = mem
+	b.leave(b.open(8))
+	if len(b.files) != 1 {
+		t.Error("the next one is not kept open")
+	}
+}
+
+// deletingFS has something happen when a file was opened.
+type deletingFS struct {
+	vfs.FS
+	opened func()
+}
+
+func (fs deletingFS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
+	defer fs.opened()
+	return fs.FS.Open(name, opts...)
+}
