@@ -16,7 +16,7 @@ import (
 // in between is not seen either.
 
 const (
-	// maxBroken is how many such places one passage goes beyond: where there are more it is the disk, and the walk fails.
+	// maxBroken is how many such places one walk goes beyond: where there are more it is the disk, and the walk fails.
 	maxBroken = 64
 	// maxKeyLen is the longest key: an entry's, see keys.go.
 	maxKeyLen = 1 + mail.MaxDomain + 1 + 8
@@ -79,14 +79,19 @@ func (g *gaps) pass(over pebble.Reader, lower, upper []byte, lost func(from, to 
 }
 
 func (p *passage) First() bool {
-	p.last = append(p.last[:0], p.lower...)
+	p.begin(p.lower)
 	return p.at(p.Iterator.First())
+}
+
+// begin has a walk begin at key: what came of the one before it says nothing about this one.
+func (p *passage) begin(key []byte) {
+	p.last, p.done, p.broken = append(p.last[:0], key...), false, 0
 }
 
 func (p *passage) Next() bool { return p.at(p.Iterator.Next()) }
 
 func (p *passage) SeekGE(key []byte) bool {
-	p.last = append(p.last[:0], key...)
+	p.begin(key)
 	return p.at(p.Iterator.SeekGE(key))
 }
 

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"odmr/internal/mail"
 	"odmr/queue"
@@ -134,6 +137,42 @@ func brokenLease(t *testing.T, s *Store, what string) {
 	if !slices.Equal(got, want) {
 		t.Errorf("%s: a lease hands out %d messages, %d stand before what cannot be read", what, len(got), len(want))
 	}
+}
+
+// What one walk of a passage could not see to the end says nothing about the next: where the disk fails then, it says so.
+func TestPassageBeginsAnew(t *testing.T) {
+	var failing atomic.Bool
+	mem := vfs.NewMem()
+	opts := testOptions(t, errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if failing.Load() && op.Kind == errorfs.OpFileReadAt && strings.HasSuffix(op.Path, ".sst") {
+			return errorfs.ErrInjected
+		}
+		return nil
+	})))
+	seen := &events{t: t, lenient: true} // Pebble reads a table's statistics by itself
+	opts.Events, opts.CacheSize = seen, 1
+	s := mustOpen(t, "queue", opts)
+	for range 2000 { // of more than one block
+		putTest(t, s, 50, "a.example")
+	}
+	if err := s.db.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := s.passReporting([]byte{spaceEntry}, []byte{spaceHeld + 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if !p.First() {
+		t.Fatal(p.Error())
+	}
+	p.done, p.broken = true, maxBroken // as behind so many places, the last of which reaches to the end
+	failing.Store(true)
+	ok := p.SeekGE(appendEntryKey(nil, spaceEntry, "a.example", math.MaxUint64>>1))
+	if ok = p.SeekGE(appendEntryKey(nil, spaceEntry, "a.example", 1)) || ok; ok || !errors.Is(p.Error(), errorfs.ErrInjected) || p.broken != 0 {
+		t.Errorf("found %v, %v", ok, p.Error())
+	}
+	failing.Store(false)
 }
 
 // broken is a copy of the store with an octet changed at that part of a file.
