@@ -134,7 +134,10 @@ func (c *droppable) Read(b []byte) (int, error) {
 func (c *droppable) Write(b []byte) (int, error) {
 	for done := 0; ; {
 		n, err := c.room(outgoing, len(b)-done)
-		if err != nil || done == len(b) {
+		if done == len(b) { // it went whole, even if the line was cut right behind it: of a TLS record the server has all
+			return done, nil
+		}
+		if err != nil {
 			return done, err
 		}
 		if n, err = c.Conn.Write(b[done : done+n]); err != nil {
