@@ -61,7 +61,7 @@ func TestBlobsAreRead(t *testing.T) {
 	fs := vfs.NewMem()
 	s, ids, pieces := blobStore(t, fs)
 	for round := range 3 {
-		l, ds := blobLease(t, s, len(ids))
+		l, ds := lend(t, s, len(ids), "a.example")
 		var segs []queue.Segment
 		var want [][]byte
 		for i, d := range ds {
@@ -110,20 +110,6 @@ func TestBlobsAreRead(t *testing.T) {
 	})
 }
 
-// blobLease leases a.example and takes n deliveries.
-func blobLease(t *testing.T, s *Store, n int) (queue.Lease, []queue.Delivery) {
-	t.Helper()
-	l, err := s.Acquire([]string{"a.example"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ds, err := l.Next(nil, queue.Limit{Messages: n + 1, Bytes: 10 << 20})
-	if err != nil || len(ds) != n {
-		t.Fatalf("%d deliveries, %v; want %d", len(ds), err, n)
-	}
-	return l, ds
-}
-
 // An octet that has changed in a blob file is nobody's mail: what it is in is passed over, as Pebble says.
 func TestBlobsAreVerified(t *testing.T) {
 	fs := vfs.NewMem()
@@ -144,7 +130,7 @@ func TestBlobsAreVerified(t *testing.T) {
 	}
 	ev := s.opts.Events.(*events)
 	ev.lenient = true
-	l, ds := blobLease(t, s, len(ids)-1)
+	l, ds := lend(t, s, len(ids)-1, "a.example")
 	for i, d := range ds {
 		if got := restOf(t, d.Body); !bytes.Equal(got, crashBody(ids[i+1], blobSizes[i+1].size)) {
 			t.Errorf("delivery %d has other octets", i)
@@ -178,7 +164,7 @@ func TestBlobsAreRewritten(t *testing.T) {
 	}
 	deep()
 	before := blobFiles(t, fs)
-	l, ds := blobLease(t, s, many)
+	l, ds := lend(t, s, many, "a.example")
 	collect(t, l, ds[:many*3/4])
 	for _, d := range ds[many*3/4:] {
 		d.Body.Close()
@@ -193,7 +179,7 @@ func TestBlobsAreRewritten(t *testing.T) {
 		return len(after) > 0 && !slices.ContainsFunc(after, func(name string) bool { return slices.Contains(before, name) })
 	})
 	for range 2 {
-		l, ds = blobLease(t, s, many/4)
+		l, ds = lend(t, s, many/4, "a.example")
 		for i, d := range ds {
 			if got := restOf(t, d.Body); !bytes.Equal(got, crashBody(ids[many*3/4+i], size)) {
 				t.Errorf("delivery %d has other octets", i)

@@ -24,7 +24,7 @@ func lend(t testing.TB, s *Store, n int, domains ...string) (queue.Lease, []queu
 	if err != nil {
 		t.Fatal(err)
 	}
-	ds, err := l.Next(nil, queue.Limit{Messages: n + 1, Bytes: 1 << 20})
+	ds, err := l.Next(nil, queue.Limit{Messages: n + 1, Bytes: 10 << 20})
 	if err != nil || len(ds) != n {
 		t.Fatalf("%d deliveries, %v; want %d", len(ds), err, n)
 	}
