@@ -76,6 +76,7 @@ type conn struct {
 	tls     *secure // nil in clear text
 	out     output
 	watched bool // entered in writable
+	told    bool // what became of a message is among what is to be written
 	blocked bool // the kernel takes no more for now
 	again   bool // evAgain is on its way
 	paused  bool // the socket is not being read
@@ -278,7 +279,9 @@ func (c *conn) run(now session.Time) {
 			c.close(now)
 			break
 		}
-		c.flush(now)
+		if !c.patient() {
+			c.flush(now)
+		}
 		if !gated || c.out.pending > maxReplies {
 			break
 		}
@@ -297,6 +300,13 @@ func (c *conn) run(now session.Time) {
 			c.linger(now)
 		}
 	}
+}
+
+// patient reports whether replies wait for that to the message which they were for: their client has pipelined on to its end, and has all
+// of them in one piece then, as RFC 2920 3.2 would have it, for half as many system calls at both ends.
+func (c *conn) patient() bool {
+	m, ok := c.sess.(*session.Ingress)
+	return ok && m.Committing() && !c.told && c.out.pending <= bufferSize
 }
 
 // close ends the session: the machine has said its last word.
@@ -415,6 +425,7 @@ func (c *conn) flush(now session.Time) {
 	if c.out.drained() || c.blocked || c.again || c.doomed {
 		return
 	}
+	c.told = false
 	f := c.out.flush(c.fd, c.retire)
 	c.sent(f.n)
 	if f.n > 0 {

@@ -142,6 +142,7 @@ func (c *conn) commit(a *session.Action) {
 // had left stays: the client will send it again, which is RFC 5321 4.5.4.1's price for never losing one.
 func (c *conn) committed(now session.Time, j *commitJob) {
 	e, took := c.lp.eng, time.Duration(now-j.msg.began)
+	c.told = true
 	j.msg.over(e)
 	var r session.Result
 	if j.err != nil {

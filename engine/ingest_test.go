@@ -89,3 +89,35 @@ func TestRefusedContentIsCounted(t *testing.T) {
 		t.Errorf("%d messages were refused, want 2", n)
 	}
 }
+
+// Replies that a client has pipelined past come in one piece with that to its message (RFC 2920 3.2): until then nothing is written.
+func TestRepliesBeforeACommitWaitForIt(t *testing.T) {
+	s := newServer(t, withAccount("a", "a.example"))
+	mx := s.feed(SMTP)
+	s.gate.commits.close()
+	said := func() (n int64) {
+		inspect(s, func(c *conn) bool { n = c.stats.out; return true })
+		return n
+	}
+	before := said()
+	for n := range 3 { // one behind the other: what is said to those behind the first waits for it anyway
+		mx.send("MAIL FROM:<s@b.example>\r\nRCPT TO:<u@a.example>\r\nBDAT 6 LAST\r\ntext")
+		eventually(t, "it is under way", func() bool { return s.gate.commits.waiters() == n+1 })
+		if n := said(); n != before {
+			t.Errorf("%d octets of replies went out", n-before)
+		}
+	}
+	s.gate.commits.open()
+	for range 3 {
+		mx.expect("250 2.1.0")
+		mx.expect("250 2.1.5")
+		mx.expect("250 2.0.0")
+	}
+
+	// Who has yet to send the rest of the content may wait for the replies before that.
+	mx.send("MAIL FROM:<s@b.example>\r\nRCPT TO:<u@a.example>\r\nBDAT 8 LAST\r\nte")
+	mx.expect("250 2.1.0")
+	mx.expect("250 2.1.5")
+	mx.send("xt")
+	mx.expect("250 2.0.0")
+}

@@ -210,8 +210,12 @@ func (s *Ingress) Deadline() Time {
 // stored: what came behind them, QUIT perhaps, must not overtake them.
 func (s *Ingress) Ordering() bool { return s.wait == ingressWaitOrder || s.wait == ingressWaitAppend }
 
+// Committing reports whether messages are on their way to the disk. Of what was said before that the client waits for nothing: it has
+// gone on to the end of the content since.
+func (s *Ingress) Committing() bool { return len(s.commits.list) > 0 }
+
 // busy reports whether it is the store that has to move.
-func (s *Ingress) busy() bool { return s.wait != ingressNoWait || len(s.commits.list) > 0 }
+func (s *Ingress) busy() bool { return s.wait != ingressNoWait || s.Committing() }
 
 // Progress changes nothing: what a server waits for is the peer's next command.
 func (s *Ingress) Progress(Time) {}
