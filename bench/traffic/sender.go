@@ -2,8 +2,10 @@ package traffic
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -171,15 +173,41 @@ func (s *Sender) Run(next func() (Letter, bool)) error {
 
 // Send sends one message and waits for its reply.
 func (s *Sender) Send(l Letter) error {
-	if err := s.begin(l); err != nil {
+	if err := s.Post(l); err != nil {
 		return err
 	}
-	for len(s.pending) > s.head {
+	return s.Until(time.Time{})
+}
+
+// Post sends one message as soon as there is room for it, and does not wait for its reply: Until does.
+func (s *Sender) Post(l Letter) error {
+	for !s.room() {
 		if err := s.advance(); err != nil {
 			return err
 		}
 	}
-	return nil
+	if err := s.begin(l); err != nil {
+		return err
+	}
+	return s.flush()
+}
+
+// Until takes replies until that moment, or until all are there if it is zero.
+func (s *Sender) Until(t time.Time) error {
+	if err := s.conn.SetReadDeadline(t); err != nil {
+		return err
+	}
+	for len(s.pending) > s.head {
+		if err := s.advance(); errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		} else if err != nil {
+			return err
+		}
+	}
+	if !t.IsZero() {
+		time.Sleep(time.Until(t))
+	}
+	return s.conn.SetReadDeadline(time.Time{})
 }
 
 // room reports whether another message may be begun now.

@@ -160,6 +160,45 @@ func TestSenderCountsRefusals(t *testing.T) {
 	}
 }
 
+// A message is sent when it is due, be those before it answered or not, as far as the window goes; and what was half of a reply when the next
+// was due is whole later.
+func TestPostDoesNotWait(t *testing.T) {
+	near, far := pair(t)
+	var counter Counter
+	s := newSender(newWire(t.Context(), near, 512), SenderOptions{
+		Transfer: Chunks, Window: 3, Stock: letters.NewStock(), Sizes: letters.Fixed(400), Counter: &counter,
+	})
+	go io.Copy(io.Discard, far)
+	for id := range uint64(3) {
+		if err := errors.Join(s.Post(Letter{ID: id, Recipient: "a@b"}), s.Until(time.Now().Add(-time.Second))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := counter.Messages.Load(); n != 0 || s.room() {
+		t.Fatalf("%d messages are said to be answered, and there is room %v", n, s.room())
+	}
+	if _, err := io.WriteString(far, "250 a\r\n250 b\r\n250 c\r\n250 a\r\n2"); err != nil {
+		t.Fatal(err)
+	}
+	for counter.Messages.Load() == 0 {
+		if err := s.Until(time.Now().Add(10 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !s.room() {
+		t.Error("no room where one of three is answered")
+	}
+	if _, err := io.WriteString(far, "50 b\r\n250 c\r\n250 a\r\n250 b\r\n250 c\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Until(time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	if n := counter.Messages.Load(); n != 3 {
+		t.Errorf("%d messages were answered, want 3", n)
+	}
+}
+
 // A customer collects from the stand-in what it says it has, by each of its offers.
 func TestCustomerAndProvider(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
