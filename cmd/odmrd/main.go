@@ -63,6 +63,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	syscall.Umask(0o077) // held mail and its socket are nobody else's business
 	log := newLogger(cfg, stderr)
 	processors.Widen()
+	processors.Relax()
 	if cfg.Scheduling == "batch" {
 		if err := processors.Batch(); err != nil { // slower, no more
 			log.Warn().Err(err).Msg("--scheduling: it is normal")

@@ -125,7 +125,7 @@ type Config struct {
 	WindowMessages int    `group:"memory" default:"${window_messages}" min:"1" max:"10000" help:"Messages that one customer's session may have sent without their outcomes being on disk. A larger window hides long lines and slow disks; after a crash at most so many are sent again."`
 	WindowBytes    Size   `group:"memory" default:"${window_bytes}" min:"64KiB" max:"1TiB" help:"Octets of those messages on the wire. One message is always allowed, whatever its size."`
 	StoreCache     Size   `group:"memory" default:"16MiB" min:"1MiB" max:"1TiB" help:"Memory of the queue's block cache, in octets. It is for the index: mail is written once and read once, so that a larger cache gains nothing."`
-	StoreMemtable  Size   `group:"memory" default:"128MiB" min:"1MiB" max:"2GiB" help:"Size of one of the queue's memtables, in octets; up to six exist while flushes lag and slow customers hold on to them. Mail collected before its memtable is flushed never costs more than the log."`
+	StoreMemtable  Size   `group:"memory" default:"32MiB" min:"1MiB" max:"2GiB" help:"Size of one of the queue's memtables, in octets; up to twelve exist while flushes lag and slow customers hold on to them. Mail collected before its memtable is flushed never costs more than the log."`
 	MinFreeSpace   Size   `group:"memory" default:"512MiB" min:"1MiB" max:"1PiB" help:"Free space on the data directory's disk below which new mail gets 452 4.3.1, while draining goes on, in octets. It keeps room for the log and for compactions, which free space."`
 
 	LoginTimeout     time.Duration `group:"time" default:"${login_timeout}" min:"1s" max:"1h" help:"How long a customer may take from connecting to being authenticated. Strangers should not hold connections for long."`

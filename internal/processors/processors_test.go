@@ -3,6 +3,7 @@ package processors
 import (
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"testing"
@@ -68,5 +69,20 @@ func TestWiden(t *testing.T) {
 	Widen()
 	if n := runtime.GOMAXPROCS(0); n != 2*Count() || Count() != before {
 		t.Errorf("%d threads on %d processors, which were %d", n, Count(), before)
+	}
+}
+
+func TestRelax(t *testing.T) {
+	before := debug.SetGCPercent(100)
+	defer debug.SetGCPercent(before)
+	for _, c := range []struct {
+		gogc string
+		want int
+	}{{"70", 100}, {"", heapGrowth}} { // the runtime has looked at GOGC long ago
+		t.Setenv("GOGC", c.gogc)
+		Relax()
+		if n := debug.SetGCPercent(100); n != c.want {
+			t.Errorf("GOGC=%s: %d %%, want %d", c.gogc, n, c.want)
+		}
 	}
 }

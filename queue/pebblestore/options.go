@@ -26,9 +26,9 @@ type Options struct {
 	ObserveCommit func(time.Duration)
 
 	// MemTableSize is the size of one memtable in octets. Mail that is collected before a memtable
-	// is full never costs more than the log. Up to three may exist at a time, and MaxPinned more, so that
-	// with the block cache and 16 MiB of buffers (see blobs) they bound the store's memory: 800 MiB with the defaults, at the worst. As
-	// many files of the log as memtables and one more are kept for use again. Default 128 MiB.
+	// is full never costs more than the log. Up to six may exist at a time, and MaxPinned more, so that
+	// with the block cache and 16 MiB of buffers (see blobs) they bound the store's memory: 416 MiB with the defaults, at the worst. As
+	// many files of the log as memtables and one more are kept for use again. Default 32 MiB.
 	MemTableSize int64
 	// CacheSize is the block cache in octets. Default 16 MiB.
 	CacheSize int64
@@ -39,7 +39,7 @@ type Options struct {
 
 	// MinFreeSpace is how much of the disk stays free, in octets: with less, new mail is
 	// refused (queue.ErrFull), and draining goes on. The log and compactions need room to
-	// make room, so it must be well above 0. Default 256 MiB and two memtables.
+	// make room, so it must be well above 0. Default 256 MiB and eight memtables.
 	MinFreeSpace int64
 	// FreeSpace says how much is free, in octets; nil asks FS. It is called from a goroutine of the
 	// store and may block.
@@ -52,7 +52,7 @@ type Options struct {
 	// compactions have caught up: better than a stall that would hit draining too. Default 48.
 	MaxL0 int
 
-	// MaxPinned is how many generations of the memtable segments may pin; see the package doc. Default 3.
+	// MaxPinned is how many generations of the memtable segments may pin; see the package doc. Default 6.
 	MaxPinned int
 	// FlushDeleted is how many octets of bodies must have been deleted for an idle store to flush, so
 	// that the disk space is given back. Default 16 MiB, negative for never.
@@ -113,7 +113,7 @@ const (
 )
 
 // memTables is how many memtables may exist (one in use, the others being flushed) before writes wait.
-const memTables = 3
+const memTables = 6
 
 // EnsureDefaults fills in what is zero.
 func (o *Options) EnsureDefaults() {
@@ -127,14 +127,14 @@ func (o *Options) EnsureDefaults() {
 			*p = v
 		}
 	}
-	def(&o.MemTableSize, 128<<20)
+	def(&o.MemTableSize, 32<<20)
 	def(&o.CacheSize, 16<<20)
 	defInt(&o.MaxOpenFiles, 1000)
 	defInt(&o.Compactions, 2)
-	def(&o.MinFreeSpace, 256<<20+2*o.MemTableSize)
+	def(&o.MinFreeSpace, 256<<20+8*o.MemTableSize)
 	def(&o.Ballast, 64<<20)
 	defInt(&o.MaxL0, 48)
-	defInt(&o.MaxPinned, 3)
+	defInt(&o.MaxPinned, 6)
 	def(&o.FlushDeleted, 16<<20)
 	if o.Tick == 0 {
 		o.Tick = time.Second
@@ -174,6 +174,9 @@ var compression = func() *block.CompressionProfile {
 	return &p
 }()
 
+// noDepth is more blob files than the tables of one range refer to: see engineOptions.
+const noDepth = 1000
+
 // separatedFrom is the size of the records that go to blob files, which compactions do not rewrite.
 const separatedFrom = 1024
 
@@ -189,9 +192,22 @@ const separatedFrom = 1024
 //	                      and tables uncompressed    2.85             2.23
 //	memtable of 128 MiB, blob files from 4,096         -              2.13
 //
-// The size of a memtable makes no difference there, but does under a longer load: of 250,000 messages of 4 KiB that the whole
-// server took, held and handed out (odmrbench space) 3.4 to 3.5 octets were written for each with memtables of 64 MiB, and
-// 2.4 to 2.5 with 128 MiB (taken), which cost 130 MB of RSS at the highest: 390 instead of 260. Of processor time the layout of bodies (see keys) is nearly all: a message of 4 KiB
+// Where tables of one key range refer to more than MaxBlobReferenceDepth blob files, a compaction writes the records anew. A message is read once, wherever it
+// lies, so that this gains nothing, and makes the size of memtables, of which each becomes a blob file, count. Octets written for each octet of 4 KiB messages that the
+// whole server took, held and handed out (odmrbench space), and its highest RSS:
+//
+//	                               250,000 messages   1,000,000
+//	depth     10, memtable 128 MiB       2.42            4.03      467 MB
+//	          10            32 MiB       4.85              -       262 MB
+//	          64            32 MiB       2.60            3.22      281 MB
+//	       1,000           128 MiB         -             2.58      476 MB
+//	       1,000            64 MiB         -             2.64      346 MB
+//	       1,000            32 MiB (taken) -             2.71      274 MB
+//
+// A smaller memtable is on its way to the disk for 25 ms instead of 100, during which a busy server falls behind: with 9,000 messages a second in and out
+// (odmrbench mixed), three rounds in turns, the p99 of a 250 was 50, 26 and 24 ms with 128 MiB and depth 10, 17, 17 and 18 ms with 32 MiB and a heap as in
+// processors.Relax, 22, 15 and 19 ms with 64 MiB. 40,200 and 44,600 messages a second came in, and 148,900 and 162,900 went out, with 128 MiB; 40,700 and 41,800, 160,600 and
+// 142,200 with 32. Of processor time the layout of bodies (see keys) is nearly all: a message of 4 KiB
 // collected cost 52 us of it in Next and Settle with bodies under their ids, and 9 to 10 us beside their entries;
 // compression, block sizes and level 0 made no difference that stood out from the noise of a busy machine.
 // Bodies from 32 KiB on stand under their ids (see piecesFrom). 6,000 messages of 257 KiB, flushed, and what each cost of processor
@@ -261,7 +277,7 @@ func (s *Store) engineOptions() *pebble.Options {
 		return pebble.ValueSeparationPolicy{
 			Enabled:               true,
 			MinimumSize:           separatedFrom,
-			MaxBlobReferenceDepth: 10,
+			MaxBlobReferenceDepth: noDepth,
 			RewriteMinimumAge:     rewriteAge,
 			TargetGarbageRatio:    0.3,
 		}
