@@ -26,7 +26,7 @@ func All(root string) []Scenario {
 		&Peers{Messages: 5000, Ours: 40000, Relay: 8 * time.Second, Sessions: 20, Root: root},
 		&Drain{Customers: 20, Each: 8000, Size: fixed, Offer: traffic.OfferChunking},
 		&Drain{Customers: 20, Each: 4000, Size: fixed, Offer: traffic.OfferPipelining},
-		&Drain{Customers: 20, Each: 200, Size: letters.Fixed(256 << 10), Offer: traffic.OfferChunking},
+		&Drain{Customers: 20, Each: 400, Size: letters.Fixed(256 << 10), Offer: traffic.OfferChunking},
 		&Drain{Customers: 20, Each: 100, Size: letters.Fixed(256 << 10), Offer: traffic.OfferChunking, TLS: true},
 		&Turn{Backlogs: []int{1000, 100_000, 1_000_000}, Others: 10000, Probes: 1000, Size: letters.Fixed(512)},
 		&Idle{Sessions: 10000, Rest: 3 * time.Second, TLS: "too"},

@@ -36,6 +36,10 @@ import (
 //
 // Files that were mapped (mmap and MADV_POPULATE_READ, 8 MiB at a time) cost as much as Pebble's reading, on a busy machine 207, 195, 213 and 217 us where that
 // took 178, 193, 239 and 208: what is not copied is fetched twice from memory then, by the checksum and by the socket, page by page.
+//
+// Sent by sendfile(2) out of the file, once its checksum was verified 64 KiB at a time, they were no cheaper either: in three rounds of turns 156, 171 and 160 us, and
+// the customers took 68, 82 and 71, where buffers took 166, 152 and 155, and the customers 59, 54 and 55. The kernel sends 64 KiB at a time so, and wakes the
+// receiver for each, who finds them in no cache.
 
 const (
 	// largestBlock is a piece, and what stands around it.
