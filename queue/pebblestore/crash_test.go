@@ -48,7 +48,10 @@ func TestCrash(t *testing.T) {
 	met := crashMet{counts: map[string]int{}}
 	t.Cleanup(func() {
 		t.Logf("%d seeds: %v", seeds, met.counts)
-		for _, what := range []string{"crashes", "expired", "a report at the end", "a report while others wait", "a message that was there", "settlements together"} {
+		for _, what := range []string{
+			"crashes", "expired", "a report at the end", "a report while others wait", "a message that was there", "settlements together",
+			"handed out to one who stayed",
+		} {
 			if met.counts[what] == 0 && seeds >= 20 {
 				t.Errorf("never met: %s", what)
 			}
@@ -119,6 +122,7 @@ type crashMessage struct {
 	id      mail.ID
 	size    int
 	commit  span
+	shown   int64 // when it was first handed out, perhaps before its Commit returned; 0: never
 	entries map[string]*crashEntry
 	stamps  []queue.Stamp
 }
@@ -333,11 +337,18 @@ func crashCollect(t *testing.T, s *Store, h *history, rng *rand.Rand, stop <-cha
 			}
 			sessions = append(sessions, &crashSession{t: t, h: h, lease: l, domain: crashDomains[d]})
 		}
-		for _, c := range sessions {
-			c.settle(rng)
+		for turn := range 1 + rng.IntN(3) { // some stay for what comes in
+			for _, c := range sessions {
+				c.stay()
+				if c.settle(rng) > 0 && turn > 0 {
+					h.count("handed out to one who stayed")
+				}
+			}
+			for _, c := range sessions {
+				c.wait()
+			}
 		}
 		for _, c := range sessions {
-			c.wait()
 			for i := range c.settled {
 				crashDecide(t, s, h, &c.settled[i], rng.IntN(3))
 			}
@@ -360,8 +371,18 @@ type crashSession struct {
 // Committed implements queue.Waiter.
 func (c *crashSession) Committed(err error) { c.told <- err }
 
-// settle hands out some messages and settles them: one after the other, or all at once and without waiting.
-func (c *crashSession) settle(rng *rand.Rand) {
+// stay waits a moment for mail.
+func (c *crashSession) stay() {
+	for range 20 {
+		if c.lease.Waiting().Messages > 0 {
+			return
+		}
+		time.Sleep(20 * time.Microsecond)
+	}
+}
+
+// settle hands out some messages and settles them: one after the other, or all at once and without waiting. It returns how many.
+func (c *crashSession) settle(rng *rand.Rand) int {
 	ds, err := c.lease.Next(nil, queue.Limit{Messages: 1 + rng.IntN(3), Bytes: 1 << 20})
 	if err != nil {
 		c.t.Error(err)
@@ -370,6 +391,7 @@ func (c *crashSession) settle(rng *rand.Rand) {
 	var list []queue.Settlement
 	for i := range ds {
 		ds[i].Body.Close()
+		c.h.show(ds[i].Envelope.ID)
 		st, spans := c.outcomes(&ds[i], rng)
 		if list, c.spans = append(list, st), append(c.spans, spans...); together {
 			continue
@@ -386,6 +408,7 @@ func (c *crashSession) settle(rng *rand.Rand) {
 		c.h.begin(c.spans...)
 		c.lease.SettleTo(list, c)
 	}
+	return len(ds)
 }
 
 // wait waits for what is on its way.
@@ -397,9 +420,8 @@ func (c *crashSession) wait() {
 		c.t.Error(err)
 	}
 	c.h.end(c.spans...)
-	c.h.mu.Lock()
-	defer c.h.mu.Unlock()
-	c.h.met["settlements together"]++
+	c.told, c.spans = nil, nil
+	c.h.count("settlements together")
 }
 
 // outcomes throws the dice for each recipient that waits, and enters what becomes of it; the moments are to be set.
@@ -449,6 +471,23 @@ func (h *history) change(e *crashEntry, i int, to mail.RecipientState) *change {
 	return c
 }
 
+// count enters that something was met.
+func (h *history) count(what string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.met[what]++
+}
+
+// show enters that a message was handed out.
+func (h *history) show(id mail.ID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.clock++
+	if m := h.messages[id]; m.shown == 0 {
+		m.shown = h.clock
+	}
+}
+
 // crashDecide is the operator: held mail is released or bounced, or stays.
 func crashDecide(t *testing.T, s *Store, h *history, env *mail.Envelope, what int) {
 	decide, to := s.Release, mail.Pending
@@ -494,6 +533,11 @@ func crashRemove(t *testing.T, s *Store, h *history, domain string) {
 	defer h.mu.Unlock()
 	h.clock++
 	e.removal = span{began, h.clock}
+}
+
+// exists says whether the message must have been durable: its commit had ended, or somebody had it.
+func (m *crashMessage) exists(crash span) bool {
+	return m.commit.done(crash) || m.shown != 0 && m.shown < crash.began
 }
 
 // A span as seen from a crash: it had ended, it had not begun, or neither is certain.
@@ -544,7 +588,7 @@ func crashVerify(t *testing.T, h *history, crash span, opts Options) (problems [
 	}
 	var last mail.ID
 	for _, m := range h.messages {
-		if m.commit.done(crash) {
+		if m.exists(crash) {
 			last = max(last, m.id)
 		}
 		for _, p := range crashMessageProblems(m, crash, found) {
@@ -606,7 +650,7 @@ func crashMessageProblems(m *crashMessage, crash span, found map[string]mail.Env
 			problem("exists in %s before its commit", domain)
 		case ok && e.isGone(crash):
 			problem("is in %s again, though removed at %v, or all are at their end", domain, e.removal)
-		case !ok && m.commit.done(crash) && !e.mayBeGone(crash):
+		case !ok && m.exists(crash) && !e.mayBeGone(crash):
 			problem("is missing in %s", domain)
 		}
 		if ok {

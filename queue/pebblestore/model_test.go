@@ -65,6 +65,7 @@ func TestModel(t *testing.T) {
 		rt.Repeat(map[string]func(*rapid.T){
 			"":        m.compare,
 			"put":     m.put,
+			"arrive":  m.arrive,
 			"abort":   m.abort,
 			"acquire": m.acquire,
 			"next":    m.next,
@@ -90,7 +91,22 @@ func (m *queueModel) draw(rt *rapid.T, what string) []string {
 	return rapid.SliceOfNDistinct(rapid.SampledFrom(modelDomains), 1, 3, rapid.ID[string]).Draw(rt, what)
 }
 
-func (m *queueModel) put(rt *rapid.T) {
+func (m *queueModel) put(rt *rapid.T) { m.putTo(rt, m.draw(rt, "domains")) }
+
+// arrive is mail for a session that stays, which often collects it at once.
+func (m *queueModel) arrive(rt *rapid.T) {
+	l := m.pick(rt)
+	for range rapid.IntRange(1, 4).Draw(rt, "times") {
+		for range rapid.SampledFrom([]int{1, 1, 1, 2, 5}).Draw(rt, "messages that come in") {
+			m.putTo(rt, []string{rapid.SampledFrom(l.lease.Domains()).Draw(rt, "domain")})
+		}
+		if rapid.IntRange(0, 3).Draw(rt, "at once") > 0 {
+			m.nextOf(rt, l)
+		}
+	}
+}
+
+func (m *queueModel) putTo(rt *rapid.T, domains []string) {
 	size := rapid.OneOf(rapid.IntRange(0, 3000), rapid.IntRange(0, 100), rapid.IntRange(0, 100), rapid.IntRange(mail.ChunkSize-1, mail.ChunkSize+1), rapid.IntRange(mail.LastPiece-1, mail.LastPiece+1)).Draw(rt, "size")
 	in, err := m.store.Begin(int64(size))
 	if err != nil {
@@ -98,13 +114,18 @@ func (m *queueModel) put(rt *rapid.T) {
 	}
 	body := crashBody(in.ID(), size)
 	var envs []mail.Envelope
-	for _, d := range m.draw(rt, "domains") {
+	for _, d := range domains {
 		env := benchEnvelope(d, size)
 		for i := range rapid.IntRange(0, 2).Draw(rt, "more recipients") {
-			env.Recipients = append(env.Recipients, mail.Recipient{Address: fmt.Sprintf("r%d@%s", i, d)})
+			state := rapid.SampledFrom([]mail.RecipientState{mail.Pending, mail.Pending, mail.Delivered, mail.Held}).Draw(rt, "state")
+			env.Recipients = append(env.Recipients, mail.Recipient{Address: fmt.Sprintf("r%d@%s", i, d), State: state})
 		}
 		envs = append(envs, env)
-		m.queues[d] = append(m.queues[d], &modelEntry{id: in.ID(), size: size, states: make([]mail.RecipientState, len(env.Recipients))})
+		e := &modelEntry{id: in.ID(), size: size}
+		for _, r := range env.Recipients {
+			e.states = append(e.states, r.State)
+		}
+		m.queues[d] = append(m.queues[d], e)
 	}
 	if len(body) > mail.LastPiece {
 		if err := in.Append(body[:mail.ChunkSize]); err != nil {
@@ -160,8 +181,9 @@ func (m *queueModel) pick(rt *rapid.T) *modelLease {
 	return rapid.SampledFrom(m.leases).Draw(rt, "lease")
 }
 
-func (m *queueModel) next(rt *rapid.T) {
-	l := m.pick(rt)
+func (m *queueModel) next(rt *rapid.T) { m.nextOf(rt, m.pick(rt)) }
+
+func (m *queueModel) nextOf(rt *rapid.T, l *modelLease) {
 	n := rapid.IntRange(1, 5).Draw(rt, "messages")
 	ds, err := l.lease.Next(nil, queue.Limit{Messages: n, Bytes: 1 << 30})
 	if err != nil {

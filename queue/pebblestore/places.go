@@ -53,6 +53,10 @@ func (g *ledger) places(s *Store) (list []uint64, known bool) {
 }
 
 // drainPlaced takes deliveries of the entries from the cursor on, whose places are known.
+//
+// What comes in for a session that stays is in memory still, in the batch that put it in the log. Kept there for Next, which then has nothing to search for, it
+// took 3.4 of 26.8 us from BenchmarkStay, but of the whole server (odmrbench mixed --rate=8000) no more than 3 of 139: too little for one more way on which mail
+// can be handed out.
 func (c *collector) drainPlaced(g *ledger, durable uint64) error {
 	for _, seq := range c.placed {
 		if c.full() {
