@@ -39,7 +39,7 @@ func TestReadErrors(t *testing.T) {
 	}
 
 	var on atomic.Bool
-	var injected atomic.Int64
+	var injected, oneIn atomic.Int64
 	var mu sync.Mutex // guards rng: the store's own goroutine reads, too
 	rng := testRand(1)
 	faulty := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
@@ -49,7 +49,7 @@ func TestReadErrors(t *testing.T) {
 		injected.Add(1)
 		mu.Lock()
 		defer mu.Unlock()
-		if rng.IntN(4) > 0 {
+		if rng.Int64N(oneIn.Load()) > 0 {
 			return nil
 		}
 		return errorfs.ErrInjected
@@ -57,6 +57,7 @@ func TestReadErrors(t *testing.T) {
 	opts.FS, opts.CacheSize = faulty, 1 // nothing is cached
 	opts.Events = &events{t: t, lenient: true}
 	s = mustOpen(t, "queue", opts)
+	oneIn.Store(2)
 	on.Store(true)
 	failed, fine := 0, 0
 	note := func(err error) bool {
@@ -70,7 +71,8 @@ func TestReadErrors(t *testing.T) {
 		failed++
 		return false
 	}
-	for range 30 {
+	for i := range 30 { // from often to seldom, for of how many files a call reads is Pebble's to say
+		oneIn.Store(int64(2 + 2*i))
 		l, err := s.Acquire([]string{"a.example"})
 		if err != nil {
 			t.Fatal(err)
