@@ -303,7 +303,8 @@ func (c *conn) run(now session.Time) {
 }
 
 // patient reports whether replies wait for that to the message which they were for: their client has pipelined on to its end, and has all
-// of them in one piece then, as RFC 2920 3.2 would have it, for half as many system calls at both ends.
+// of them in one piece then (RFC 2920 3.2 (2)), for half as many system calls at both ends. By the letter of (7) they would go out as soon as
+// nothing more has come in, lest both sides wait for each other; but this client has gone on without them.
 func (c *conn) patient() bool {
 	m, ok := c.sess.(*session.Ingress)
 	return ok && m.Committing() && !c.told && c.out.pending <= bufferSize
@@ -425,8 +426,8 @@ func (c *conn) flush(now session.Time) {
 	if c.out.drained() || c.blocked || c.again || c.doomed {
 		return
 	}
-	c.told = false
 	f := c.out.flush(c.fd, c.retire)
+	c.told = c.told && !c.out.drained()
 	c.sent(f.n)
 	if f.n > 0 {
 		c.holding.moved = now

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"odmr/internal/mail"
 )
 
@@ -120,4 +122,39 @@ func TestRepliesBeforeACommitWaitForIt(t *testing.T) {
 	mx.expect("250 2.1.5")
 	mx.send("xt")
 	mx.expect("250 2.0.0")
+}
+
+// What became of a message does not wait for what becomes of the next, where the line takes only part of it at first.
+func TestAnswerOnAFullLineDoesNotWaitForTheNextCommit(t *testing.T) {
+	s := newServer(t, withAccount("a", "a.example"))
+	mx := s.feed(SMTP)
+	var before int64
+	inspect(s, func(c *conn) bool {
+		before = c.stats.in
+		return unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 16<<10) == nil
+	})
+	commands := 0
+	for full := false; !full; {
+		mx.send(strings.Repeat("NOOP\r\n", 99) + "NOOP")
+		commands += 100
+		eventually(t, "they are answered", func() bool {
+			return inspect(s, func(c *conn) bool { full = c.blocked; return c.stats.in == before+6*int64(commands) })
+		})
+	}
+	const message = "MAIL FROM:<s@b.example>\r\nRCPT TO:<u@a.example>\r\nBDAT 6 LAST\r\ntext"
+	mx.send(message)
+	eventually(t, "it is taken", func() bool { return inspect(s, func(c *conn) bool { return c.stats.accepted == 1 }) })
+	inspect(s, func(c *conn) bool { c.blocked = false; c.flush(now()); return true }) // there was room for a moment, and is none
+	s.gate.commits.close()
+	mx.send(message)
+	eventually(t, "the next is under way", func() bool { return s.gate.commits.waiters() == 1 })
+	for range commands {
+		mx.expect("250 2.0.0")
+	}
+	for range 2 {
+		mx.expect("250 2.1.0")
+		mx.expect("250 2.1.5")
+		mx.expect("250 2.0.0")
+		s.gate.commits.open()
+	}
 }

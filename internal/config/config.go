@@ -126,7 +126,7 @@ type Config struct {
 	WindowBytes    Size   `group:"memory" default:"${window_bytes}" min:"64KiB" max:"1TiB" help:"Octets of those messages on the wire. One message is always allowed, whatever its size."`
 	StoreCache     Size   `group:"memory" default:"16MiB" min:"1MiB" max:"1TiB" help:"Memory of the queue's block cache, in octets. It is for the index: mail is written once and read once, so that a larger cache gains nothing."`
 	StoreMemtable  Size   `group:"memory" default:"32MiB" min:"1MiB" max:"2GiB" help:"Size of one of the queue's memtables, in octets; up to twelve exist while flushes lag and slow customers hold on to them. Mail collected before its memtable is flushed never costs more than the log."`
-	MinFreeSpace   Size   `group:"memory" default:"512MiB" min:"1MiB" max:"1PiB" help:"Free space on the data directory's disk below which new mail gets 452 4.3.1, while draining goes on, in octets. It keeps room for the log and for compactions, which free space."`
+	MinFreeSpace   Size   `group:"memory" default:"512MiB" min:"1MiB" max:"1PiB" help:"Free space on the data directory's disk below which new mail gets 452 4.3.1, while draining goes on, in octets. It keeps room for the log, for memtables on their way to the disk and for compactions, which free space: with larger memtables set it to 256 MiB and eight of them."`
 
 	LoginTimeout     time.Duration `group:"time" default:"${login_timeout}" min:"1s" max:"1h" help:"How long a customer may take from connecting to being authenticated. Strangers should not hold connections for long."`
 	CommandTimeout   time.Duration `group:"time" default:"${command_timeout}" min:"1s" max:"24h" help:"How long a server session waits for the peer's next command (RFC 5321 4.5.3.2.7)."`

@@ -174,7 +174,7 @@ var compression = func() *block.CompressionProfile {
 	return &p
 }()
 
-// noDepth is more blob files than the tables of one range refer to: see engineOptions.
+// noDepth is more blob files than the tables of one range refer to, unless the mail of 1,000 memtables waits: see engineOptions.
 const noDepth = 1000
 
 // separatedFrom is the size of the records that go to blob files, which compactions do not rewrite.
