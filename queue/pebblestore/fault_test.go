@@ -130,6 +130,7 @@ func TestSettleReadError(t *testing.T) {
 		return nil
 	}))
 	opts.CacheSize = 1
+	opts.Events = &events{t: t, lenient: true} // the store looks for old stamps by itself, and says so when it cannot
 	s = mustOpen(t, "queue", opts)
 	l, err := s.Acquire([]string{"a.example"})
 	if err != nil {
