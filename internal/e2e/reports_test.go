@@ -200,6 +200,7 @@ func TestReports(t *testing.T) {
 	s.logged(`"reason":"unasked"`)
 	s.logged(`"reason":"no-sender"`)
 	s.logged(`"report_in":"example.com"`)
+	until(t, "the report's delivery to be durable", func() bool { return s.metric("odmr_outbound_messages") == 0 }) // else it may be sent again
 	s.Kill()
 	s.Start()
 	inside := &client.Recorder{Keep: 1 << 20}
