@@ -3,6 +3,7 @@ package pebblestore
 import (
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"strconv"
 	"sync"
@@ -29,6 +30,24 @@ func benchEnvelope(domain string, size int) mail.Envelope {
 		Domain: domain, Arrived: 1_700_000_000_000_000_000, ReversePath: "someone.with.a.name@elsewhere.example", Client: "192.0.2.1",
 		Size: int64(size), WireSize: int64(size), Recipients: []mail.Recipient{{Address: "user@" + domain}},
 	}
+}
+
+// benchText is what bodies are cut from: mail is mostly base64, no two messages alike, so that compression shows its true side.
+type benchText []byte
+
+func newBenchText() benchText {
+	text := make(benchText, 16<<20)
+	dice := rand.New(rand.NewPCG(1, 2))
+	for i := range text {
+		text[i] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"[dice.IntN(64)]
+	}
+	return text
+}
+
+// body is the body of message i, of size octets.
+func (t benchText) body(i int64, size int) []byte {
+	at := int(i) * 7919 % (len(t) - size)
+	return t[at : at+size]
 }
 
 // benchFill commits n messages of size octets from so many goroutines, over 1,000 domains.

@@ -2,7 +2,6 @@ package pebblestore
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"strings"
 	"sync"
@@ -56,11 +55,7 @@ func benchInterleaved(b *testing.B, size int, flushed bool) {
 	const domains, batch = 20, 64
 	s := benchStore(b, b.TempDir())
 	defer s.Close()
-	text := make([]byte, 16<<20) // mail is mostly base64, no two messages alike, so that compression shows its true side
-	dice := rand.New(rand.NewPCG(1, 2))
-	for i := range text {
-		text[i] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"[dice.IntN(64)]
-	}
+	text := newBenchText()
 	began, before := cpuTime(b), bytesWritten(b)
 	var next, total atomic.Int64
 	var wg sync.WaitGroup
@@ -68,8 +63,7 @@ func benchInterleaved(b *testing.B, size int, flushed bool) {
 		wg.Go(func() {
 			for i := next.Add(1); i <= int64(b.N); i = next.Add(1) {
 				in, err := s.Begin(int64(size))
-				at := int(i) * 7919 % (len(text) - size)
-				last := text[at : at+size]
+				last := text.body(i, size)
 				if err == nil && size > mail.LastPiece {
 					err = in.Append(last[:mail.ChunkSize])
 					last = last[mail.ChunkSize:]

@@ -2,7 +2,6 @@ package pebblestore
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,11 +17,7 @@ func BenchmarkStay(b *testing.B) {
 	const customers, senders, size = 2000, 250, 4096
 	s := benchStore(b, b.TempDir())
 	defer s.Close()
-	text := make([]byte, 16<<20) // see benchInterleaved
-	dice := rand.New(rand.NewPCG(1, 2))
-	for i := range text {
-		text[i] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"[dice.IntN(64)]
-	}
+	text := newBenchText()
 	leases := make([]queue.Lease, customers)
 	for i := range leases {
 		l, err := s.Acquire([]string{fmt.Sprintf("customer%d.example", i)})
@@ -51,9 +46,8 @@ func BenchmarkStay(b *testing.B) {
 			at := turn % len(before)
 			l := leases[sender+at*senders]
 			in, err := s.Begin(size)
-			from := int(i) * 7919 % (len(text) - size)
 			if err == nil {
-				err = in.Commit(text[from:from+size], []mail.Envelope{benchEnvelope(l.Domains()[0], size)})
+				err = in.Commit(text.body(i, size), []mail.Envelope{benchEnvelope(l.Domains()[0], size)})
 			}
 			if err != nil {
 				return err
