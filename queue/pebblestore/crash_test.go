@@ -339,8 +339,8 @@ func crashCollect(t *testing.T, s *Store, h *history, rng *rand.Rand, stop <-cha
 		}
 		for turn := range 1 + rng.IntN(3) { // some stay for what comes in
 			for _, c := range sessions {
-				c.stay()
-				if c.settle(rng) > 0 && turn > 0 {
+				stayed := c.stay()
+				if c.settle(rng) > 0 && turn > 0 && stayed {
 					h.count("handed out to one who stayed")
 				}
 			}
@@ -371,14 +371,15 @@ type crashSession struct {
 // Committed implements queue.Waiter.
 func (c *crashSession) Committed(err error) { c.told <- err }
 
-// stay waits a moment for mail.
-func (c *crashSession) stay() {
-	for range 20 {
+// stay waits a moment for mail. It says false if there is some already.
+func (c *crashSession) stay() bool {
+	for n := range 20 {
 		if c.lease.Waiting().Messages > 0 {
-			return
+			return n > 0
 		}
 		time.Sleep(20 * time.Microsecond)
 	}
+	return true
 }
 
 // settle hands out some messages and settles them: one after the other, or all at once and without waiting. It returns how many.
