@@ -38,18 +38,18 @@ func TestReadErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	var on atomic.Bool
-	var injected, oneIn atomic.Int64
-	var mu sync.Mutex // guards rng: the store's own goroutine reads, too
+	var injected, oneIn atomic.Int64 // one read in so many fails; 0: none
+	var mu sync.Mutex                // guards rng: the store's own goroutine reads, too
 	rng := testRand(1)
 	faulty := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
-		if !on.Load() || op.Kind != errorfs.OpFileReadAt {
+		n := oneIn.Load()
+		if n == 0 || op.Kind != errorfs.OpFileReadAt {
 			return nil
 		}
 		injected.Add(1)
 		mu.Lock()
 		defer mu.Unlock()
-		if rng.Int64N(oneIn.Load()) > 0 {
+		if rng.Int64N(n) > 0 {
 			return nil
 		}
 		return errorfs.ErrInjected
@@ -57,8 +57,6 @@ func TestReadErrors(t *testing.T) {
 	opts.FS, opts.CacheSize = faulty, 1 // nothing is cached
 	opts.Events = &events{t: t, lenient: true}
 	s = mustOpen(t, "queue", opts)
-	oneIn.Store(2)
-	on.Store(true)
 	failed, fine := 0, 0
 	note := func(err error) bool {
 		if err == nil {
@@ -102,7 +100,7 @@ func TestReadErrors(t *testing.T) {
 		_, err = s.Check(context.Background(), nil, func(v queue.Violation) { t.Errorf("check: %v", v) })
 		note(err)
 	}
-	on.Store(false)
+	oneIn.Store(0)
 	if failed == 0 || fine == 0 || injected.Load() == 0 {
 		t.Fatalf("%d failed, %d did not: nothing was tested", failed, fine)
 	}
