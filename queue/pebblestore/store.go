@@ -86,6 +86,7 @@ type Store struct {
 	synced  chan struct{}  // closed when awaitSyncs has ended
 
 	blocks  blockCache
+	pace    pace
 	janitor janitor
 }
 
@@ -173,7 +174,8 @@ func (s *Store) openEngine() error {
 	}
 	p := s.engineOptions()
 	p.Lock = s.lock
-	p.FS = failStop{vfs.OnDiskFull(unreserved{s.fs}, s.space.dropBallast), s}
+	s.pace.init(s)
+	p.FS = paced{failStop{vfs.OnDiskFull(unreserved{s.fs}, s.space.dropBallast), s}, &s.pace}
 	s.space.init(s)
 	if s.opts.FS == nil {
 		p.WithFSDefaults() // reports slow writes
