@@ -44,6 +44,9 @@ func (t *tenure) Release() {
 type tenures struct {
 	mu   sync.Mutex
 	held map[string]*tenure // by domain
+	// left are domains that a session was made to leave, and when, until somebody has them: who asked for that, or who was faster. If
+	// both are gone it stays until somebody comes, a domain of the directory each.
+	left map[string]session.Time
 	last uint64
 	of   map[string]int // how many each account has
 
@@ -51,7 +54,7 @@ type tenures struct {
 }
 
 func (r *tenures) init() {
-	r.held, r.of, r.patience = make(map[string]*tenure), make(map[string]int), takeoverTime
+	r.held, r.left, r.of, r.patience = make(map[string]*tenure), make(map[string]session.Time), make(map[string]int), takeoverTime
 }
 
 // has says whether a session of account drains something.
@@ -74,7 +77,8 @@ const (
 // claim makes t hold all of its domains, or none. Whoever calls it has been authorised for each of them, as had those
 // who hold them: that alone is what lets one session end another. Another account's it ends only if the directory was asked anew.
 //
-// A session that has made others make way keeps its place for c.TakeoverInterval, or two of them could fight for ever.
+// A session that has made others make way keeps its place for c.TakeoverInterval, or two of them could fight for ever. So does one that
+// was faster than who made them: often it is the customer that was there before, and dials in again at once.
 func (r *tenures) claim(t *tenure, c *Collecting, now session.Time) claimed {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -103,6 +107,8 @@ func (r *tenures) claim(t *tenure, c *Collecting, now session.Time) claimed {
 		t.id = r.last
 		for _, d := range t.domains {
 			r.held[d] = t
+			t.took = max(t.took, r.left[d])
+			delete(r.left, d)
 		}
 		r.of[t.account]++
 		t.inForce = true
@@ -140,6 +146,9 @@ func (r *tenures) end(t *tenure) {
 	for _, d := range t.domains {
 		if r.held[d] == t {
 			delete(r.held, d)
+			if t.yielded {
+				r.left[d] = now()
+			}
 		}
 	}
 	if t.inForce {
@@ -149,9 +158,6 @@ func (r *tenures) end(t *tenure) {
 		}
 	}
 	for _, w := range t.behind {
-		if t.yielded {
-			w.took = now()
-		}
 		if w.blockers--; w.blockers == 0 {
 			w.home.inbox.post(event{kind: evFreed, conn: w.conn})
 		}
