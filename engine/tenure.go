@@ -24,7 +24,7 @@ type tenure struct {
 	// The rest belongs to tenures.mu.
 	id       uint64 // set when it was claimed; never used again
 	inForce  bool
-	took     session.Time // when another made way for it; 0: none did
+	took     session.Time // when the one before was made to leave some of domains; 0: none was
 	ending   bool         // it was asked to make way, or its session is over: its lease is on the way back
 	yielded  bool         // it did, and not just because it was at its end
 	behind   []*tenure    // wait for it to end
