@@ -32,7 +32,7 @@ func All(root string) []Scenario {
 		&Idle{Sessions: 10000, Rest: 3 * time.Second, TLS: "too"},
 		&Linger{Sessions: 2000, Rate: 200, For: 6 * time.Second, Connections: 16, Rest: 2 * time.Second, Size: fixed, Offer: traffic.OfferChunking},
 		&WAN{RTTs: []time.Duration{10 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond}, Messages: 1000, Size: fixed, Limit: 52 * time.Second},
-		&Mixed{Share: 0.3, Lower: 0.15, PeakFor: 3 * time.Second, For: 12 * time.Second, Connections: 125, Customers: 2000, Queued: 5,
+		&Mixed{Share: 0.3, Collecting: true, PeakFor: 3 * time.Second, For: 12 * time.Second, Connections: 125, Customers: 2000, Queued: 5,
 			Stay: 10 * time.Second, Think: 500 * time.Millisecond, Size: fixed, Offer: traffic.OfferChunking},
 		&Slow{Customers: 2000, Rate: 7000, For: 10 * time.Second, Size: letters.Fixed(64 << 10), Each: 2},
 		&Space{Customers: 20, Messages: 250_000, Size: fixed, Hold: 10 * time.Second, Wait: 60 * time.Second},

@@ -25,6 +25,7 @@ func Goals() []result.Goal {
 		{What: "RSS per idle authenticated session (10,000), plain", Want: "≤ 6 KiB", Of: [2]string{"idle-plain", "rss_per_session"}, Limit: 6 << 10, Less: true, Unit: "B"},
 		{What: "mail that arrives for a waiting session, median to the customer (2,000 waiting)", Want: "≤ 50 ms", Of: [2]string{"linger", "p50"}, Limit: 50_000, Less: true, Unit: "us"},
 		{What: "p99 of a durable 250 at 30 % of peak, 2,000 customers draining", Want: "≤ 50 × a lone fdatasync's median", Of: [2]string{"mixed", "p99"}, Per: [2]string{"mixed", "fdatasync"}, Limit: 50, Less: true, Unit: "us"},
+		{What: "the same at 30 % of the peak while they drain", Want: "≤ 50 × a lone fdatasync's median", Of: [2]string{"mixed", "p99_collecting"}, Per: [2]string{"mixed", "fdatasync"}, Limit: 50, Less: true, Unit: "us"},
 		{What: "disk written per byte of mail taken, held and drained", Want: "≤ 3", Of: [2]string{"space", "written"}, Limit: 3, Less: true},
 		{What: "disk space back after the drain", Want: "within a minute", Of: [2]string{"space", "back_seconds"}, Limit: 60, Less: true, Unit: "s"},
 	}

@@ -26,7 +26,7 @@ import (
 type Mixed struct {
 	Rate        float64       `default:"0" min:"0" help:"Messages that arrive per second; 0: Share of the peak, which is measured first."`
 	Share       float64       `default:"0.3" min:"0.001" max:"1" help:"Part of the peak rate at which mail arrives."`
-	Lower       float64       `default:"0.15" min:"0" max:"1" help:"Part of the peak rate that is measured first, for half as long, to show where latency begins to rise; 0, or Rate given: none."`
+	Collecting  bool          `default:"true" negatable:"" help:"Measure the peak rate while the customers collect, too, and latency at Share of that, for half as long; not with Rate given."`
 	PeakFor     time.Duration `default:"3s" min:"100ms" help:"How long the peak rate is measured."`
 	For         time.Duration `default:"15s" min:"100ms" help:"How long."`
 	Connections int           `default:"125" min:"1" help:"MX connections at once, at most."`
@@ -117,7 +117,9 @@ func (s *Mixed) connections() int {
 
 // stage is a stretch of time in which mail arrives at one rate.
 type stage struct {
-	share      float64 // of the peak rate; 0: it is not known
+	name       string  // set apart from the scenario's own; "" for the one that the scenario is about
+	flood      bool    // as fast as the server takes it, while customers collect as fast as they can; perSecond comes out of it
+	share      float64 // of the flood before it; 0: perSecond is given
 	perSecond  float64
 	length     time.Duration
 	first, end uint64                  // numbers that its messages may have
@@ -126,6 +128,9 @@ type stage struct {
 }
 
 // stages are what is measured, one after the other; the last is what the scenario is about.
+//
+// Of the peak there are two: what the server takes while nobody collects, of which the last stage has its share, and what it takes while all customers
+// collect. A share of the latter says how it is with a server that has something left.
 func (s *Mixed) stages(ctx context.Context, e *Env, r *result.Result) ([]*stage, error) {
 	list := []*stage{{perSecond: s.Rate, length: s.For}}
 	if s.Rate <= 0 {
@@ -134,12 +139,12 @@ func (s *Mixed) stages(ctx context.Context, e *Env, r *result.Result) ([]*stage,
 			return nil, err
 		}
 		r.Notes = append(r.Notes, fmt.Sprintf("peak rate over the same connections, nobody collecting: %s/s; arrivals are %.0f %% of it", result.Number(peak), 100*s.Share))
-		list[0].share = s.Share
-		if s.Lower > 0 {
-			list = []*stage{{share: s.Lower, length: s.For / 2}, list[0]}
-		}
-		for _, at := range list {
-			at.perSecond = peak * at.share
+		list[0].perSecond = peak * s.Share
+		if s.Collecting {
+			list = []*stage{
+				{name: "flood", flood: true, perSecond: peak, length: s.PeakFor},
+				{name: "collecting", share: s.Share, perSecond: peak * s.Share, length: s.For / 2}, list[0],
+			}
 		}
 	}
 	first := uint64(s.Queued * s.Customers)
@@ -180,7 +185,7 @@ type mixture struct {
 	sessions atomic.Int64 // customers after their turn, now
 	dialled  atomic.Int64
 	empty    atomic.Int64 // sessions answered 453
-	hurry    atomic.Bool  // no more arrivals: customers take what is left as fast as they can
+	hurry    atomic.Bool  // customers take what there is as fast as they can
 	done     atomic.Bool  // customers go home
 	present  []atomic.Pointer[traffic.Customer]
 	met      collected
@@ -194,15 +199,22 @@ func (m *mixture) run(ctx context.Context, stages []*stage) (p *phase, err error
 		customers.Go(func() { m.customer(ctx, n) })
 	}
 	time.Sleep(rampUp + rampUp/4)
-	for _, at := range stages {
+	for i, at := range stages {
+		if at.share > 0 {
+			at.perSecond = at.share * stages[i-1].perSecond
+		}
+		m.hurry.Store(at.flood)
 		if p, err = m.stage(ctx, at); err != nil {
 			break
 		}
+		if at.flood {
+			at.perSecond = p.perSecond()
+			m.collectAll(ctx)
+			m.env.settle(ctx, m.srv, 5*time.Second)
+		}
 	}
 	m.hurry.Store(true)
-	for deadline := time.Now().Add(collectLimit); m.ledger.ArrivedCount() < m.ledger.AckedCount() && time.Now().Before(deadline) && ctx.Err() == nil; {
-		time.Sleep(20 * time.Millisecond)
-	}
+	m.collectAll(ctx)
 	m.done.Store(true)
 	for n := range m.present {
 		if c := m.present[n].Load(); c != nil {
@@ -213,6 +225,13 @@ func (m *mixture) run(ctx context.Context, stages []*stage) (p *phase, err error
 	return p, err
 }
 
+// collectAll waits for the customers to have all that the server took.
+func (m *mixture) collectAll(ctx context.Context) {
+	for deadline := time.Now().Add(collectLimit); m.ledger.ArrivedCount() < m.ledger.AckedCount() && time.Now().Before(deadline) && ctx.Err() == nil; {
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
 // stage is one stage of the measured part.
 func (m *mixture) stage(ctx context.Context, at *stage) (*phase, error) {
 	m.now.Store(at)
@@ -221,8 +240,8 @@ func (m *mixture) stage(ctx context.Context, at *stage) (*phase, error) {
 		return nil, err
 	}
 	title := m.r.ID
-	if at.share > 0 && at.share != m.Share {
-		title = fmt.Sprintf("%s-%.0f", title, 100*at.share)
+	if at.name != "" {
+		title += "-" + at.name
 	}
 	w := watched{title: title, counter: &m.in, gauges: []gauge{
 		{name: "collected", unit: "msg/s", value: speed(&m.out)},
@@ -274,8 +293,11 @@ type arrivals struct {
 	late   *hdrhistogram.Histogram
 }
 
-// arriveOver is one connection's share of the arrivals: a Poisson process of its own.
+// arriveOver is one connection's share of the arrivals: a Poisson process of its own, or one message behind the other.
 func (m *mixture) arriveOver(at *stage, o arrivals) error {
+	if at.flood {
+		return m.floodOver(at, o)
+	}
 	random := rand.New(rand.NewPCG(1, at.first+uint64(o.part.n)))
 	mean := float64(o.part.of) / at.perSecond * float64(time.Second)
 	due := o.began
@@ -293,6 +315,16 @@ func (m *mixture) arriveOver(at *stage, o arrivals) error {
 		_ = o.late.RecordValue(max(1, time.Since(due).Microseconds()))
 	}
 	return fmt.Errorf("more than %d messages fell due", at.end-at.first)
+}
+
+// floodOver is one connection's share of a flood.
+func (m *mixture) floodOver(at *stage, o arrivals) error {
+	for id := at.first + uint64(o.part.n); id < at.end && time.Since(o.began) < at.length; id += uint64(o.part.of) {
+		if err := o.sender.Post(traffic.Letter{ID: id, Recipient: address(int(id % uint64(m.Customers)))}); err != nil {
+			return err
+		}
+	}
+	return o.sender.Until(time.Time{})
 }
 
 // pace is how long a customer takes over one message.
@@ -379,11 +411,8 @@ func (m *mixture) tell(p *phase, stages []*stage, lone float64) {
 	r.AddLess("p99", "p99 of a durable 250, from the intended time", durable.P99, "us")
 	r.AddLess("fdatasync", "a lone fdatasync on this disk, median, before the run", lone, "us")
 	r.AddLess("p99_fdatasyncs", "that p99 in lone fdatasyncs", durable.P99/max(lone, 1), "×")
-	for _, lower := range stages[:len(stages)-1] {
-		name := fmt.Sprintf("at %.0f %% of the peak, %s/s, before: durable 250", 100*lower.share, result.Number(lower.perSecond))
-		durable := result.Of(name, lower.latency)
-		r.Latency = append(r.Latency, durable)
-		r.AddLess("p99_lower", fmt.Sprintf("p99 at %.0f %% of the peak", 100*lower.share), durable.P99, "us")
+	for _, at := range stages[:len(stages)-1] {
+		m.tellCollecting(at, lone)
 	}
 	r.Add("arrived", "mail in", p.perSecond(), "msg/s")
 	r.Add("collected", "mail out, meanwhile", p.gauges[0].mean(), "msg/s")
@@ -395,4 +424,16 @@ func (m *mixture) tell(p *phase, stages []*stage, lone float64) {
 	}
 	r.Notes = append(r.Notes, fmt.Sprintf("customers take %v over a message; %d sessions found nothing (453)", m.busy().Round(time.Millisecond), m.empty.Load()))
 	checkCollected(r, m.ledger, &m.met)
+}
+
+// tellCollecting fills in what came of the peak while customers collect.
+func (m *mixture) tellCollecting(at *stage, lone float64) {
+	if at.flood {
+		m.r.Add("peak_collecting", "peak rate while the customers collect", at.perSecond, "msg/s")
+		return
+	}
+	durable := result.Of(fmt.Sprintf("at %.0f %% of the peak while they collect, %s/s, before: durable 250", 100*at.share, result.Number(at.perSecond)), at.latency)
+	m.r.Latency = append(m.r.Latency, durable)
+	m.r.AddLess("p99_collecting", fmt.Sprintf("p99 at %.0f %% of that", 100*at.share), durable.P99, "us")
+	m.r.AddLess("p99_collecting_fdatasyncs", "that p99 in lone fdatasyncs", durable.P99/max(lone, 1), "×")
 }
