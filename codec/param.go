@@ -349,8 +349,8 @@ func hexValue(c byte) byte {
 // A lone "+" is none.
 func ValidMailAuth(v []byte) bool { return ValidXtext(v, MaxMailAuth) }
 
-// ValidOrcpt reports whether v is an ORCPT value: addr-type ";" xtext (RFC 3461 4.2), or the
-// address type "utf-8" with RFC 6533 3's own escapes \x{...}; at most MaxOrcpt octets.
+// ValidOrcpt reports whether v is an ORCPT value: addr-type ";" xtext (RFC 3461 4.2), which may be empty (4; Postfix
+// takes it and sends it on), or the address type "utf-8" with RFC 6533 3's own escapes \x{...}; at most MaxOrcpt octets.
 func ValidOrcpt(v []byte) bool {
 	kind, addr, ok := bytes.Cut(v, semicolon)
 	if !ok || len(v) > MaxOrcpt || len(kind) == 0 || !all(kind, classAtext) {
@@ -359,7 +359,7 @@ func ValidOrcpt(v []byte) bool {
 	if isFold(kind, "UTF-8") {
 		return validUTF8Addr(addr)
 	}
-	return ValidXtext(addr, MaxOrcpt)
+	return len(addr) == 0 || ValidXtext(addr, MaxOrcpt)
 }
 
 var semicolon = []byte{';'}
