@@ -312,6 +312,7 @@ func (c *conn) patient() bool {
 
 // close ends the session: the machine has said its last word.
 func (c *conn) close(now session.Time) {
+	c.unsend()
 	c.finish(now)
 	c.phase = phaseFlush
 	c.closeBy = now + session.Time(flushTime)
@@ -321,6 +322,20 @@ func (c *conn) close(now session.Time) {
 	if c.out.bodies > 0 {
 		c.doomed = true
 	}
+}
+
+// unsend closes the socket for good if a message is about to be in doubt: the customer will be given it again. What of it is still here, or in
+// the kernel, which would send it when the line comes back, must not reach a server that would take it then.
+func (c *conn) unsend() {
+	if m, ok := c.sess.(*session.Reversed); ok && !c.broken && !c.ended && m.Unsure() {
+		c.reset()
+	}
+}
+
+// reset closes the socket as soon as control returns to the loop, and has the kernel drop what the peer has not got.
+func (c *conn) reset() {
+	_ = unix.SetsockoptLinger(c.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 0})
+	c.doomed = true
 }
 
 // linger closes our side and waits for the peer to do the same.

@@ -167,6 +167,7 @@ func (lp *loop) call(c *conn, fn func(*conn, session.Time)) gnet.Action {
 		return gnet.None
 	}
 	if c.doomed {
+		c.unsend()
 		return gnet.Close
 	}
 	lp.wheel.set(&c.timer, c.deadline())

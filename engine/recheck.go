@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"odmr/engine/session"
 	"odmr/internal/account"
 	"odmr/internal/mail"
@@ -145,7 +143,6 @@ func (c *conn) leave(now session.Time, why session.Cause) {
 	if c.closing && c.everTurned {
 		// Nothing of a message may reach the customer on this line any more: neither what is still here, nor what the
 		// kernel has and would send when the line comes back.
-		_ = unix.SetsockoptLinger(c.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 0})
-		c.doomed = true
+		c.reset()
 	}
 }

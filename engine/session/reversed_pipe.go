@@ -376,7 +376,7 @@ func (r *Reversed) abandon(out *Output) {
 		a := r.pipe.at(i)
 		// RFC 5321 4.5.3.2.6: without the reply nobody knows. Octets that the driver
 		// has not written yet cannot be told apart here.
-		if (a.kind == awaitFinal || a.kind == awaitChunk) && !a.tx.hopeless() {
+		if a.unsure() {
 			r.doubt(a.tx)
 		}
 	}
@@ -392,6 +392,22 @@ func (r *Reversed) abandon(out *Output) {
 	for m := r.ready.pop(); m != nil; m = r.ready.pop() {
 		r.partial(m, out)
 	}
+}
+
+// Unsure says that some message went out whole, as far as the machine can tell, and its final reply is due: should the session
+// end now, it will be in doubt.
+func (r *Reversed) Unsure() bool {
+	for i := range r.pipe.len() {
+		if a := r.pipe.at(i); a.unsure() {
+			return true
+		}
+	}
+	return false
+}
+
+// unsure says that a is the final reply to a message that the peer may have taken.
+func (a *reversedAwait) unsure() bool {
+	return (a.kind == awaitFinal || a.kind == awaitChunk) && !a.tx.hopeless()
 }
 
 const reversedDoubt = "451 4.4.2 connection lost before the final reply"
