@@ -184,6 +184,7 @@ type Reversed struct {
 	released bool   // ActRelease was given
 	nothing  bool   // was left to be collected when that was last asked for
 	bye      bool   // QUIT was answered
+	leaving  bool   // the peer said 421: it takes nothing more
 
 	seq      uint64
 	lastText string

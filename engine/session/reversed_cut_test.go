@@ -106,6 +106,28 @@ func (d *reversedDialogue) say(replies string, cuts ...int) {
 	}
 }
 
+// A message is unsure from when it went out until its final reply, and no more once the peer has said that it leaves.
+func TestUnsure(t *testing.T) {
+	for _, c := range []struct {
+		caps, said string
+		want       bool
+	}{
+		{"250 PIPELINING", "250 ok\r\n250 ok\r\n", false},
+		{"250 PIPELINING", "250 ok\r\n250 ok\r\n354 go\r\n", true},
+		{"250 PIPELINING", "250 ok\r\n250 ok\r\n354 go\r\n421 bye\r\n", false},
+		{"250-PIPELINING\r\n250 CHUNKING", "", true}, // all six are on their way
+		{"250-PIPELINING\r\n250 CHUNKING", "250 ok\r\n421 bye\r\n", false},
+	} {
+		d := newReversedDialogue(ReversedConfig{})
+		d.say("220 mx\r\n")
+		d.say("250-mx\r\n" + c.caps + "\r\n")
+		d.say(c.said)
+		if got := d.m.Unsure(); got != c.want {
+			t.Errorf("%q %q: unsure %v, want %v; written %q", c.caps, c.said, got, c.want, d.wire)
+		}
+	}
+}
+
 // answers is what a server says that takes everything, to each line that was written.
 func answers(written string) (replies []string) {
 	for _, line := range strings.SplitAfter(written, "\r\n") {

@@ -394,9 +394,12 @@ func (r *Reversed) abandon(out *Output) {
 	}
 }
 
-// Unsure says that some message went out whole, as far as the machine can tell, and its final reply is due: should the session
-// end now, it will be in doubt.
+// Unsure says that some message went out whole, as far as the machine can tell, that its final reply is due, and that the peer may take it
+// yet: should the session end now, it will be in doubt.
 func (r *Reversed) Unsure() bool {
+	if r.leaving {
+		return false
+	}
 	for i := range r.pipe.len() {
 		if a := r.pipe.at(i); a.unsure() {
 			return true

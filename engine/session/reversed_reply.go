@@ -306,6 +306,7 @@ func reversedStatus(code int) mail.OutcomeStatus {
 // over ends the session for a 421: never a failure of a message (RFC 5321 3.8).
 func (r *Reversed) over(rep *codec.Reply, out *Output) {
 	text := r.text(rep)
+	r.leaving = true
 	if r.pipe.len() > 0 {
 		switch a := r.pipe.head(); a.kind {
 		case awaitFinal, awaitChunk, awaitLoneDot: // the last reply of its transaction
