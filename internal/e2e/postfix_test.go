@@ -72,11 +72,30 @@ func startPostfix(t *testing.T, name string, mainCF string) *Postfix {
 	p := &Postfix{mta: m, Dir: m.dir, Addr: m.addr}
 	m.mkdir("spool", "root", 0o755)
 	m.mkdir("lib", "postfix", 0o700)
-	m.write("main.cf", fmt.Sprintf(postfixCommon+"%[3]s", m.dir, name, mainCF))
+	m.write("main.cf", joinMainCF(fmt.Sprintf(postfixCommon, m.dir, name), mainCF))
 	m.write("master.cf", services.Services(m.addr))
 	m.run(postfix, "-c", m.dir, "check")
 	m.start(master, "-c", m.dir, "-s")
 	return p
+}
+
+// joinMainCF is common with more behind it, without those lines of common that more has another value for. Where a parameter is set twice, each process of
+// Postfix warns of it as it starts, postlogd too: it hangs for ever, and all others with it, if the socket that it is about to read from is full by then
+// (net.unix.max_dgram_qlen: 10 warnings).
+func joinMainCF(common, more string) string {
+	given := map[string]bool{}
+	for line := range strings.Lines(more) {
+		if name, _, ok := strings.Cut(line, "="); ok && !strings.HasPrefix(line, " ") {
+			given[strings.TrimSpace(name)] = true
+		}
+	}
+	var b strings.Builder
+	for line := range strings.Lines(common) {
+		if name, _, _ := strings.Cut(line, "="); !given[strings.TrimSpace(name)] {
+			b.WriteString(line)
+		}
+	}
+	return b.String() + more
 }
 
 // waitEmpty waits until nothing is in the queue any more.
