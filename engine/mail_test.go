@@ -89,6 +89,24 @@ func (c *customer) collect(atrn string) {
 	c.eof()
 }
 
+// toBody sends ATRN and takes commands up to the first body. DATA is answered; BDAT is left to be read.
+func (c *customer) toBody() {
+	c.t.Helper()
+	c.ask("ATRN", "250")
+	c.send("220 customer.example ready")
+	for {
+		switch b, _ := c.r.Peek(4); string(b) {
+		case "DATA":
+			c.line()
+			c.send("354 go on")
+			return
+		case "BDAT":
+			return
+		}
+		c.command()
+	}
+}
+
 // command serves one command; false after QUIT.
 func (c *customer) command() bool {
 	c.t.Helper()
@@ -380,18 +398,7 @@ func TestSlowReaderOfALargeMessage(t *testing.T) {
 			p := s.login("a")
 			_ = socket(p.Conn).SetReadBuffer(64 << 10)
 			c := &customer{peer: p, offer: offer}
-			c.ask("ATRN", "250")
-			c.send("220 slow")
-			for {
-				c.command()
-				if b, err := c.r.Peek(3); err == nil && (string(b) == "DAT" || string(b) == "BDA") {
-					break
-				}
-			}
-			if offer == nil {
-				c.line()
-				c.send("354 go on")
-			}
+			c.toBody()
 			eventually(t, "the line is full", func() bool { return inspect(s, func(c *conn) bool { return c.blocked }) })
 			var most int64
 			small := make([]byte, 1000)
@@ -480,13 +487,7 @@ func TestMessageIsCutAt421(t *testing.T) {
 	p := s.login("a")
 	_ = socket(p.Conn).SetReadBuffer(64 << 10)
 	c := &customer{peer: p}
-	c.ask("ATRN", "250")
-	c.send("220 busy")
-	for b, _ := c.r.Peek(4); string(b) != "DATA"; b, _ = c.r.Peek(4) {
-		c.command()
-	}
-	c.line()
-	c.send("354 go on")
+	c.toBody()
 	eventually(t, "the line is full", func() bool { return inspect(s, func(c *conn) bool { return c.blocked }) })
 	c.send("421 4.3.2 shutting down")
 	eventually(t, "the session has ended", func() bool { return s.seen.states()[StateReversed] == 0 })

@@ -41,13 +41,7 @@ func TestMessageInDoubtIsNotSentToItsEnd(t *testing.T) {
 				return unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 2*size) == nil
 			})
 			c := &customer{peer: p}
-			c.ask("ATRN", "250")
-			c.send("220 ready")
-			for b, _ := c.r.Peek(4); string(b) != "DATA"; b, _ = c.r.Peek(4) {
-				c.command()
-			}
-			c.line()
-			c.send("354 go on")
+			c.toBody()
 			eventually(t, "all is in the kernel", func() bool {
 				return inspect(s, func(c *conn) bool { return c.stats.out > size && c.out.drained() })
 			})
