@@ -87,6 +87,16 @@ func (s *Drain) measure(ctx context.Context, e *Env, srv *server.Process, ledger
 	return nil
 }
 
+// collectLimit is how long the customers may take for what is left at the end.
+const collectLimit = 60 * time.Second
+
+// allCollected waits for the customers to have all that the server took, for at most collectLimit.
+func allCollected(ctx context.Context, ledger *letters.Ledger) {
+	for deadline := time.Now().Add(collectLimit); ledger.ArrivedCount() < ledger.AckedCount() && time.Now().Before(deadline) && ctx.Err() == nil; {
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
 // checkCollected adds what has to hold after all was collected.
 func checkCollected(r *result.Result, ledger *letters.Ledger, met *collected) {
 	v := ledger.Verdict()

@@ -99,9 +99,7 @@ func (w *waiters) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(collectLimit); w.ledger.ArrivedCount() < w.ledger.AckedCount() && time.Now().Before(deadline) && ctx.Err() == nil; {
-		time.Sleep(20 * time.Millisecond)
-	}
+	allCollected(ctx, w.ledger)
 	end := result.Of("arrival to customer, from the intended time", w.arrived.h)
 	w.r.Latency = append(w.r.Latency, end, result.Of("of that, to the durable 250", w.handed))
 	w.r.AddLess("p50", "median from arrival to customer", end.P50, "us")

@@ -54,9 +54,6 @@ const mixedWindow = 16
 // measuring begins: all of them in one moment is another scenario.
 const rampUp = 2 * time.Second
 
-// collectLimit is how long the customers may take for what is left at the end.
-const collectLimit = 60 * time.Second
-
 // lingerFlags make the server keep a session open until the customer leaves.
 var lingerFlags = []string{"--linger", "1h"}
 
@@ -119,8 +116,7 @@ func (s *Mixed) connections() int {
 type stage struct {
 	name       string  // set apart from the scenario's own; "" for the one that the scenario is about
 	flood      bool    // as fast as the server takes it, while customers collect as fast as they can; perSecond comes out of it
-	share      float64 // of the flood before it; 0: perSecond is given
-	perSecond  float64
+	perSecond  float64 // behind a flood it is known when that is over; until then it bounds how many numbers the stage gets
 	length     time.Duration
 	first, end uint64                  // numbers that its messages may have
 	latency    *hdrhistogram.Histogram // from the intended time to the durable 250
@@ -143,7 +139,7 @@ func (s *Mixed) stages(ctx context.Context, e *Env, r *result.Result) ([]*stage,
 		if s.Collecting {
 			list = []*stage{
 				{name: "flood", flood: true, perSecond: peak, length: s.PeakFor},
-				{name: "collecting", share: s.Share, perSecond: peak * s.Share, length: s.For / 2}, list[0],
+				{name: "collecting", perSecond: peak * s.Share, length: s.For / 2}, list[0],
 			}
 		}
 	}
@@ -200,21 +196,19 @@ func (m *mixture) run(ctx context.Context, stages []*stage) (p *phase, err error
 	}
 	time.Sleep(rampUp + rampUp/4)
 	for i, at := range stages {
-		if at.share > 0 {
-			at.perSecond = at.share * stages[i-1].perSecond
-		}
 		m.hurry.Store(at.flood)
 		if p, err = m.stage(ctx, at); err != nil {
 			break
 		}
 		if at.flood {
 			at.perSecond = p.perSecond()
-			m.collectAll(ctx)
+			stages[i+1].perSecond = m.Share * at.perSecond
+			allCollected(ctx, m.ledger)
 			m.env.settle(ctx, m.srv, 5*time.Second)
 		}
 	}
 	m.hurry.Store(true)
-	m.collectAll(ctx)
+	allCollected(ctx, m.ledger)
 	m.done.Store(true)
 	for n := range m.present {
 		if c := m.present[n].Load(); c != nil {
@@ -223,13 +217,6 @@ func (m *mixture) run(ctx context.Context, stages []*stage) (p *phase, err error
 	}
 	customers.Wait()
 	return p, err
-}
-
-// collectAll waits for the customers to have all that the server took.
-func (m *mixture) collectAll(ctx context.Context) {
-	for deadline := time.Now().Add(collectLimit); m.ledger.ArrivedCount() < m.ledger.AckedCount() && time.Now().Before(deadline) && ctx.Err() == nil; {
-		time.Sleep(20 * time.Millisecond)
-	}
 }
 
 // stage is one stage of the measured part.
@@ -432,8 +419,8 @@ func (m *mixture) tellCollecting(at *stage, lone float64) {
 		m.r.Add("peak_collecting", "peak rate while the customers collect", at.perSecond, "msg/s")
 		return
 	}
-	durable := result.Of(fmt.Sprintf("at %.0f %% of the peak while they collect, %s/s, before: durable 250", 100*at.share, result.Number(at.perSecond)), at.latency)
+	durable := result.Of(fmt.Sprintf("at %.0f %% of the peak while they collect, %s/s, before: durable 250", 100*m.Share, result.Number(at.perSecond)), at.latency)
 	m.r.Latency = append(m.r.Latency, durable)
-	m.r.AddLess("p99_collecting", fmt.Sprintf("p99 at %.0f %% of that", 100*at.share), durable.P99, "us")
+	m.r.AddLess("p99_collecting", fmt.Sprintf("p99 at %.0f %% of that", 100*m.Share), durable.P99, "us")
 	m.r.AddLess("p99_collecting_fdatasyncs", "that p99 in lone fdatasyncs", durable.P99/max(lone, 1), "×")
 }
